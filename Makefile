@@ -1,0 +1,47 @@
+# `make` shows what there is. PYTHON=python3.12 chooses the interpreter, PYTEST_ARGS="-k queue" a part of the tests.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+VENV := .venv
+RUN := $(VENV)/bin/python -m
+# Folders of Python code; bench is checked like the rest.
+CODE := src tests $(wildcard bench)
+
+export PYTHON
+
+.PHONY: help setup setup-runtime demo test check format bench clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: ## Make .venv with all that the tests and checks need
+	@tools/setup.sh dev
+
+setup-runtime:
+	@tools/setup.sh runtime
+
+demo: setup-runtime ## Run a whole instance for a few seconds: three messages and what becomes of them
+	@$(VENV)/bin/mail-proxy demo
+
+test: setup ## Run all tests, on SQLite and on a PostgreSQL of their own
+	@$(RUN) pytest $(PYTEST_ARGS)
+
+check: setup ## Check formatting, lint, types and the direction of imports
+	@$(RUN) ruff format --check --quiet $(CODE) || { echo "check: run 'make format'" >&2; exit 1; }
+	@$(RUN) ruff check --quiet $(CODE)
+	@$(RUN) mypy --no-error-summary $(CODE)
+	@$(VENV)/bin/lint-imports --no-logo
+	@echo "Formatting, lint, types and imports are in order."
+
+format: setup ## Format the code and apply the fixes that change no meaning
+	@$(RUN) ruff check --quiet --fix-only $(CODE)
+	@$(RUN) ruff format $(CODE)
+
+bench: setup ## Measure the main job on this machine
+	@$(RUN) bench
+
+clean: ## Remove .venv and all that tools have left behind
+	rm -rf $(VENV) .venv.lock dist build .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,105 @@
+"""What one attempt at sending a message told us, before anything is decided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TypeAlias
+
+from mail_proxy.domain.reply import Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """Who a transaction is from and to. `recipients` are (n, address) of those that are still to be served."""
+
+    sender: str
+    recipients: tuple[tuple[int, str], ...]
+
+
+class Stage(str, Enum):
+    """The command that a reply answers."""
+
+    MAIL = "MAIL"
+    RCPT = "RCPT"
+    DATA = "DATA"
+    DOT = "DOT"
+
+
+TOO_MANY_RECIPIENTS = 552
+"""RFC 5321 section 4.5.3.1.10: a 552 to RCPT is to be read as 452."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The server's last word on one recipient, and to which command it came."""
+
+    reply: Reply
+    stage: Stage
+
+    @property
+    def accepted(self) -> bool:
+        """True when the server took the message for this recipient."""
+        return self.stage is Stage.DOT and self.reply.accepted
+
+    @property
+    def permanent(self) -> bool:
+        """True when trying again is pointless. Judged by code, never by wording."""  # G8
+        if self.stage is Stage.RCPT and self.reply.code == TOO_MANY_RECIPIENTS:
+            return False
+        return self.reply.permanent
+
+
+@dataclass(frozen=True, slots=True)
+class HostFailed:
+    """The host cannot be talked to: connect, DNS, greeting, EHLO, 421, or loss before the final dot.
+
+    Costs the message that met it an attempt, and opens the account's breaker.
+    """
+
+    text: str
+    reply: Reply | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AccountRefused:
+    """Login, certificate or STARTTLS: the account is at fault, never its messages."""  # G8
+
+    text: str
+    reply: Reply | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """Anything else, a bug included: temporary, with the exception's name."""  # G13
+
+    text: str
+
+
+Failure: TypeAlias = HostFailed | AccountRefused | Interrupted
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt: the last word on each recipient that got one, and what ended the attempt early, if anything did.
+
+    `answers[n]` is the reply to the final dot for a recipient that was accepted, else the one that refused it.
+    Recipients in `uncertain` were in a transaction whose final dot went out without an answer (G4). Those in neither
+    were not tried. `transactions` counts the SMTP transactions begun.
+    """
+
+    answers: Mapping[int, Answer] = field(default_factory=dict)
+    uncertain: frozenset[int] = frozenset()
+    failure: Failure | None = None
+    transactions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """A login without a message got through (connect, TLS, EHLO, AUTH, QUIT)."""
+
+    tls_version: str | None
+
+
+ProbeResult: TypeAlias = Probed | HostFailed | AccountRefused

@@ -1,0 +1,54 @@
+"""Messages that an instance has taken to send, and what it may do with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mail_proxy.domain.message import Identity
+from mail_proxy.domain.recipient import Recipient
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """A wish for up to `limit` ready messages of one account; `urgent_only` takes only priority `immediate`."""
+
+    account_pk: int
+    limit: int
+    urgent_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """One message in this instance's hands. Every later write names `token`: without it nothing is written."""  # G5
+
+    pk: int
+    token: str
+    tenant_id: str
+    account_pk: int
+    account_id: str
+    priority: int
+    batch_code: str | None
+    attempts: int
+    """This attempt counted."""
+    created_ts: float
+    first_attempt_ts: float
+    expires_ts: float | None
+    fields: str
+    """The submission as JSON text."""
+    identity: Identity
+    recipients: tuple[Recipient, ...]
+
+    @property
+    def metadata(self) -> Mapping[str, object] | None:
+        """What the client attached to the message for itself."""
+        if '"metadata"' not in self.fields:  # spares most messages the parsing
+            return None
+        metadata: Mapping[str, object] | None = json.loads(self.fields).get("metadata")
+        return metadata
+
+    @property
+    def waiting(self) -> tuple[Recipient, ...]:
+        """The recipients that are still to be served."""  # G7
+        return tuple(r for r in self.recipients if not r.state.final)

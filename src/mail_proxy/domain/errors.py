@@ -1,0 +1,81 @@
+"""Errors that callers of the service meet.
+
+MailProxyError
+├── Invalid              a request or a field that does not validate
+├── Unauthorized         no token, or one that is not (or no longer) known
+├── Forbidden            a token that may not do this
+├── NotFound             an id that is unknown to the caller
+├── Conflict             the state of things does not allow it now
+├── TooLarge             more bytes or items than the settings allow
+└── StoreUnavailable     the database cannot be reached or cannot write; nothing was stored
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One field that is wrong, and what to do about it."""
+
+    field: str
+    problem: str
+
+
+class MailProxyError(Exception):
+    """An error with a stable `code` (a snake_case word) and one plain sentence."""
+
+    code = "error"
+
+    def __init__(self, sentence: str, *, code: str | None = None) -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+        if code is not None:
+            self.code = code
+
+
+class Invalid(MailProxyError):
+    """The request does not validate as a whole; `problems` names each field."""
+
+    code = "invalid"
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__("; ".join(f"{p.field}: {p.problem}" for p in problems))
+        self.problems = problems
+
+
+class Unauthorized(MailProxyError):
+    """There is no valid token with the request."""
+
+    code = "unauthorized"
+
+
+class Forbidden(MailProxyError):
+    """The token is valid but may not do this: `admin_only` or `wrong_tenant`."""
+
+    code = "admin_only"
+
+
+class NotFound(MailProxyError):
+    """The id is unknown, or belongs to somebody else: the two are never told apart."""
+
+    code = "not_found"
+
+
+class Conflict(MailProxyError):
+    """The request is fine, but not in the present state of things."""
+
+    code = "conflict"
+
+
+class TooLarge(MailProxyError):
+    """The body or the batch is over the limit."""
+
+    code = "too_large"
+
+
+class StoreUnavailable(MailProxyError):
+    """The database does not answer or cannot write. Nothing of this call was stored."""  # G12
+
+    code = "store_unavailable"

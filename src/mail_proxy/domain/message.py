@@ -1,0 +1,181 @@
+"""A message as it was submitted, and the states that it goes through."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+
+from mail_proxy.domain.address import Mailbox
+from mail_proxy.domain.recipient import Recipient, RecipientKind
+
+DEFAULT_PRIORITY = 2
+
+
+class Priority(IntEnum):
+    """Lower goes first; within one priority the older message does."""
+
+    IMMEDIATE = 0
+    HIGH = 1
+    MEDIUM = 2
+    LOW = 3
+
+
+class MessageState(str, Enum):
+    """Where a message stands. `ready`, `scheduled` and `held` are told to callers as `waiting`."""
+
+    READY = "ready"
+    SCHEDULED = "scheduled"
+    HELD = "held"
+    SENDING = "sending"
+    SENT = "sent"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        """True when nothing more will be tried."""
+        return self in FINAL_STATES
+
+    @property
+    def public(self) -> str:
+        """The state's name in the API."""
+        return "waiting" if self in WAITING_STATES else self.value
+
+
+WAITING_STATES = frozenset({MessageState.READY, MessageState.SCHEDULED, MessageState.HELD})
+FINAL_STATES = frozenset({MessageState.SENT, MessageState.FAILED, MessageState.EXPIRED, MessageState.CANCELLED})
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What goes out: headers, recipients and bodies, parsed and checked, independent of where it is queued.
+
+    At least one of `text` and `html` is set, and both make a multipart/alternative. `headers` are extra headers in
+    the caller's order. `message_id` is without angle brackets; None asks for one to be made.
+    """
+
+    sender: Mailbox
+    to: tuple[Mailbox, ...]
+    cc: tuple[Mailbox, ...]
+    bcc: tuple[Mailbox, ...]
+    subject: str
+    text: str | None = None
+    html: str | None = None
+    reply_to: tuple[Mailbox, ...] = ()
+    return_path: str | None = None
+    message_id: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def envelope_sender(self) -> str:
+        """The address for MAIL FROM; empty for the null sender."""
+        return self.sender.address if self.return_path is None else self.return_path
+
+    def recipients(self) -> tuple[tuple[str, RecipientKind], ...]:
+        """Each address once, in the order to, cc, bcc; the first mention decides the kind."""
+        kinds = ((self.to, RecipientKind.TO), (self.cc, RecipientKind.CC), (self.bcc, RecipientKind.BCC))
+        seen: dict[str, RecipientKind] = {}
+        for mailboxes, kind in kinds:
+            for mailbox in mailboxes:
+                seen.setdefault(mailbox.address, kind)
+        return tuple(seen.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What makes every attempt of one message the same message to its receivers."""  # G4
+
+    mail_id: str
+    """The client's id; goes out as `X-Genro-Mail-ID`."""
+    message_id: str
+    """Without angle brackets."""
+    date: float
+    """Unix seconds; goes out as `Date`."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """A checked message on its way into the queue. `fields` is the submission as JSON text; `due` None: at once."""
+
+    tenant_id: str
+    account_pk: int
+    account_id: str
+    id: str
+    fields: str
+    digest: str
+    priority: int
+    recipients: tuple[tuple[str, RecipientKind], ...]
+    identity: Identity
+    created_ts: float
+    batch_code: str | None = None
+    due: float | None = None
+    expires_ts: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What became of one submitted item: exactly one of these for each, in the order of the request."""
+
+    index: int
+    id: str
+    verdict: Verdict
+    code: str | None = None
+    field: str | None = None
+    reason: str | None = None
+
+
+class Verdict(str, Enum):
+    """How an item of a submission was taken."""
+
+    QUEUED = "queued"
+    DUPLICATE = "duplicate"
+    REPLACED = "replaced"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class Existing:
+    """What the queue holds under an id that is submitted again."""
+
+    digest: str
+    state: MessageState
+    attempts: int
+
+
+def resubmission(existing: Existing, digest: str) -> tuple[Verdict, str | None]:
+    """Decide on an id that is already there: (verdict, code of the refusal).
+
+    Same content: nothing changes. Other content: replaced while it was never attempted, else refused.
+    """  # G3
+    if existing.digest == digest:
+        return Verdict.DUPLICATE, None
+    if existing.state in WAITING_STATES and existing.attempts == 0:
+        return Verdict.REPLACED, None
+    if existing.state.final:
+        return Verdict.REJECTED, f"already_{existing.state.value}"
+    return Verdict.REJECTED, "already_taken"
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """A message as the API shows it: the queue's row, the submission, its recipients."""
+
+    pk: int
+    id: str
+    tenant_id: str
+    account_id: str
+    priority: int
+    batch_code: str | None
+    state: MessageState
+    attempts: int
+    created_ts: float
+    due_ts: float | None
+    deferred_reason: str | None
+    finished_ts: float | None
+    reported_ts: float | None
+    reply: str | None
+    fields: Mapping[str, object] = field(default_factory=dict)
+    """The submission; inline attachment bytes left out."""
+    recipients: tuple[Recipient, ...] = ()

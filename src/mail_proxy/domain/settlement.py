@@ -1,0 +1,213 @@
+"""The decision after an attempt: what becomes of each recipient, of the message, and what is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from random import Random
+
+from mail_proxy.domain.account import OnUncertain
+from mail_proxy.domain.attempt import Answer, Attempt
+from mail_proxy.domain.claim import Claimed
+from mail_proxy.domain.message import MessageState
+from mail_proxy.domain.recipient import Recipient, RecipientState
+from mail_proxy.domain.report import Event, EventType, Outlook, Subject, entry, sent_to_someone, split_reply
+from mail_proxy.domain.retry import RetrySchedule, next_attempt
+
+NO_ANSWER = "451 4.4.2 no answer after the final dot: the message may have been delivered"
+EXPIRED = "551 4.4.7 expired before it could be delivered"
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What an attempt comes to, to be written in one transaction if the token still holds."""  # G5
+
+    pk: int
+    token: str
+    state: MessageState
+    attempts: int
+    due: float | None
+    ts: float
+    reply: str | None
+    """The last word on the message as a whole."""
+    recipients: tuple[Recipient, ...]
+    """Empty while every recipient shares the message's state and reply."""
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The rules that a decision follows."""
+
+    schedule: RetrySchedule
+    on_uncertain: OnUncertain = OnUncertain.RESEND
+
+
+def settle(claimed: Claimed, attempt: Attempt, policy: Policy, now: float, rng: Random) -> Settlement:
+    """Decide what follows from an attempt. Every recipient ends in exactly one state."""  # G4, G7
+    recipients = tuple(_after(r, attempt, policy, now) for r in claimed.recipients)
+    due: float | None = None
+    if any(not r.state.final for r in recipients):
+        due = next_attempt(policy.schedule, claimed.attempts, now, rng)
+        if due is None:
+            recipients = _end_waiting(recipients, RecipientState.FAILED, now)
+        elif now >= _deadline(claimed, policy.schedule):
+            recipients, due = _end_waiting(recipients, RecipientState.EXPIRED, now), None
+        else:
+            due = min(due, _deadline(claimed, policy.schedule))
+    return _settlement(claimed, recipients, due, now, uncertain=bool(attempt.uncertain))
+
+
+def expire(claimed: Claimed, now: float) -> Settlement:
+    """End a message whose time has passed; recipients that were served stay served."""
+    return _settlement(claimed, _end_waiting(claimed.recipients, RecipientState.EXPIRED, now), None, now)
+
+
+def cancel(claimed: Claimed, now: float, reason: str) -> Settlement:
+    """End a message because somebody said so; recipients that were served stay served."""
+    waiting = (r if r.state.final else replace(r, reply=reason) for r in claimed.recipients)
+    return _settlement(claimed, _end_waiting(tuple(waiting), RecipientState.CANCELLED, now), None, now)
+
+
+def recover(claimed: Claimed, on_uncertain: OnUncertain, now: float) -> Settlement:
+    """Decide on a message that a dead instance had in its hands, when nothing tells whether its dot went out.
+
+    It goes back to the queue at once, its attempt given back, or fails where the account would rather have no copy.
+    """  # G4, G6
+    if on_uncertain is OnUncertain.FAIL:
+        waiting = tuple(r if r.state.final else replace(r, reply=NO_ANSWER) for r in claimed.recipients)
+        ended = _end_waiting(waiting, RecipientState.FAILED, now)
+        return _settlement(claimed, ended, None, now, uncertain=True)
+    outlook = Outlook(error=NO_ANSWER, error_code=None)
+    told = entry(subject_of(claimed), EventType.UNCERTAIN, now, claimed.recipients, outlook)
+    return Settlement(
+        pk=claimed.pk,
+        token=claimed.token,
+        state=MessageState.READY,
+        attempts=max(claimed.attempts - 1, 0),
+        due=None,
+        ts=now,
+        reply=claimed.recipients[0].reply if len(claimed.recipients) == 1 else None,
+        recipients=claimed.recipients if len(claimed.recipients) > 1 else (),
+        events=(Event(claimed.tenant_id, claimed.pk, EventType.UNCERTAIN, now, told),),
+    )
+
+
+def expired(claimed: Claimed, schedule: RetrySchedule, now: float) -> bool:
+    """True when the message must not be sent any more."""
+    return now >= _deadline(claimed, schedule)
+
+
+def _deadline(claimed: Claimed, schedule: RetrySchedule) -> float:
+    by_age = claimed.first_attempt_ts + schedule.max_age
+    return by_age if claimed.expires_ts is None else min(by_age, claimed.expires_ts)
+
+
+def _after(recipient: Recipient, attempt: Attempt, policy: Policy, now: float) -> Recipient:
+    if recipient.state.final:
+        return recipient
+    answer = attempt.answers.get(recipient.n)
+    if answer is not None:
+        return replace(recipient, state=_state(answer), reply=str(answer.reply), ts=now)
+    if recipient.n in attempt.uncertain:
+        ends = policy.on_uncertain is OnUncertain.FAIL
+        state = RecipientState.FAILED if ends else RecipientState.WAITING
+        return replace(recipient, state=state, reply=NO_ANSWER, ts=now)
+    if attempt.failure is not None:
+        reply = getattr(attempt.failure, "reply", None)
+        return replace(recipient, reply=str(reply) if reply else attempt.failure.text, ts=now)
+    return recipient
+
+
+def _state(answer: Answer) -> RecipientState:
+    if answer.accepted:
+        return RecipientState.SENT
+    return RecipientState.FAILED if answer.permanent else RecipientState.WAITING
+
+
+def _end_waiting(recipients: Sequence[Recipient], state: RecipientState, now: float) -> tuple[Recipient, ...]:
+    return tuple(
+        r if r.state.final else replace(r, state=state, reply=r.reply or _default_reply(state), ts=now)
+        for r in recipients
+    )
+
+
+def _default_reply(state: RecipientState) -> str | None:
+    return EXPIRED if state is RecipientState.EXPIRED else None
+
+
+def _settlement(
+    claimed: Claimed,
+    recipients: tuple[Recipient, ...],
+    due: float | None,
+    now: float,
+    *,
+    uncertain: bool = False,
+) -> Settlement:
+    state = MessageState.SCHEDULED if due is not None else _final_state(recipients)
+    telling = _telling(recipients, state)
+    alike = len({(r.state, r.reply) for r in recipients}) == 1
+    return Settlement(
+        pk=claimed.pk,
+        token=claimed.token,
+        state=state,
+        attempts=claimed.attempts,
+        due=due,
+        ts=now,
+        reply=telling.reply,
+        recipients=() if alike and (len(recipients) == 1 or claimed.attempts == 1) else recipients,
+        events=_events(claimed, recipients, state, due, now, telling, uncertain=uncertain),
+    )
+
+
+def _final_state(recipients: Sequence[Recipient]) -> MessageState:
+    if sent_to_someone(recipients):
+        return MessageState.SENT
+    if any(r.state is RecipientState.EXPIRED for r in recipients):
+        return MessageState.EXPIRED
+    return MessageState.FAILED
+
+
+def _telling(recipients: Sequence[Recipient], state: MessageState) -> Recipient:
+    """The recipient whose reply speaks for the message: one that is still waiting, else one that shares its end."""
+    wanted = RecipientState.WAITING if state is MessageState.SCHEDULED else RecipientState(state.value)
+    return next((r for r in recipients if r.state is wanted), recipients[0])
+
+
+def _events(
+    claimed: Claimed,
+    recipients: Sequence[Recipient],
+    state: MessageState,
+    due: float | None,
+    now: float,
+    telling: Recipient,
+    *,
+    uncertain: bool,
+) -> tuple[Event, ...]:
+    subject = subject_of(claimed)
+    code = split_reply(telling.reply)[0]
+    types = [EventType.UNCERTAIN] if uncertain else []
+    types.append(EventType.DEFERRED if state is MessageState.SCHEDULED else EventType(state.value))
+    outlook = Outlook(
+        error=telling.reply,
+        error_code=None if code is None else str(code),
+        deferred_ts=due,
+        deferred_reason=telling.reply,
+    )
+    return tuple(
+        Event(claimed.tenant_id, claimed.pk, type_, now, entry(subject, type_, now, recipients, outlook))
+        for type_ in types
+    )
+
+
+def subject_of(claimed: Claimed) -> Subject:
+    """Name a claimed message for its report entries."""
+    return Subject(
+        tenant_id=claimed.tenant_id,
+        id=claimed.identity.mail_id,
+        pk=claimed.pk,
+        account_id=claimed.account_id,
+        priority=claimed.priority,
+        batch_code=claimed.batch_code,
+        metadata=claimed.metadata,
+    )

@@ -1,0 +1,83 @@
+"""A tenant: one organisation with its own accounts, messages and reports."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import Enum
+
+from mail_proxy.domain.account import OnUncertain
+from mail_proxy.domain.secret import Secret
+
+DEFAULT_SYNC_PATH = "/mail-proxy/sync"
+DEFAULT_ATTACHMENT_PATH = "/mail-proxy/attachments"
+
+COMMAND_WORDS = frozenset(
+    "accounts command-log config connect info list messages run-now send serve start status stop restart delete demo "
+    "stats suspend activate tenants token backup restore watch bench help".split()
+)
+"""Words of the command line, which an id must not be: `mail-proxy NAME WORD` would be ambiguous."""
+
+_ID = re.compile(r"[A-Za-z0-9._@-]{1,64}\Z")
+
+
+def id_problem(text: str) -> str | None:
+    """Say what is wrong with an id of a tenant or an account, or None."""
+    if not _ID.match(text):
+        return "must be 1 to 64 of letters, digits, '.', '_', '-', '@'"
+    if text.strip(".") == "":
+        return "must not consist of dots only"
+    if text.lower() in COMMAND_WORDS:
+        return f"'{text}' is a word of the command line; choose another id"
+    return None
+
+
+class ClientAuthMethod(str, Enum):
+    """How the service logs in at a tenant's own endpoints."""
+
+    NONE = "none"
+    BEARER = "bearer"
+    BASIC = "basic"
+
+
+@dataclass(frozen=True, slots=True)
+class ClientAuth:
+    """Credentials for a tenant's own endpoints."""
+
+    method: ClientAuthMethod = ClientAuthMethod.NONE
+    token: Secret | None = None
+    user: str | None = None
+    password: Secret | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Suspension:
+    """What of a tenant is held: everything, or some batches. They add up."""
+
+    whole_tenant: bool = False
+    batches: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """One tenant's settings."""
+
+    id: str
+    name: str = ""
+    client_base_url: str | None = None
+    client_sync_path: str = DEFAULT_SYNC_PATH
+    client_attachment_path: str = DEFAULT_ATTACHMENT_PATH
+    client_auth: ClientAuth = field(default_factory=ClientAuth)
+    active: bool = True
+    on_uncertain: OnUncertain = OnUncertain.RESEND
+    api_key_expires_at: float | None = None
+    has_api_key: bool = False
+    suspension: Suspension = field(default_factory=Suspension)
+    created_ts: float = 0.0
+
+    @property
+    def sync_url(self) -> str | None:
+        """Where reports go, or None where the tenant has no endpoint of its own."""
+        if not self.client_base_url:
+            return None
+        return self.client_base_url.rstrip("/") + "/" + self.client_sync_path.lstrip("/")

@@ -1,0 +1,218 @@
+"""The flow from a batch of submitted items to messages in the queue."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from typing_extensions import assert_never
+
+from mail_proxy.domain.errors import StoreUnavailable, TooLarge
+from mail_proxy.domain.message import Identity, NewMessage, Priority, Verdict
+from mail_proxy.intake import addresses
+from mail_proxy.intake.receipt import Receipt, Rejected, refusal
+from mail_proxy.intake.resolution import Resolver, Route, Unresolved, refuse_other_tenants
+from mail_proxy.intake.validation import Accepted, check
+from mail_proxy.ports import Clock, Directory, Queue, Stale, Taken
+
+MAX_TRIES = 5
+"""How often a batch is looked at again because the directory changed meanwhile."""
+BREATH = 25
+"""Items that are checked before other tasks get a turn: some two milliseconds."""
+HEAVY = 50_000
+"""Characters from which an item is checked on a thread of its own."""
+
+Notify = Callable[[frozenset[int], bool], None]
+"""Told after a commit which accounts have new messages, and whether one of them is to go at once and is `immediate`."""
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeSettings:
+    """What the instance sets. `host` is the domain of Message-IDs whose sender's domain is not a full one."""
+
+    host: str
+    default_priority: Priority = Priority.MEDIUM
+    max_batch: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """An accepted item with all that does not depend on the directory; the same in every try."""
+
+    accepted: Accepted
+    identity: Identity
+    priority: Priority
+
+
+class Intake:
+    """Takes submissions: everything that comes in is either in the queue when this returns, or refused with a reason.
+
+    `random_hex` makes the part of a Message-ID that no other one has.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        directory: Directory,
+        clock: Clock,
+        settings: IntakeSettings,
+        notify: Notify,
+        random_hex: Callable[[], str] = secrets.token_hex,
+    ) -> None:
+        self._queue = queue
+        self._directory = directory
+        self._clock = clock
+        self._settings = settings
+        self._notify = notify
+        self._random_hex = random_hex
+
+    async def submit(
+        self, caller_tenant: str | None, items: Sequence[object], default_priority: Priority | None = None
+    ) -> Receipt:
+        """Take a batch, whose items are as they came out of the JSON parser; answer for each exactly once. G1, G2.
+
+        `caller_tenant` is the tenant whose token came with it, None for the admin token. Raises `TooLarge`,
+        `Forbidden` for a tenant's token with another tenant's message, and `StoreUnavailable`: then nothing is stored,
+        and it is safe to submit the batch again.
+        """
+        if len(items) > self._settings.max_batch:
+            raise TooLarge(f"a batch has at most {self._settings.max_batch} messages, this one has {len(items)}")
+        refuse_other_tenants(caller_tenant, items)
+        now = self._clock.now()
+        default = self._settings.default_priority if default_priority is None else default_priority
+        drafts, rejected = await self._drafts(items, default, now)
+        for _ in range(MAX_TRIES):
+            # Taken first: what changes between this and the commit makes the queue say Stale.
+            version = self._directory.version
+            placed, unresolved = await self._place(drafts, caller_tenant, now)
+            if unresolved and await self._directory.refresh() != version:
+                continue  # What was not found may have come by another instance.
+            try:
+                taken = await self._queue.enqueue([message for _, message in placed], version) if placed else ()
+            except Stale:
+                await self._directory.refresh()
+                continue
+            self._wake(placed, taken)
+            return _receipt(placed, taken, [*rejected, *unresolved])
+        raise StoreUnavailable("tenants and accounts keep changing; nothing was stored, try again")
+
+    async def _drafts(
+        self, items: Sequence[object], default_priority: Priority, now: float
+    ) -> tuple[list[_Draft], list[Rejected]]:
+        """Check each item by itself. Other tasks get their turns: a batch takes its time, a big item more. G11."""
+        drafts: list[_Draft] = []
+        rejected: list[Rejected] = []
+        for index, item in enumerate(items):
+            if index % BREATH == BREATH - 1:
+                await asyncio.sleep(0)
+            heavy = _weight(item) > HEAVY
+            match await asyncio.to_thread(check, index, item, now) if heavy else check(index, item, now):
+                case Accepted() as accepted:
+                    priority = default_priority if accepted.priority is None else accepted.priority
+                    drafts.append(_Draft(accepted, self._identity(accepted, now), priority))
+                case Rejected() as refused:
+                    rejected.append(refused)
+                case other:
+                    assert_never(other)
+        return drafts, rejected
+
+    def _identity(self, accepted: Accepted, now: float) -> Identity:
+        """Give the message what no attempt will change: its Message-ID, a new one unless it came with one, its date."""
+        message_id = accepted.message.message_id
+        if message_id is None:
+            domain = accepted.message.sender.domain
+            message_id = f"{self._random_hex()}@{domain if '.' in domain else self._settings.host}"
+        return Identity(  # G4
+            mail_id=accepted.id, message_id=message_id, date=now
+        )
+
+    async def _place(
+        self, drafts: Iterable[_Draft], caller_tenant: str | None, now: float
+    ) -> tuple[list[tuple[int, NewMessage]], list[Rejected]]:
+        resolver = Resolver(self._directory, caller_tenant)
+        placed: list[tuple[int, NewMessage]] = []
+        unresolved: list[Rejected] = []
+        for draft in drafts:
+            accepted = draft.accepted
+            match await resolver.route(accepted.tenant_id, accepted.account_id):
+                case Route() as route:
+                    placed.append((accepted.index, _new_message(draft, route, now)))
+                case Unresolved() as why:
+                    unresolved.append(Rejected(accepted.index, accepted.id, why.field, why.reason, why.code))
+                case other:
+                    assert_never(other)
+        return placed, unresolved
+
+    def _wake(self, placed: Sequence[tuple[int, NewMessage]], taken: Sequence[Taken]) -> None:
+        new = [
+            message
+            for (_, message), answer in zip(placed, taken, strict=True)
+            if answer.verdict in {Verdict.QUEUED, Verdict.REPLACED}
+        ]
+        if new:
+            urgent = any(message.priority == Priority.IMMEDIATE and message.due is None for message in new)
+            self._notify(frozenset(message.account_pk for message in new), urgent)
+
+
+def _weight(item: object) -> int:
+    """About how much work it is to check an item, in characters of a body."""
+    if not isinstance(item, dict):
+        return 0
+    weight = 64 * len(item)
+    for name, value in item.items():
+        if isinstance(value, str):
+            weight += len(value)
+        elif isinstance(value, list | dict):
+            weight += 64 * len(value)
+        if name in addresses.FIELDS and value is not None and not _ascii(value):
+            weight += 20 * weight  # A domain in another script takes the library a quarter of a millisecond.
+    return weight
+
+
+def _ascii(value: object) -> bool:
+    texts = value if isinstance(value, list) else [value]
+    return all(not isinstance(text, str) or text.isascii() for text in texts)
+
+
+def _new_message(draft: _Draft, route: Route, now: float) -> NewMessage:
+    accepted = draft.accepted
+    later = accepted.deferred_ts is not None and accepted.deferred_ts > now
+    return NewMessage(
+        tenant_id=route.tenant_id,
+        account_pk=route.account_pk,
+        account_id=route.account_id,
+        id=accepted.id,
+        fields=accepted.fields,
+        digest=accepted.digest,
+        priority=draft.priority,
+        recipients=accepted.message.recipients(),
+        identity=draft.identity,
+        created_ts=now,
+        batch_code=accepted.batch_code,
+        due=accepted.deferred_ts if later else None,
+        expires_ts=accepted.expires_ts,
+    )
+
+
+def _receipt(placed: Sequence[tuple[int, NewMessage]], taken: Sequence[Taken], rejected: Sequence[Rejected]) -> Receipt:
+    queued = 0
+    duplicates: list[str] = []
+    replaced: list[str] = []
+    refused = list(rejected)
+    for (index, message), answer in zip(placed, taken, strict=True):
+        match answer.verdict:
+            case Verdict.QUEUED:
+                queued += 1
+            case Verdict.DUPLICATE:
+                duplicates.append(message.id)
+            case Verdict.REPLACED:
+                replaced.append(message.id)
+            case Verdict.REJECTED:
+                reason, code = refusal(answer.code)
+                refused.append(Rejected(index, message.id, "id", reason, code))
+            case other:
+                assert_never(other)
+    refused.sort(key=lambda one: one.index)
+    return Receipt(queued, tuple(duplicates), tuple(replaced), tuple(refused))

@@ -1,0 +1,244 @@
+"""One submitted item, looked at by itself: what it says, or why it cannot be taken."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from pydantic import ValidationError
+
+from mail_proxy.domain.errors import Invalid, Problem
+from mail_proxy.domain.message import Message, Priority
+from mail_proxy.domain.submission import build_message
+from mail_proxy.intake.addresses import rewritten
+from mail_proxy.intake.receipt import Rejected, shown_field, shown_id
+from mail_proxy.intake.submission import MAX_ID, MAX_METADATA, MessageIn, priority_of
+
+MILLISECONDS = 1e11
+"""From here on a time is taken for one in milliseconds: as seconds it lies beyond the year 5000, as milliseconds
+after March 1973."""
+LATEST = 1e10
+"""A time after this (in the year 2286) is a mistake."""
+
+MAX_DEPTH = 20
+_FIELDS = frozenset(field.alias or name for name, field in MessageIn.model_fields.items())
+_LATER_FIELDS = {
+    "attachments": "attachments cannot be sent by this version",
+    "raw": "complete messages cannot be sent by this version; give subject and body",
+}
+_WANTED = {
+    "id": f"must be a text of 1 to {MAX_ID} characters",
+    "to": "must be a text or a list of texts",
+    "cc": "must be a text or a list of texts",
+    "bcc": "must be a text or a list of texts",
+    "reply_to": "must be a text or a list of texts",
+    "content_type": "must be plain or html",
+    "headers": "must be an object of names and texts",
+    "priority": "must be 0, 1, 2 or 3, or immediate, high, medium or low",
+    "deferred_ts": "must be a number: Unix seconds",
+    "expires_ts": "must be a number: Unix seconds",
+    "batch_code": f"must be a text of 1 to {MAX_ID} characters",
+    "metadata": "must be an object",
+}
+
+_TOO_MUCH = {"string_too_long": "characters", "too_long": "entries"}
+
+_canonical = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True).encode
+_as_given = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A submission that is fine by itself; whose it is and which account sends it is still to be found.
+
+    `fields` is what is stored: the submission as JSON text, without nulls, domains in ASCII, no NUL in its bodies.
+    """
+
+    index: int
+    id: str
+    tenant_id: str | None
+    account_id: str | None
+    message: Message
+    fields: str
+    digest: str
+    priority: Priority | None
+    batch_code: str | None
+    deferred_ts: float | None
+    expires_ts: float | None
+
+
+def check(index: int, item: object, now: float) -> Accepted | Rejected:
+    """Read one item of a batch, as it came out of the JSON parser. `now` is in Unix seconds."""
+    try:
+        return _accepted(index, item, now)
+    except Invalid as invalid:
+        problem = invalid.problems[0]
+        return Rejected(
+            index=index,
+            id=shown_id(item, MAX_ID),
+            field=shown_field(problem.field) or None,
+            reason=problem.problem,
+            code="id_invalid" if problem.field == "id" else "invalid",
+        )
+
+
+def digest(fields: Mapping[str, object]) -> str:
+    """Return the same text for the same submission, whatever the order of its keys.
+
+    Nulls count as absent. `tenant_id` is left out: a digest is only compared within a tenant, to which it may be given
+    or implied. Everything else counts as it was given, not as it was understood: `high` and 1 are different contents.
+    Raises `UnicodeEncodeError` for half of a surrogate pair.
+    """  # G3
+    content = {name: value for name, value in fields.items() if value is not None and name != "tenant_id"}
+    return hashlib.sha256(_canonical(content).encode("utf-8")).hexdigest()
+
+
+def _accepted(index: int, item: object, now: float) -> Accepted:
+    if not isinstance(item, dict):
+        raise _wrong("", "a message must be an object")
+    given = cast("dict[str, object]", item)
+    submitted = _shape(given)
+    _check_text("id", submitted.id, without="/")
+    if submitted.batch_code is not None:
+        _check_text("batch_code", submitted.batch_code)
+    if submitted.metadata is not None:
+        _check_metadata(submitted.metadata)
+    _check_times(submitted.deferred_ts, submitted.expires_ts, now)
+    fields = {name: value for name, value in given.items() if value is not None}
+    fields |= rewritten(given) | _without_nul(given)
+    message = build_message(fields)
+    try:
+        content_digest = digest(given)
+    except UnicodeEncodeError:
+        raise _wrong(_surrogate_field(given), "must not contain half of a surrogate pair") from None
+    return Accepted(
+        index=index,
+        id=submitted.id,
+        tenant_id=submitted.tenant_id,
+        account_id=submitted.account_id,
+        message=message,
+        fields=_as_given(fields),
+        digest=content_digest,
+        priority=priority_of(submitted.priority),
+        batch_code=submitted.batch_code,
+        deferred_ts=submitted.deferred_ts,
+        expires_ts=submitted.expires_ts,
+    )
+
+
+def _wrong(field: str, problem: str) -> Invalid:
+    return Invalid(Problem(field, problem))
+
+
+def _shape(given: dict[str, object]) -> MessageIn:
+    for name in given:
+        if name not in _FIELDS:
+            raise _wrong(name, _LATER_FIELDS.get(name, "is not a field of a message"))
+    try:
+        return MessageIn.model_validate(given)
+    except ValidationError as invalid:
+        errors = invalid.errors(include_url=False, include_input=False)
+        # Of an alternative each branch complains; a length tells more than that it is not of the other type.
+        error = next((one for one in errors if one["type"] in _TOO_MUCH), errors[0])
+        field = str(error["loc"][0])
+        match error["type"]:
+            case "missing":
+                problem = "is required"
+            case "string_too_long" | "too_long" as kind:
+                problem = f"has more than {error['ctx']['max_length']} {_TOO_MUCH[kind]}"
+            case _:
+                problem = _WANTED.get(field, "must be a text")
+        raise _wrong(field, problem) from None
+
+
+def _check_text(field: str, text: str, without: str = "") -> None:
+    if not text.isprintable():
+        raise _wrong(field, "must consist of printable characters")
+    if without and without in text:
+        raise _wrong(field, f"must not contain {without}")
+
+
+def _check_metadata(metadata: dict[str, object]) -> None:
+    """Walk through the metadata level by level, before anything recursive does, and end early where it is too much."""
+    too_long = f"has more than {MAX_METADATA} octets as JSON"
+    level: list[object] = [metadata]
+    seen = depth = 0
+    while level:
+        if depth > MAX_DEPTH:
+            raise _wrong("metadata", f"is nested more than {MAX_DEPTH} levels deep")
+        deeper: list[object] = []
+        for value in level:
+            if isinstance(value, dict):
+                deeper += value.keys()
+                deeper += value.values()
+            elif isinstance(value, list):
+                deeper += value
+            elif problem := _scalar_problem(value):
+                raise _wrong("metadata", problem)
+        seen += len(deeper)
+        if seen > MAX_METADATA:
+            raise _wrong("metadata", too_long)
+        level = deeper
+        depth += 1
+    if len(_as_given(metadata).encode("utf-8")) > MAX_METADATA:
+        raise _wrong("metadata", too_long)
+
+
+def _scalar_problem(value: object) -> str | None:
+    match value:
+        case bool() | None:
+            return None
+        case str():
+            if len(value) > MAX_METADATA:
+                return f"has more than {MAX_METADATA} octets as JSON"
+            if "\0" in value:
+                return "must not contain the character NUL"
+            if not value.isprintable() and any("\ud800" <= character <= "\udfff" for character in value):
+                return "must not contain half of a surrogate pair"
+            return None
+        case int():
+            return None if value.bit_length() < 64 else "has a number that does not fit 64 bits"
+        case float():
+            return None if math.isfinite(value) else "has a number that is not finite"
+        case _:
+            return "must consist of what JSON has"
+
+
+def _check_times(deferred_ts: float | None, expires_ts: float | None, now: float) -> None:
+    for field, value in (("deferred_ts", deferred_ts), ("expires_ts", expires_ts)):
+        if value is None:
+            continue
+        if value < 0:
+            raise _wrong(field, "must not be negative")
+        if value >= MILLISECONDS:
+            raise _wrong(field, "looks like milliseconds; give Unix seconds")
+        if value > LATEST:
+            raise _wrong(field, "lies too far in the future; give Unix seconds")
+    if expires_ts is None:
+        return
+    if expires_ts <= now:
+        raise _wrong("expires_ts", "has passed already")
+    if deferred_ts is not None and expires_ts <= deferred_ts:
+        raise _wrong("expires_ts", "must be later than deferred_ts")
+
+
+def _surrogate_field(given: Mapping[str, object]) -> str:
+    for name, value in given.items():
+        try:
+            _canonical(value).encode("utf-8")
+        except UnicodeEncodeError:
+            return name
+    return ""
+
+
+def _without_nul(given: Mapping[str, object]) -> dict[str, object]:
+    r"""Return the bodies that hold NUL, with U+FFFD in its place: databases refuse it, and so do receivers."""
+    return {
+        name: value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+        for name in ("body", "text", "html")
+        if isinstance(value := given.get(name), str) and "\0" in value
+    }

@@ -1,0 +1,97 @@
+"""Reports by HTTP: POST to the tenant's own endpoint, or to the one that the operator set for all."""
+
+from __future__ import annotations
+
+import base64
+import math
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+
+from typing_extensions import assert_never, override
+
+from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Tenant
+from mail_proxy.outbound.client import OutboundClient, Request
+from mail_proxy.outbound.errors import OutboundError, TooLong
+from mail_proxy.ports import Clock, ReportSink, SinkAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A URL that takes reports, and the credentials for it."""
+
+    url: str
+    auth: ClientAuth
+
+
+class HttpReportSink(ReportSink):
+    """Carries reports by HTTP POST. `fallback` is for tenants without a URL of their own.
+
+    A tenant's credentials go to its own URL only, and the fallback's to the fallback only. `timeout` in seconds covers
+    a whole exchange; answers over `max_bytes` count as none.
+    """
+
+    def __init__(
+        self,
+        client: OutboundClient,
+        clock: Clock,
+        fallback: Endpoint | None = None,
+        *,
+        timeout: float = 30.0,
+        max_bytes: int = 1_000_000,
+    ) -> None:
+        self._client = client
+        self._clock = clock
+        self._fallback = fallback
+        self._timeout = timeout
+        self._max_bytes = max_bytes
+
+    @override
+    def has_endpoint(self, tenant: Tenant) -> bool:
+        return self._endpoint(tenant) is not None
+
+    @override
+    async def deliver(self, tenant: Tenant, payload: bytes) -> SinkAnswer:
+        endpoint = self._endpoint(tenant)
+        if endpoint is None:
+            return SinkAnswer(None, b"", error="there is no endpoint to report to")
+        headers = (("Content-Type", "application/json"), ("Accept", "application/json"), *_credentials(endpoint.auth))
+        request = Request("POST", endpoint.url, self._timeout, self._max_bytes, headers, payload)
+        try:
+            response = await self._client.request(request)
+        except TooLong as error:
+            return SinkAnswer(error.status, b"", self._retry_after(error.headers.get("retry-after")), str(error))
+        except OutboundError as error:
+            return SinkAnswer(None, b"", error=str(error))
+        return SinkAnswer(response.status, response.body, self._retry_after(response.headers.get("retry-after")))
+
+    def _endpoint(self, tenant: Tenant) -> Endpoint | None:
+        url = tenant.sync_url
+        return self._fallback if url is None else Endpoint(url, tenant.client_auth)
+
+    def _retry_after(self, header: str | None) -> float | None:
+        return None if header is None else retry_after(header, self._clock.now())
+
+
+def retry_after(header: str, now: float) -> float | None:
+    """Read a `Retry-After`, seconds or an HTTP date (RFC 9110, 10.2.3), as seconds from `now`; None for others."""
+    text = header.strip()
+    if text.isascii() and text.isdigit():
+        return float(text) if len(text) < 10 else math.inf
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - now)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _credentials(auth: ClientAuth) -> tuple[tuple[str, str], ...]:
+    match auth.method:
+        case ClientAuthMethod.NONE:
+            return ()
+        case ClientAuthMethod.BEARER:
+            return (("Authorization", f"Bearer {auth.token.reveal() if auth.token else ''}"),)
+        case ClientAuthMethod.BASIC:
+            # RFC 7617: UTF-8 is what the field's software reads.
+            pair = f"{auth.user or ''}:{auth.password.reveal() if auth.password else ''}"
+            return (("Authorization", "Basic " + base64.b64encode(pair.encode(errors="replace")).decode("ascii")),)
+        case _:
+            assert_never(auth.method)

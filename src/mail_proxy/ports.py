@@ -1,0 +1,371 @@
+"""What the flows need from the world, as promises. Each Protocol is kept by one package below the flows."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mail_proxy.domain.account import Account, Hold
+from mail_proxy.domain.attempt import Attempt, Envelope, ProbeResult
+from mail_proxy.domain.claim import Claimed, Demand
+from mail_proxy.domain.compose import Wire
+from mail_proxy.domain.message import Details, NewMessage, Verdict
+from mail_proxy.domain.report import EventType, StoredEvent
+from mail_proxy.domain.settlement import Settlement
+from mail_proxy.domain.tenant import Suspension, Tenant
+
+
+class Clock(Protocol):
+    """Time and randomness, so that no test waits for time to pass."""
+
+    def now(self) -> float:
+        """Unix seconds by the wall clock: for what is written down and shown."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that only grow: for durations."""  # G14
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after that many seconds."""
+        ...
+
+
+class Meter(Protocol):
+    """Counts what happened, for operators. Never raises."""
+
+    def sent(self, tenant_id: str, account_id: str) -> None:
+        """A message was sent."""
+        ...
+
+    def failed(self, tenant_id: str, account_id: str) -> None:
+        """A message ended as failed or expired."""
+        ...
+
+    def deferred(self, tenant_id: str, account_id: str) -> None:
+        """A message was put off to a later time."""
+        ...
+
+    def rate_limited(self, tenant_id: str, account_id: str) -> None:
+        """A rate limit was met."""
+        ...
+
+    def uncertain(self, tenant_id: str, account_id: str) -> None:
+        """A final dot got no answer."""  # G4
+        ...
+
+    def reported(self, events: int, *, ok: bool) -> None:
+        """A report with that many events was acknowledged, or was not."""
+        ...
+
+    def pending(self, messages: int) -> None:
+        """So many messages are not finished."""
+        ...
+
+
+class Cipher(Protocol):
+    """Seals secrets for the database, bound to the place where they stand."""  # G16
+
+    def seal(self, text: str, place: str) -> str:
+        """Encrypt a text; `place` (table, column, tenant, id) must be given again to open it."""
+        ...
+
+    def open(self, sealed: str, place: str) -> str:
+        """Decrypt; raises `SealBroken` for a wrong key, a changed text or another place, and never answers garbage."""
+        ...
+
+
+class Stale(Exception):
+    """The directory changed since the caller looked; nothing was stored, look again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What the queue made of one submitted message; `code` says why it was refused."""
+
+    verdict: Verdict
+    code: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """Scheduled messages whose time has come: for which accounts, and when the next one is due (Unix seconds)."""
+
+    account_pks: frozenset[int]
+    more: bool
+    next_due: float | None
+
+
+class Queue(Protocol):
+    """The verbs of the queue. A call that returns has committed; one that raises has changed nothing.
+
+    All raise `StoreUnavailable` when the database cannot be reached or cannot write (G12).
+    """
+
+    async def enqueue(self, messages: Sequence[NewMessage], directory_version: int) -> Sequence[Taken]:
+        """Write messages down together and answer for each, in order. G1, G2, G3.
+
+        Raises `Stale` when the directory is no longer at that version.
+        """
+        ...
+
+    async def claim(self, demands: Sequence[Demand], token: str, now: float) -> Sequence[Claimed]:
+        """Take ready messages, by priority then age, and count an attempt for each. G5.
+
+        Nothing is taken for suspended or inactive tenants, suspended batches (parked as held), or accounts on hold.
+        """
+        ...
+
+    async def settle(self, settlement: Settlement) -> bool:
+        """Record state, recipients and events together; False if the claim was lost meanwhile. G5, G9."""
+        ...
+
+    async def release(self, claims: Sequence[Claimed]) -> None:
+        """Give claimed messages back untried, their attempts too. Those lost meanwhile are passed over."""
+        ...
+
+    async def promote(self, now: float, limit: int) -> Promotion:
+        """Make up to `limit` scheduled messages ready whose time has come, urgent ones first."""
+        ...
+
+    async def claim_expired(self, now: float, limit: int, token: str) -> Sequence[Claimed]:
+        """Take waiting messages whose `expires_ts` has passed, so that they can be settled as expired."""
+        ...
+
+    async def ready_accounts(self) -> Sequence[int]:
+        """Accounts that have ready messages; costs the same for one or a million of them."""
+        ...
+
+    async def unhold(self, limit: int) -> Promotion:
+        """Put back up to `limit` held messages whose batch is no longer suspended."""
+        ...
+
+    async def instances(self) -> Mapping[str, int]:
+        """The counter of every instance that has claims or is registered; one without a row counts as -1. G6."""
+        ...
+
+    async def beat(self) -> None:
+        """Raise this instance's counter, so that the others see that it lives."""
+        ...
+
+    async def rescue(self, dead: Sequence[str], token: str, limit: int) -> Sequence[Claimed]:
+        """Take over up to `limit` messages that these instances had claimed, as claims of this one. G6."""
+        ...
+
+    async def prune(self, finished_before: float, limit: int, silent_tenants: Sequence[str]) -> int:
+        """Remove up to `limit` finished and reported messages that ended before that time; return how many.
+
+        Tenants that have no endpoint are `silent`: there is nobody to report to, age alone counts. G9.
+        """
+        ...
+
+    async def count_pending(self) -> int:
+        """Messages that are not finished."""
+        ...
+
+
+class Outbox(Protocol):
+    """Events that tenants have not acknowledged yet."""  # G9
+
+    async def tenants_with_events(self) -> Sequence[str]:
+        """Tenants that have unreported events."""
+        ...
+
+    async def pending(self, tenant_id: str, limit: int, after: int = 0) -> Sequence[StoredEvent]:
+        """The tenant's oldest unreported events whose id is above `after`, in order."""
+        ...
+
+    async def acknowledge(self, event_ids: Sequence[int], now: float) -> None:
+        """Mark events as reported, and their messages where nothing is left to report."""
+        ...
+
+
+class Directory(Protocol):
+    """Tenants and accounts as the flows read them. Values are snapshots; `version` grows with every change."""
+
+    @property
+    def version(self) -> int:
+        """The version that the last answers came from."""
+        ...
+
+    async def refresh(self) -> int:
+        """Look whether another instance changed something; return the version that holds now."""
+        ...
+
+    async def tenant(self, tenant_id: str) -> Tenant | None:
+        """One tenant, or None."""
+        ...
+
+    async def account(self, account_pk: int) -> Account | None:
+        """One account by the store's number, its password opened, or None."""
+        ...
+
+    async def accounts_of(self, tenant_id: str) -> Sequence[Account]:
+        """A tenant's accounts, oldest first."""
+        ...
+
+    async def account_owners(self, account_id: str) -> Sequence[str]:
+        """The tenants that have an account of this id."""
+        ...
+
+    async def only_tenant(self) -> str | None:
+        """The id of the tenant, where there is exactly one."""
+        ...
+
+
+BeforeDot = Callable[[], Awaitable[None]]
+"""Awaited just before a final dot goes out; if it raises, the dot does not go out and the error passes through."""
+
+
+class Transport(Protocol):
+    """Delivers messages to one account's server. Never raises for what a server or the network does wrong."""
+
+    async def send(self, account: Account, envelope: Envelope, wire: Wire, before_dot: BeforeDot) -> Attempt:
+        """Send one message to all recipients of the envelope and tell what was said about each."""
+        ...
+
+    async def probe(self, account: Account) -> ProbeResult:
+        """Connect, TLS, EHLO, AUTH, QUIT: no message at stake."""
+        ...
+
+    async def close(self) -> None:
+        """End idle sessions politely and the others at once."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SinkAnswer:
+    """What came back for a report. `status` None: no answer at all, and `error` says why."""
+
+    status: int | None
+    body: bytes
+    retry_after: float | None = None
+    error: str | None = None
+
+
+class ReportSink(Protocol):
+    """Carries a report to a tenant's endpoint. Never raises for what the endpoint does wrong."""
+
+    async def deliver(self, tenant: Tenant, payload: bytes) -> SinkAnswer:
+        """POST the payload and return what came back, bounded in time and size."""
+        ...
+
+    def has_endpoint(self, tenant: Tenant) -> bool:
+        """True when there is somewhere to report to."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KeyedTenant:
+    """A tenant found by the SHA-256 of its token."""
+
+    tenant: Tenant
+    expires_at: float | None
+
+
+class Registry(Protocol):
+    """Changes to tenants, accounts and suspensions. Each call is one transaction and raises `version`."""
+
+    async def put_tenant(self, tenant: Tenant, api_key_hash: str | None) -> bool:
+        """Create (True) or update (False) a tenant; `api_key_hash` is stored only on creation."""
+        ...
+
+    async def tenants(self) -> Sequence[Tenant]:
+        """All tenants, by id."""
+        ...
+
+    async def delete_tenant(self, tenant_id: str, *, force: bool) -> bool:
+        """Remove a tenant and all its data; False if unknown.
+
+        Raises `Conflict` while it has unfinished or unreported messages, unless `force`. G9.
+        """
+        ...
+
+    async def set_api_key(self, tenant_id: str, api_key_hash: str | None, expires_at: float | None) -> bool:
+        """Replace the tenant's key, or revoke it with None; the old one ends at once. False if unknown."""
+        ...
+
+    async def tenant_by_key(self, api_key_hash: str) -> KeyedTenant | None:
+        """The tenant that has this key now, on whichever instance it was given."""
+        ...
+
+    async def put_account(self, account: Account) -> Account:
+        """Create (pk 0) or update an account by (tenant, id) and end its hold; answers it with its pk."""
+        ...
+
+    async def delete_account(self, tenant_id: str, account_id: str, *, force: bool) -> bool:
+        """Remove an account; False if unknown. Raises `Conflict` while messages wait for it, unless `force`.
+
+        With `force` its waiting messages are cancelled and reported.
+        """
+        ...
+
+    async def set_hold(self, account_pk: int, hold: Hold | None) -> None:
+        """Put an account on hold, or end the hold. G8."""
+        ...
+
+    async def set_suspension(self, tenant_id: str, suspension: Suspension) -> None:
+        """Hold or free a tenant or its batches."""
+        ...
+
+    async def scheduler_active(self) -> bool:
+        """Whether anything is sent at all."""
+        ...
+
+    async def set_scheduler_active(self, *, active: bool) -> None:
+        """Hold or free the whole scheduler, on every instance."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class MessageFilter:
+    """Which messages of a tenant are listed; None means any."""
+
+    status: str | None = None
+    """The historic word: pending, deferred, sent, error."""
+    state: str | None = None
+    """The public state: waiting, sending, sent, failed, expired, cancelled."""
+    account_id: str | None = None
+    batch_code: str | None = None
+    priority: int | None = None
+    active_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of messages, newest first, and the pk to go on before; None at the end."""
+
+    messages: Sequence[Details]
+    next_before: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PastEvent:
+    """One line of a message's history."""
+
+    event_id: int | None
+    type: EventType
+    ts: float
+    entry: str | None
+    reported_ts: float | None
+
+
+class Archive(Protocol):
+    """Messages and their histories as the API shows them. Reads only."""
+
+    async def page(self, tenant_id: str, wanted: MessageFilter, before: int | None, limit: int, now: float) -> Page:
+        """Messages of one tenant, newest first; costs the same on the first page and on the last."""
+        ...
+
+    async def message(self, tenant_id: str, message_id: str) -> Details | None:
+        """One message of one tenant, or None."""
+        ...
+
+    async def history(self, tenant_id: str, message_id: str) -> Sequence[PastEvent] | None:
+        """A message's events in order, the derived `queued` first; None if the message is unknown."""
+        ...
+
+    async def pending(self, tenant_id: str, batch_code: str | None = None) -> int:
+        """How many messages of a tenant (and batch) are not finished."""
+        ...

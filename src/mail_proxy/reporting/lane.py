@@ -1,0 +1,240 @@
+"""What is known of one tenant's reports, and when the next one is due. Decides; does no I/O."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import TypeAlias
+
+from mail_proxy.domain.tenant import ClientAuth, Tenant
+from mail_proxy.reporting.answer import Acknowledged
+from mail_proxy.reporting.backoff import LONGEST_FOR_STORE, pause_after
+from mail_proxy.reporting.held_back import HeldBack
+from mail_proxy.reporting.payload import Posted
+from mail_proxy.reporting.settings import ReportingSettings
+
+NOW = -math.inf
+"""A time that has always come."""
+
+_SHORTEST_GAP = 1.0
+"""Seconds between the starts of syncs that follow each other because the tenant has more to submit."""
+_SLOW = 5.0
+"""Seconds; an endpoint that takes longer does not get longer reports."""
+
+Place: TypeAlias = "tuple[str | None, ClientAuth]"
+"""Where a tenant's reports go, as far as the tenant's own settings say."""
+
+
+def place_of(tenant: Tenant) -> Place:
+    """Say where the tenant's settings send its reports. With other settings, failures so far mean nothing."""
+    return tenant.sync_url, tenant.client_auth
+
+
+@dataclass(frozen=True, slots=True)
+class SyncStatus:
+    """How reporting to one tenant goes. Times in Unix seconds."""
+
+    last_sync_ts: float | None = None
+    """When a report was last acknowledged, empty ones included."""
+    next_sync_due: float | None = None
+    """When the next one is due as far as is known; None if nothing is, or if the endpoint is gone."""
+    in_dnd: bool = False
+    consecutive_failures: int = 0
+    last_error: str | None = None
+
+
+class Lane:
+    """One tenant's schedule: grouping, backoff, do-not-disturb. Times are monotonic seconds."""  # G14
+
+    def __init__(self, tenant_id: str, settings: ReportingSettings) -> None:
+        self.tenant_id = tenant_id
+        self.busy = False
+        """A sync of this tenant is on its way; there is never a second one."""
+        self.held_back = HeldBack(settings.max_held_back)
+        self.page_events = settings.max_events
+        """How many events the next report takes: fewer after a failure, since a report can be too much to digest."""
+        self._settings = settings
+        self._events_since: float | None = None
+        self._told_of = 0
+        self._woken = False
+        self._blocked_until = NOW
+        self._quiet_until = NOW
+        self._empty_at: float | None = None
+        self._gone = False
+        self._place: Place | None = None
+        self._failures = 0
+        self._store_failures = 0
+        self._last_error: str | None = None
+        self._last_sync_ts: float | None = None
+        self._started_at = NOW
+        self._queued_before = 0
+
+    @property
+    def failing(self) -> bool:
+        """True when the last sync failed."""
+        return self._failures > 0
+
+    @property
+    def page_bytes(self) -> int:
+        """How many bytes the next report takes, in proportion to its events."""
+        return max(1, self._settings.max_bytes * self.page_events // self._settings.max_events)
+
+    @property
+    def in_round(self) -> bool:
+        """True when the tenant is in the round of empty syncs."""
+        return self._empty_at is not None
+
+    def due(self) -> float | None:
+        """Return when the next sync goes out; `NOW` for at once, None if there is nothing to do."""
+        if self._woken:
+            return NOW
+        if self._gone:
+            return None
+        times = [time for time in (self._events_due(), self._empty_due()) if time is not None]
+        return max(min(times), self._blocked_until) if times else None
+
+    def status(self, now: float, wall: float) -> SyncStatus:
+        """Tell how it goes; `now` and `wall` are the same instant on both clocks."""
+        due = self.due()
+        return SyncStatus(
+            last_sync_ts=self._last_sync_ts,
+            next_sync_due=None if due is None else wall + max(0.0, due - now),
+            in_dnd=self._quiet_until > now,
+            consecutive_failures=self._failures,
+            last_error=self._last_error,
+        )
+
+    def expect(self, now: float, events: int = 1, *, at_once: bool = False) -> None:
+        """Take note of events in the outbox; they wait for company unless there are enough or it is to be at once."""
+        if self._events_since is None:
+            self._events_since = now
+        self._told_of += self._settings.max_events if at_once else events
+
+    def hurry(self) -> None:
+        """Send events at once, whatever they were waiting for."""
+        self._blocked_until = NOW
+        self._gone = False
+        self.held_back.retry_now()
+        if self._events_since is not None:
+            self._told_of += self._settings.max_events
+
+    def wake(self) -> None:
+        """Sync at once, events or not; ends do-not-disturb as well."""
+        self.hurry()
+        self._quiet_until = NOW
+        self._woken = True
+
+    def join_round(self, first: float) -> None:
+        """Plan empty syncs, the first one at that time."""
+        self._empty_at = first
+
+    def leave_round(self) -> None:
+        """Plan no empty syncs any more."""
+        self._empty_at = None
+
+    def moved(self, tenant: Tenant) -> None:
+        """Start afresh if the tenant's endpoint is no longer the one that failed."""
+        if self._place is not None and self._place != place_of(tenant) and not self.busy:
+            self._place = None
+            self._failures = 0
+            self._last_error = None
+            self.hurry()
+
+    def begin(self, now: float) -> bool:
+        """Start a sync; True if it is to go out even without events. What comes up from here on is for the next one."""
+        empty_due = self._empty_due()
+        also_empty = self._woken or (empty_due is not None and empty_due <= now)
+        self._woken = False
+        self._events_since = None
+        self._told_of = 0
+        self._started_at = now
+        return also_empty
+
+    def aim(self, tenant: Tenant) -> None:
+        """Take note of where the sync goes."""
+        self._place = place_of(tenant)
+
+    def more(self, now: float) -> None:
+        """Take note that the outbox holds more than what was read."""
+        self.expect(now, at_once=True)
+
+    def without_endpoint(self) -> None:
+        """There is nowhere to report to: the events stay where they are."""
+        self._woken = False
+        self._events_since = None
+        self._told_of = 0
+        self._empty_at = None
+        self.held_back = HeldBack(self._settings.max_held_back)
+
+    def store_answered(self) -> None:
+        """The outbox could be read."""
+        self._store_failures = 0
+
+    def store_away(self, now: float, rng: Random, *, also_empty: bool) -> None:
+        """Put the sync off, because the outbox cannot be read."""
+        self._store_failures += 1
+        self._blocked_until = now + pause_after(self._store_failures, rng, longest=LONGEST_FOR_STORE)
+        self._retry(now, also_empty=also_empty)
+
+    def acknowledged(
+        self,
+        answer: Acknowledged,
+        taken: Sequence[Posted],
+        refused: Mapping[int, int],
+        now: float,
+        wall: float,
+        rng: Random,
+    ) -> None:
+        """Take note of a positive answer: it covers `taken`; `refused` counts the events of each other message."""
+        self._failures = 0
+        self._last_error = None
+        self._last_sync_ts = wall
+        self.held_back.settle(posted.message_pk for posted in taken)
+        self.held_back.refuse(refused, now, rng)
+        if now - self._started_at < _SLOW:
+            self.page_events = min(self._settings.max_events, self.page_events * 2)
+        if answer.next_sync_after is not None:
+            self._quiet_until = now + max(0.0, answer.next_sync_after - wall)
+        if self._empty_at is not None:
+            # Never later than the interval, and a little spread, so that tenants do not fall into step.
+            self._empty_at = now + self._settings.sync_interval * rng.uniform(0.9, 1.0)
+            # It makes progress as long as reports go out or fewer messages are left than the time before.
+            if answer.queued and (taken or not self._queued_before or answer.queued < self._queued_before):
+                self._empty_at = min(self._empty_at, max(now, self._started_at + _SHORTEST_GAP))
+        self._queued_before = answer.queued
+
+    def refused(
+        self, reason: str, asked: float | None, events: int, now: float, rng: Random, *, also_empty: bool
+    ) -> None:
+        """Take note of a failure: the whole tenant waits, and then the same events go out again."""
+        self._failures += 1
+        self._last_error = reason
+        self._blocked_until = now + pause_after(self._failures, rng, asked)
+        self.page_events = max(1, self.page_events // 2)
+        self._retry(now, also_empty=also_empty and not events)
+
+    def gone(self, reason: str, now: float) -> None:
+        """Send nothing more until woken, or until the tenant's endpoint is another one."""
+        self._failures += 1
+        self._last_error = reason
+        self._gone = True
+        self._retry(now, also_empty=False)
+
+    def _retry(self, now: float, *, also_empty: bool) -> None:
+        if also_empty and self._empty_at is not None:
+            self._empty_at = now
+        self.expect(now, at_once=True)
+
+    def _events_due(self) -> float | None:
+        """Return when events are to go out, do-not-disturb or not."""
+        retry = self.held_back.next_retry
+        if self._events_since is None or self.held_back.crowded:
+            return retry
+        full = self._told_of >= self._settings.max_events
+        own = NOW if full else self._events_since + self._settings.group_wait
+        return own if retry is None else min(own, retry)
+
+    def _empty_due(self) -> float | None:
+        return None if self._empty_at is None else max(self._empty_at, self._quiet_until)

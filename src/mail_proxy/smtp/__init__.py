@@ -1,0 +1,1 @@
+"""Mail goes out from here: sessions with SMTP servers, the transactions in them, and a server that only catches."""

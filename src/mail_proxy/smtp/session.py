@@ -1,0 +1,201 @@
+"""A session with a server: connect, TLS, EHLO, login, then as many transactions as it lasts for."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+
+import aiosmtplib
+
+from mail_proxy.domain.account import Account
+from mail_proxy.domain.attempt import AccountRefused, HostFailed
+from mail_proxy.domain.compose import Wire
+from mail_proxy.ports import BeforeDot
+from mail_proxy.smtp.connection import Connection, ConnectionLost
+from mail_proxy.smtp.dialling import address_literal, dial
+from mail_proxy.smtp.errors import NotOpened, Step, failure_of
+from mail_proxy.smtp.extensions import Extensions
+from mail_proxy.smtp.login import log_in
+from mail_proxy.smtp.recipients import Recipients
+from mail_proxy.smtp.timeouts import Timeouts
+from mail_proxy.smtp.tls import Protection, TlsContexts, protection
+from mail_proxy.smtp.transaction import Result, transact
+
+# RFC 5321 section 3.2: a server that does not know EHLO is greeted with HELO.
+_EHLO_UNKNOWN = frozenset({500, 501, 502, 504})
+
+
+class Session:
+    """One session, ready for mail."""
+
+    def __init__(
+        self, connection: Connection, extensions: Extensions, timeouts: Timeouts, tls_version: str | None
+    ) -> None:
+        self.extensions = extensions
+        self.tls_version = tls_version
+        self.worked = False
+        """True once the server has answered a transaction here: if it now ends, it is stale, not broken."""
+        self.idle_since = 0.0
+        self._connection = connection
+        self._timeouts = timeouts
+        self._open_ended = False
+
+    @property
+    def usable(self) -> bool:
+        """True while another transaction can begin here."""
+        return self._connection.usable
+
+    @property
+    def closed(self) -> asyncio.Future[None]:
+        """Done when the connection is closed."""
+        return self._connection.closed
+
+    async def transact(self, sender: str, recipients: Recipients, wire: Wire, before_dot: BeforeDot) -> Result:
+        """Give a message to some recipients; see `transaction.transact`."""
+        result = await transact(
+            self._connection,
+            self.extensions,
+            self._timeouts,
+            sender,
+            recipients,
+            wire,
+            before_dot,
+            reset_first=self._open_ended,
+        )
+        self._open_ended = result.open_ended
+        if result.loss is None:
+            self.worked = True
+        return result
+
+    async def alive(self) -> bool:
+        """Ask a session that was idle whether it still lives."""
+        try:
+            (reply,) = await self._connection.ask(b"RSET\r\n", 1, self._timeouts.check)
+        except ConnectionLost:
+            return False
+        self._open_ended = False
+        return reply.accepted
+
+    def part(self) -> None:
+        """Say QUIT and close, without waiting for it."""
+        self._connection.part(self._timeouts.quit)
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._connection.abort()
+
+
+@dataclass(frozen=True, slots=True)
+class Opener:
+    """Opens sessions. `local_hostname` is said in EHLO; None says the address that the connection comes from."""
+
+    contexts: TlsContexts
+    timeouts: Timeouts
+    resolver: Executor
+    local_hostname: str | None
+
+    async def open(self, account: Account) -> Session:
+        """Return a session that is logged in; raises `NotOpened`, and nothing else for what server or network do."""
+        with _translated(Step.CONNECT):
+            raw = await dial(account.host, account.port, self.timeouts.connect, self.resolver)
+        client = await self._greeted(account, raw)
+        try:
+            with _translated(Step.HELLO):
+                await _say_hello(client)
+            encrypted = await self._encrypted(client, account)
+            if account.has_credentials:
+                with _translated(Step.LOGIN):
+                    await log_in(client, account, encrypted=encrypted)
+            return self._take_over(client)
+        except BaseException:
+            if client.transport is not None:
+                _full(client.transport).abort()
+            client.close()
+            raise
+
+    async def _greeted(self, account: Account, raw: socket.socket) -> aiosmtplib.SMTP:
+        """Hand the socket over to aiosmtplib, and return when the server has greeted."""
+        implicit = protection(account) is Protection.IMPLICIT
+        try:
+            client = aiosmtplib.SMTP(
+                hostname=account.host.strip("[]"),
+                sock=raw,
+                local_hostname=self.local_hostname or address_literal(raw.getsockname()[0]),
+                timeout=self.timeouts.command,
+                use_tls=implicit,
+                start_tls=False,
+                tls_context=await self.contexts.context(verify=account.verify_tls) if implicit else None,
+            )
+        except BaseException:
+            raw.close()
+            raise
+        with _translated(Step.TLS if implicit else Step.GREETING):
+            await client.connect()
+        return client
+
+    async def _encrypted(self, client: aiosmtplib.SMTP, account: Account) -> bool:
+        """Start TLS where the account wants it, and tell whether the connection has it now."""
+        wanted = protection(account)
+        if wanted is Protection.IMPLICIT:
+            return True
+        if wanted is Protection.CLEAR:
+            return False
+        if not client.supports_extension("starttls"):
+            if wanted is Protection.REQUIRED:
+                text = f"{Step.TLS.value}: the server does not offer STARTTLS, and nothing may be sent in clear"
+                raise NotOpened(AccountRefused(text), Step.TLS)
+            return False
+        context = await self.contexts.context(verify=account.verify_tls)
+        with _translated(Step.TLS):
+            try:
+                # What the server said before the handshake is thrown away (RFC 3207 section 4.2).
+                await client.starttls(tls_context=context)
+            except aiosmtplib.SMTPResponseException as refused:
+                # RFC 3207 section 4.1: after a refusal the session may go on in clear, if there is nothing to protect.
+                if wanted is Protection.REQUIRED or account.has_credentials or not 430 <= refused.code < 600:
+                    raise
+                return False
+        with _translated(Step.HELLO):
+            await _say_hello(client)
+        return True
+
+    def _take_over(self, client: aiosmtplib.SMTP) -> Session:
+        transport = client.transport
+        if transport is None or transport.is_closing():
+            raise NotOpened(HostFailed("the server closed the connection after the login"), Step.LOGIN)
+        tls = transport.get_extra_info("ssl_object")
+        extensions = Extensions.of(client.esmtp_extensions)
+        connection = Connection(_full(transport))
+        return Session(connection, extensions, self.timeouts, None if tls is None else tls.version())
+
+
+async def _say_hello(client: aiosmtplib.SMTP) -> None:
+    try:
+        await client.ehlo()
+    except aiosmtplib.SMTPHeloError as refused:
+        if refused.code not in _EHLO_UNKNOWN:
+            raise
+        await client.helo()
+
+
+@contextmanager
+def _translated(step: Step) -> Iterator[None]:
+    try:
+        yield
+    except NotOpened:
+        raise
+    except Exception as error:
+        failure = failure_of(error, step)
+        if failure is None:
+            raise
+        raise NotOpened(failure, step) from error
+
+
+def _full(transport: asyncio.BaseTransport) -> asyncio.Transport:
+    """Return a transport as what it is; aiosmtplib shows less of it."""
+    return cast("asyncio.Transport", transport)

@@ -1,0 +1,1 @@
+"""The only package that speaks SQL: queue, directory, outbox and archive on SQLite and PostgreSQL."""

@@ -1,0 +1,186 @@
+"""Messages and their histories as the API shows them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, or_, select
+
+from mail_proxy.domain.message import WAITING_STATES, Details, MessageState
+from mail_proxy.domain.report import EventType
+from mail_proxy.ports import MessageFilter, Page, PastEvent
+from mail_proxy.store.claim import recipient_of
+from mail_proxy.store.database import Database
+from mail_proxy.store.schema import accounts, contents, events, messages, recipients
+
+_WAITING = [state.value for state in sorted(WAITING_STATES)]
+
+_DETAILS: Select[Any] = (
+    select(
+        messages.c.pk,
+        messages.c.id,
+        messages.c.tenant_id,
+        messages.c.account_id,
+        messages.c.priority,
+        messages.c.batch_code,
+        messages.c.state,
+        messages.c.attempts,
+        messages.c.created_ts,
+        messages.c.first_attempt_ts,
+        messages.c.due,
+        messages.c.finished_ts,
+        messages.c.reported_ts,
+        messages.c.reply,
+        accounts.c.hold_reason,
+        contents.c.fields,
+    )
+    .join(contents, contents.c.message_pk == messages.c.pk)
+    .join(accounts, accounts.c.pk == messages.c.account_pk, isouter=True)
+)
+
+
+class StoreArchive:
+    """Keeps the `Archive` port on SQLite and PostgreSQL."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def page(self, tenant_id: str, wanted: MessageFilter, before: int | None, limit: int, now: float) -> Page:
+        """See `Archive.page`."""
+        statement = _page(tenant_id, wanted, before, limit, now)
+
+        def look(connection: Connection) -> Page:
+            rows = connection.execute(statement).all()
+            people = _recipients(connection, [row.pk for row in rows])
+            found = [_details(row, people.get(row.pk, ())) for row in rows[:limit]]
+            return Page(found, found[-1].pk if len(rows) > limit else None)
+
+        return await self._database.read(look)
+
+    async def message(self, tenant_id: str, message_id: str) -> Details | None:
+        """See `Archive.message`."""
+        statement = _DETAILS.where(messages.c.tenant_id == tenant_id, messages.c.id == message_id)
+
+        def look(connection: Connection) -> Details | None:
+            row = connection.execute(statement).first()
+            if row is None:
+                return None
+            return _details(row, _recipients(connection, [row.pk]).get(row.pk, ()))
+
+        return await self._database.read(look)
+
+    async def history(self, tenant_id: str, message_id: str) -> Sequence[PastEvent] | None:
+        """See `Archive.history`."""
+        the_message = select(messages.c.pk, messages.c.created_ts).where(
+            messages.c.tenant_id == tenant_id, messages.c.id == message_id
+        )
+
+        def look(connection: Connection) -> Sequence[PastEvent] | None:
+            message = connection.execute(the_message).first()
+            if message is None:
+                return None
+            told = connection.execute(
+                select(events).where(events.c.message_pk == message.pk).order_by(events.c.event_id)
+            )
+            queued = PastEvent(None, EventType.QUEUED, message.created_ts, None, None)
+            return [queued] + [
+                PastEvent(row.event_id, EventType(row.type), row.ts, row.entry, row.reported_ts) for row in told
+            ]
+
+        return await self._database.read(look)
+
+    async def pending(self, tenant_id: str, batch_code: str | None = None) -> int:
+        """See `Archive.pending`."""
+        statement = (
+            select(func.count())
+            .select_from(messages)
+            .where(messages.c.tenant_id == tenant_id, messages.c.finished_ts.is_(None))
+        )
+        if batch_code is not None:
+            statement = statement.where(messages.c.batch_code == batch_code)
+        return await self._database.read(lambda connection: connection.execute(statement).scalar_one())
+
+
+def _page(tenant_id: str, wanted: MessageFilter, before: int | None, limit: int, now: float) -> Select[Any]:
+    statement = _DETAILS.where(messages.c.tenant_id == tenant_id)
+    if before is not None:
+        statement = statement.where(messages.c.pk < before)
+    if wanted.account_id is not None:
+        statement = statement.where(messages.c.account_id == wanted.account_id)
+    if wanted.batch_code is not None:
+        statement = statement.where(messages.c.batch_code == wanted.batch_code)
+    if wanted.priority is not None:
+        statement = statement.where(messages.c.priority == wanted.priority)
+    if wanted.active_only:
+        statement = statement.where(messages.c.finished_ts.is_(None))
+    if wanted.state is not None:
+        states = _WAITING if wanted.state == "waiting" else [wanted.state]
+        statement = statement.where(messages.c.state.in_(states))
+    if wanted.status is not None:
+        statement = statement.where(_has_status(wanted.status, now))
+    return statement.order_by(messages.c.pk.desc()).limit(limit + 1)
+
+
+def _has_status(status: str, now: float) -> ColumnElement[bool]:
+    later = and_(messages.c.state.in_(_WAITING), messages.c.due.is_not(None), messages.c.due > now)
+    match status:
+        case "deferred":
+            return later
+        case "pending":
+            return and_(messages.c.finished_ts.is_(None), or_(~messages.c.state.in_(_WAITING), ~_true_when(later)))
+        case "error":
+            return messages.c.state.in_([MessageState.FAILED.value, MessageState.EXPIRED.value])
+        case _:
+            return messages.c.state == status
+
+
+def _true_when(condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    """The condition with NULL read as false, so that its negation is true there."""
+    return func.coalesce(condition, False)
+
+
+def _recipients(connection: Connection, pks: Sequence[int]) -> Mapping[int, Sequence[Any]]:
+    found: dict[int, list[Any]] = {}
+    statement = (
+        select(recipients).where(recipients.c.message_pk.in_(pks)).order_by(recipients.c.message_pk, recipients.c.n)
+    )
+    for row in connection.execute(statement) if pks else ():
+        found.setdefault(row.message_pk, []).append(row)
+    return found
+
+
+def _details(row: Row[Any], people: Sequence[Any]) -> Details:
+    state = MessageState(row.state)
+    ts = row.finished_ts if state.final else row.first_attempt_ts
+    fields = json.loads(row.fields)
+    waiting = state in WAITING_STATES
+    return Details(
+        pk=row.pk,
+        id=row.id,
+        tenant_id=row.tenant_id,
+        account_id=row.account_id,
+        priority=row.priority,
+        batch_code=row.batch_code,
+        state=state,
+        attempts=row.attempts,
+        created_ts=row.created_ts,
+        due_ts=row.due if waiting else None,
+        deferred_reason=_deferred_reason(row, state) if waiting else None,
+        finished_ts=row.finished_ts,
+        reported_ts=row.reported_ts,
+        reply=row.reply,
+        fields=fields,
+        recipients=tuple(
+            recipient_of((r.n, r.address, r.kind, r.state, r.reply, r.ts), state, row.reply, ts) for r in people
+        ),
+    )
+
+
+def _deferred_reason(row: Row[Any], state: MessageState) -> str | None:
+    if row.hold_reason is not None:
+        return f"account on hold: {row.hold_reason}"
+    if state is MessageState.HELD:
+        return "batch suspended"
+    return row.reply if row.attempts else None

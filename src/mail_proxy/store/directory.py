@@ -1,0 +1,443 @@
+"""Tenants, accounts and suspensions: read through a cache that a version number keeps true."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select, update
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from mail_proxy.domain.account import Account, AuthMethod, Hold, OnUncertain, TlsMode
+from mail_proxy.domain.errors import Conflict
+from mail_proxy.domain.secret import Secret
+from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Suspension, Tenant
+from mail_proxy.ports import Cipher, Clock, KeyedTenant
+from mail_proxy.store.claim import SCHEDULER_ACTIVE
+from mail_proxy.store.database import Database, Operation, Transaction
+from mail_proxy.store.prune import Prune
+from mail_proxy.store.removal import CancelWaiting
+from mail_proxy.store.schema import accounts, events, messages, settings, suspended_batches, tenants
+from mail_proxy.store.version import VersionCheck, raise_version
+
+ResultT = TypeVar("ResultT")
+CHUNK = 500
+
+
+@dataclass(slots=True)
+class _Known:
+    """What was read at one version; thrown away as a whole when the version changes."""
+
+    version: int
+    tenants: dict[str, Tenant | None] = field(default_factory=dict)
+    accounts: dict[int, Account | None] = field(default_factory=dict)
+    accounts_of: dict[str, tuple[Account, ...]] = field(default_factory=dict)
+    keys: dict[str, KeyedTenant | None] = field(default_factory=dict)
+    owners: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    only_tenant: tuple[str | None] | None = None
+    scheduler_active: bool | None = None
+
+
+class StoreDirectory:
+    """Keeps the `Directory` and `Registry` ports on SQLite and PostgreSQL.
+
+    On SQLite this process is the only writer and knows each change itself; on PostgreSQL `refresh` asks for the
+    version.
+    """
+
+    def __init__(self, database: Database, cipher: Cipher, clock: Clock) -> None:
+        self._database = database
+        self._cipher = cipher
+        self._clock = clock
+        self._check = VersionCheck(database.dialect)
+        self._known = _Known(version=0)
+        self._change_op = Operation("directory", _run_changes)
+        prune, cancel = Prune(database.dialect), CancelWaiting(database.dialect)
+        self._remove_tenant_op = Operation("remove_tenant", prune.remove_tenant)
+        self._cancel_op = Operation("cancel", cancel.run)
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    @property
+    def version(self) -> int:
+        """See `Directory.version`."""
+        return self._known.version
+
+    async def open(self) -> None:
+        """Read the version that holds at start."""
+        self._see(await self._database.read(self._check.read))
+
+    async def refresh(self) -> int:
+        """See `Directory.refresh`."""
+        if self._database.dialect != "sqlite":
+            self._see(await self._database.read(self._check.read))
+        return self._known.version
+
+    def _see(self, version: int) -> None:
+        if version > self._known.version:
+            self._known = _Known(version)
+
+    async def tenant(self, tenant_id: str) -> Tenant | None:
+        """See `Directory.tenant`."""
+        known = self._known
+        if tenant_id not in known.tenants:
+            found = await self._database.read(lambda c: self._load_tenants(c, tenants.c.id == tenant_id))
+            known.tenants[tenant_id] = found[0] if found else None
+        return known.tenants[tenant_id]
+
+    async def account(self, account_pk: int) -> Account | None:
+        """See `Directory.account`."""
+        known = self._known
+        if account_pk not in known.accounts:
+            found = await self._database.read(lambda c: self._load_accounts(c, accounts.c.pk == account_pk))
+            known.accounts[account_pk] = found[0] if found else None
+        return known.accounts[account_pk]
+
+    async def accounts_of(self, tenant_id: str) -> Sequence[Account]:
+        """See `Directory.accounts_of`."""
+        known = self._known
+        if tenant_id not in known.accounts_of:
+            found = await self._database.read(lambda c: self._load_accounts(c, accounts.c.tenant_id == tenant_id))
+            known.accounts_of[tenant_id] = tuple(found)
+            known.accounts.update((account.pk, account) for account in found)
+        return known.accounts_of[tenant_id]
+
+    async def account_owners(self, account_id: str) -> Sequence[str]:
+        """See `Directory.account_owners`."""
+        known = self._known
+        if account_id not in known.owners:
+            statement = select(accounts.c.tenant_id).where(accounts.c.id == account_id).limit(2)
+            known.owners[account_id] = tuple(await self._database.read(lambda c: c.execute(statement).scalars().all()))
+        return known.owners[account_id]
+
+    async def only_tenant(self) -> str | None:
+        """See `Directory.only_tenant`."""
+        known = self._known
+        if known.only_tenant is None:
+            ids = await self._database.read(lambda c: c.execute(select(tenants.c.id).limit(2)).scalars().all())
+            known.only_tenant = (ids[0] if len(ids) == 1 else None,)
+        return known.only_tenant[0]
+
+    async def tenants(self) -> Sequence[Tenant]:
+        """See `Registry.tenants`."""
+        return await self._database.read(lambda c: self._load_tenants(c, tenants.c.id.is_not(None)))
+
+    async def tenant_by_key(self, api_key_hash: str) -> KeyedTenant | None:
+        """See `Registry.tenant_by_key`."""
+        await self.refresh()
+        known = self._known
+        if api_key_hash not in known.keys:
+            found = await self._database.read(lambda c: self._load_tenants(c, tenants.c.api_key_hash == api_key_hash))
+            if not found:
+                return None  # not remembered: anybody can try any number of tokens
+            known.keys[api_key_hash] = KeyedTenant(found[0], found[0].api_key_expires_at)
+        return known.keys[api_key_hash]
+
+    async def scheduler_active(self) -> bool:
+        """See `Registry.scheduler_active`."""
+        known = self._known
+        if known.scheduler_active is None:
+            statement = select(settings.c.value).where(settings.c.name == SCHEDULER_ACTIVE)
+            value = await self._database.read(lambda c: c.execute(statement).scalar())
+            known.scheduler_active = value != "false"
+        return known.scheduler_active
+
+    def _load_tenants(self, connection: Connection, condition: ColumnElement[bool]) -> list[Tenant]:
+        rows = connection.execute(select(tenants).where(condition).order_by(tenants.c.id)).all()
+        held: dict[str, set[str]] = {}
+        statement = select(suspended_batches.c.tenant_id, suspended_batches.c.batch_code).where(
+            ~suspended_batches.c.ending, suspended_batches.c.tenant_id.in_([row.id for row in rows])
+        )
+        for tenant_id, batch_code in connection.execute(statement) if rows else ():
+            held.setdefault(tenant_id, set()).add(batch_code)
+        return [self._tenant(row, frozenset(held.get(row.id, ()))) for row in rows]
+
+    def _tenant(self, row: Row[Any], batches: frozenset[str]) -> Tenant:
+        return Tenant(
+            id=row.id,
+            name=row.name,
+            client_base_url=row.client_base_url,
+            client_sync_path=row.client_sync_path,
+            client_attachment_path=row.client_attachment_path,
+            client_auth=self._open_client_auth(row.id, row.client_auth),
+            active=row.active,
+            on_uncertain=OnUncertain(row.on_uncertain),
+            api_key_expires_at=row.api_key_expires_at,
+            has_api_key=row.api_key_hash is not None,
+            suspension=Suspension(row.suspended, batches),
+            created_ts=row.created_ts,
+        )
+
+    def _load_accounts(self, connection: Connection, condition: ColumnElement[bool]) -> list[Account]:
+        rows = connection.execute(select(accounts).where(condition).order_by(accounts.c.pk)).all()
+        return [self._account(row) for row in rows]
+
+    def _account(self, row: Row[Any]) -> Account:
+        password = None
+        if row.password is not None:
+            password = Secret(self._cipher.open(row.password, _password_place(row.tenant_id, row.id)))
+        return Account(
+            pk=row.pk,
+            tenant_id=row.tenant_id,
+            id=row.id,
+            host=row.host,
+            port=row.port,
+            user=row.user,
+            password=password,
+            auth=AuthMethod(row.auth),
+            tls=TlsMode(row.tls),
+            verify_tls=row.verify_tls,
+            ttl=row.ttl,
+            max_connections=row.max_connections,
+            batch_size=row.batch_size,
+            on_uncertain=None if row.on_uncertain is None else OnUncertain(row.on_uncertain),
+            is_default=row.is_default,
+            hold=None if row.hold_since is None else Hold(row.hold_reason or "", row.hold_since),
+        )
+
+    # -- changing ----------------------------------------------------------------------------------------------------
+
+    async def _change(self, change: Callable[[Transaction], ResultT]) -> ResultT:
+        """Run a change in a transaction that also raises the version."""
+        outcome: tuple[ResultT, int] = await self._database.write(self._change_op, change)
+        result, version = outcome
+        self._see(version)
+        return result
+
+    async def put_tenant(self, tenant: Tenant, api_key_hash: str | None) -> bool:
+        """See `Registry.put_tenant`."""
+        values: dict[str, Any] = {
+            "name": tenant.name,
+            "client_base_url": tenant.client_base_url,
+            "client_sync_path": tenant.client_sync_path,
+            "client_attachment_path": tenant.client_attachment_path,
+            "client_auth": self._seal_client_auth(tenant),
+            "active": tenant.active,
+            "on_uncertain": tenant.on_uncertain.value,
+        }
+        first = {
+            "id": tenant.id,
+            "suspended": False,
+            "created_ts": self._clock.now(),
+            "api_key_hash": api_key_hash,
+            "api_key_expires_at": tenant.api_key_expires_at,
+        }
+
+        def change(transaction: Transaction) -> bool:
+            connection = transaction.connection
+            if connection.execute(update(tenants).where(tenants.c.id == tenant.id).values(values)).rowcount:
+                return False
+            connection.execute(insert(tenants).values(values | first))
+            return True
+
+        return await self._change(change)
+
+    async def delete_tenant(self, tenant_id: str, *, force: bool) -> bool:
+        """See `Registry.delete_tenant`."""
+        if await self.tenant(tenant_id) is None:
+            return False
+        if not force:
+            await self._change(lambda transaction: _refuse_while_untold(transaction.connection, tenant_id))
+        await self._change(lambda t: _deactivate(t.connection, tenant_id))
+        while await self._database.write(self._remove_tenant_op, (tenant_id, CHUNK)):
+            pass
+
+        def change(transaction: Transaction) -> None:
+            transaction.connection.execute(delete(events).where(events.c.tenant_id == tenant_id))
+            transaction.connection.execute(delete(tenants).where(tenants.c.id == tenant_id))
+
+        await self._change(change)
+        return True
+
+    async def set_api_key(self, tenant_id: str, api_key_hash: str | None, expires_at: float | None) -> bool:
+        """See `Registry.set_api_key`."""
+        statement = (
+            update(tenants)
+            .where(tenants.c.id == tenant_id)
+            .values(api_key_hash=api_key_hash, api_key_expires_at=expires_at)
+        )
+        return await self._change(lambda t: t.connection.execute(statement).rowcount > 0)
+
+    async def put_account(self, account: Account) -> Account:
+        """See `Registry.put_account`."""
+        values = self._account_values(account)
+
+        def change(transaction: Transaction) -> int:
+            connection = transaction.connection
+            if account.is_default:
+                connection.execute(
+                    update(accounts).where(accounts.c.tenant_id == account.tenant_id).values(is_default=False)
+                )
+            mine = (accounts.c.tenant_id == account.tenant_id) & (accounts.c.id == account.id)
+            if not connection.execute(update(accounts).where(mine).values(values)).rowcount:
+                first = {"tenant_id": account.tenant_id, "id": account.id, "created_ts": self._clock.now()}
+                connection.execute(insert(accounts).values(values | first))
+            pk: int = connection.execute(select(accounts.c.pk).where(mine)).scalar_one()
+            return pk
+
+        return replace(account, pk=await self._change(change), hold=None)
+
+    def _account_values(self, account: Account) -> dict[str, Any]:
+        sealed = None
+        if account.password is not None:
+            sealed = self._cipher.seal(account.password.reveal(), _password_place(account.tenant_id, account.id))
+        return {
+            "host": account.host,
+            "port": account.port,
+            "user": account.user,
+            "password": sealed,
+            "auth": account.auth.value,
+            "tls": account.tls.value,
+            "verify_tls": account.verify_tls,
+            "ttl": account.ttl,
+            "max_connections": account.max_connections,
+            "batch_size": account.batch_size,
+            "on_uncertain": None if account.on_uncertain is None else account.on_uncertain.value,
+            "is_default": account.is_default,
+            "hold_reason": None,
+            "hold_since": None,
+        }
+
+    async def delete_account(self, tenant_id: str, account_id: str, *, force: bool) -> bool:
+        """See `Registry.delete_account`."""
+        account = next((a for a in await self.accounts_of(tenant_id) if a.id == account_id), None)
+        if account is None:
+            return False
+        if force:
+            await self.set_hold(account.pk, Hold("being deleted", self._clock.now()))
+            while await self._database.write(self._cancel_op, (account.pk, self._clock.now())):
+                pass
+
+        def change(transaction: Transaction) -> None:
+            waiting = select(messages.c.state).where(
+                messages.c.tenant_id == tenant_id,
+                messages.c.finished_ts.is_(None),
+                messages.c.account_pk == account.pk,
+            )
+            states = set(transaction.connection.execute(waiting).scalars())
+            if states:
+                raise Conflict(_why_account_stays(account_id, states), code="account_in_use")
+            transaction.connection.execute(delete(accounts).where(accounts.c.pk == account.pk))
+
+        await self._change(change)
+        return True
+
+    async def set_hold(self, account_pk: int, hold: Hold | None) -> None:
+        """See `Registry.set_hold`."""
+        statement = (
+            update(accounts)
+            .where(accounts.c.pk == account_pk)
+            .values(hold_reason=hold and hold.reason, hold_since=hold and hold.since)
+        )
+        await self._change(lambda t: t.connection.execute(statement).rowcount)
+
+    async def set_suspension(self, tenant_id: str, suspension: Suspension) -> None:
+        """See `Registry.set_suspension`."""
+        upsert = postgresql_insert if self._database.dialect == "postgresql" else sqlite_insert
+
+        def change(transaction: Transaction) -> None:
+            connection = transaction.connection
+            connection.execute(
+                update(tenants).where(tenants.c.id == tenant_id).values(suspended=suspension.whole_tenant)
+            )
+            connection.execute(
+                update(suspended_batches)
+                .where(suspended_batches.c.tenant_id == tenant_id)
+                .where(suspended_batches.c.batch_code.not_in(sorted(suspension.batches)))
+                .values(ending=True)
+            )
+            for batch in sorted(suspension.batches):
+                row = {"tenant_id": tenant_id, "batch_code": batch, "ending": False}
+                connection.execute(
+                    upsert(suspended_batches)
+                    .values(row)
+                    .on_conflict_do_update(index_elements=["tenant_id", "batch_code"], set_={"ending": False})
+                )
+
+        await self._change(change)
+
+    async def set_scheduler_active(self, *, active: bool) -> None:
+        """See `Registry.set_scheduler_active`."""
+        upsert = postgresql_insert if self._database.dialect == "postgresql" else sqlite_insert
+        value = "true" if active else "false"
+        statement = (
+            upsert(settings)
+            .values(name=SCHEDULER_ACTIVE, value=value)
+            .on_conflict_do_update(index_elements=["name"], set_={"value": value})
+        )
+        await self._change(lambda t: t.connection.execute(statement).rowcount)
+
+    # -- secrets -----------------------------------------------------------------------------------------------------
+
+    def _seal_client_auth(self, tenant: Tenant) -> str | None:
+        auth = tenant.client_auth
+        if auth.method is ClientAuthMethod.NONE:
+            return None
+        text = json.dumps(
+            {
+                "method": auth.method.value,
+                "token": auth.token and auth.token.reveal(),
+                "user": auth.user,
+                "password": auth.password and auth.password.reveal(),
+            }
+        )
+        return self._cipher.seal(text, _client_auth_place(tenant.id))
+
+    def _open_client_auth(self, tenant_id: str, sealed: str | None) -> ClientAuth:
+        if sealed is None:
+            return ClientAuth()
+        values = json.loads(self._cipher.open(sealed, _client_auth_place(tenant_id)))
+        return ClientAuth(
+            ClientAuthMethod(values["method"]),
+            None if values["token"] is None else Secret(values["token"]),
+            values["user"],
+            None if values["password"] is None else Secret(values["password"]),
+        )
+
+
+def _password_place(tenant_id: str, account_id: str) -> str:
+    return f"accounts.password/{tenant_id}/{account_id}"
+
+
+def _client_auth_place(tenant_id: str) -> str:
+    return f"tenants.client_auth/{tenant_id}"
+
+
+def _run_changes(
+    transaction: Transaction, changes: Sequence[Callable[[Transaction], Any]]
+) -> Sequence[tuple[Any, int]]:
+    connection = transaction.connection
+    raise_version(connection)  # first: its row lock puts changes by several instances in an order
+    results = [change(transaction) for change in changes]
+    version = VersionCheck(transaction.dialect).read(connection)
+    return [(result, version) for result in results]
+
+
+def _refuse_while_untold(connection: Connection, tenant_id: str) -> None:
+    unfinished = connection.execute(
+        select(func.count())
+        .select_from(messages)
+        .where(messages.c.tenant_id == tenant_id, messages.c.finished_ts.is_(None))
+    ).scalar_one()
+    unreported = connection.execute(
+        select(func.count()).select_from(events).where(events.c.tenant_id == tenant_id, events.c.reported_ts.is_(None))
+    ).scalar_one()
+    if unfinished or unreported:
+        raise Conflict(
+            f"tenant '{tenant_id}' has {unfinished} unfinished messages and {unreported} unreported events; "
+            "wait for them, or delete it with force=true",
+            code="tenant_in_use",
+        )
+
+
+def _deactivate(connection: Connection, tenant_id: str) -> None:
+    connection.execute(update(tenants).where(tenants.c.id == tenant_id).values(active=False, api_key_hash=None))
+
+
+def _why_account_stays(account_id: str, states: set[str]) -> str:
+    if states == {"sending"}:
+        return f"a message of account '{account_id}' is being sent at this moment; try again shortly"
+    return f"messages wait for account '{account_id}'; let them go out, or delete it with force=true"

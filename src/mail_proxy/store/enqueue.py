@@ -1,0 +1,241 @@
+"""Writing submitted messages down: one insert for all that came in together, however many requests it were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import (
+    BigInteger,
+    Double,
+    Integer,
+    SmallInteger,
+    Text,
+    bindparam,
+    delete,
+    insert,
+    literal,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from mail_proxy.domain.message import Existing, MessageState, NewMessage, Verdict, resubmission
+from mail_proxy.ports import Taken
+from mail_proxy.store.database import Transaction
+from mail_proxy.store.rows import pack, packed, unpack, unpacked
+from mail_proxy.store.schema import contents, messages, recipients
+from mail_proxy.store.version import VersionCheck
+
+ALONE = 100_000
+"""Characters of a submission above which its content is bound by itself instead of inside the packed rows."""
+
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The messages of one request, checked against the directory at this version."""
+
+    messages: tuple[NewMessage, ...]
+    directory_version: int
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes it writes."""
+        return sum(len(message.fields) + 300 for message in self.messages)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    pk: int
+    new: bool
+    existing: Existing
+
+
+class Enqueue:
+    """Inserts new messages, recognises repeated ones, replaces those never tried. G1, G2, G3."""
+
+    def __init__(self, dialect: str) -> None:
+        self._version = VersionCheck(dialect, shared=True)
+        into = postgresql_insert if dialect == "postgresql" else sqlite_insert
+        new = unpacked(
+            dialect,
+            {
+                "tenant_id": Text(),
+                "id": Text(),
+                "account_pk": BigInteger(),
+                "account_id": Text(),
+                "priority": SmallInteger(),
+                "batch_code": Text(),
+                "state": Text(),
+                "due": Double(),
+                "expires_ts": Double(),
+                "digest": Text(),
+                "size": Integer(),
+                "created_ts": Double(),
+            },
+        )
+        columns = [*new.c.keys(), "attempts", "token"]
+        source = select(*new.c, literal(0), bindparam("nonce", type_=Text)).where(true())
+        self.insert_messages = (
+            into(messages).from_select(columns, source).on_conflict_do_nothing(index_elements=["tenant_id", "id"])
+        )
+        keys = unpacked(dialect, {"tenant_id": Text(), "id": Text()}, "keys")
+        found = (
+            select(
+                messages.c.pk,
+                messages.c.tenant_id,
+                messages.c.id,
+                messages.c.token,
+                messages.c.digest,
+                messages.c.state,
+                messages.c.attempts,
+            )
+            .join(keys, (messages.c.tenant_id == keys.c.tenant_id) & (messages.c.id == keys.c.id))
+            .with_for_update(of=messages)
+            .subquery("found")
+        )
+        self.find = packed(dialect, found)
+        wide = unpacked(dialect, {"message_pk": BigInteger(), "fields": Text(), "message_id": Text(), "date": Double()})
+        self.insert_contents = insert(contents).from_select(list(wide.c.keys()), select(*wide.c))
+        to = unpacked(dialect, {"message_pk": BigInteger(), "n": Integer(), "address": Text(), "kind": Text()})
+        self.insert_recipients = insert(recipients).from_select(list(to.c.keys()), select(*to.c))
+        self.insert_content_alone = insert(contents)
+        self.replace_message = (
+            update(messages)
+            .where(messages.c.pk == bindparam("message"))
+            .values(
+                {
+                    name: bindparam(name)
+                    for name in (
+                        "account_pk",
+                        "account_id",
+                        "priority",
+                        "batch_code",
+                        "state",
+                        "due",
+                        "expires_ts",
+                        "digest",
+                        "size",
+                    )
+                }
+                | {"created_ts": bindparam("created_ts"), "reply": None}
+            )
+        )
+        self.delete_content = delete(contents).where(contents.c.message_pk == bindparam("message"))
+        self.delete_recipients = delete(recipients).where(recipients.c.message_pk == bindparam("message"))
+
+    def run(self, transaction: Transaction, batches: Sequence[Batch]) -> Sequence[tuple[Taken, ...] | None]:
+        """Answer each batch with what was made of its messages, or None where the directory has changed."""
+        version = self._version.read(transaction.connection)
+        current = [batch for batch in batches if batch.directory_version == version]
+        first: dict[Key, NewMessage] = {}
+        for batch in current:
+            for message in batch.messages:
+                first.setdefault((message.tenant_id, message.id), message)
+        rows = self._insert(transaction, first) if first else {}
+        return [
+            tuple(self._take(transaction, message, rows) for message in batch.messages)
+            if batch.directory_version == version
+            else None
+            for batch in batches
+        ]
+
+    def _insert(self, transaction: Transaction, first: dict[Key, NewMessage]) -> dict[Key, _Row]:
+        """Insert those whose id is free; answer the row that stands under each id now."""
+        connection, nonce = transaction.connection, uuid4().hex
+        connection.execute(self.insert_messages, {"rows": pack(_narrow(m) for m in first.values()), "nonce": nonce})
+        rows = {
+            (tenant_id, id_): _Row(pk, token == nonce, Existing(digest, MessageState(state), attempts))
+            for pk, tenant_id, id_, token, digest, state, attempts in unpack(
+                connection.execute(self.find, {"keys": pack(first)}).scalar()
+            )
+        }
+        self._insert_wide(transaction, [(rows[key].pk, m) for key, m in first.items() if rows[key].new])
+        return rows
+
+    def _insert_wide(self, transaction: Transaction, new: Sequence[tuple[int, NewMessage]]) -> None:
+        if not new:
+            return
+        connection = transaction.connection
+        together = [(pk, m) for pk, m in new if len(m.fields) <= ALONE]
+        if together:
+            connection.execute(self.insert_contents, {"rows": pack(_wide(pk, m) for pk, m in together)})
+        for pk, m in new:
+            if len(m.fields) > ALONE:
+                row = dict(zip(("message_pk", "fields", "message_id", "date"), _wide(pk, m), strict=True))
+                connection.execute(self.insert_content_alone, row)
+        connection.execute(self.insert_recipients, {"rows": pack(_recipients(new))})
+
+    def _take(self, transaction: Transaction, message: NewMessage, rows: dict[Key, _Row]) -> Taken:
+        key = (message.tenant_id, message.id)
+        row = rows[key]
+        if row.new:  # the first with this id, in the order of the requests
+            rows[key] = replace(row, new=False)
+            return Taken(Verdict.QUEUED)
+        verdict, code = resubmission(row.existing, message.digest)
+        if verdict is Verdict.REPLACED:
+            self._replace(transaction, row.pk, message)
+            rows[key] = _Row(row.pk, False, Existing(message.digest, _first_state(message), 0))
+        return Taken(verdict, code)
+
+    def _replace(self, transaction: Transaction, pk: int, message: NewMessage) -> None:
+        connection = transaction.connection
+        values: dict[str, Any] = dict(zip(_NARROW, _narrow(message), strict=True))
+        del values["tenant_id"], values["id"]
+        connection.execute(self.replace_message, {"message": pk, **values})
+        connection.execute(self.delete_content, {"message": pk})
+        connection.execute(self.delete_recipients, {"message": pk})
+        self._insert_wide(transaction, [(pk, message)])
+
+
+_NARROW = (
+    "tenant_id",
+    "id",
+    "account_pk",
+    "account_id",
+    "priority",
+    "batch_code",
+    "state",
+    "due",
+    "expires_ts",
+    "digest",
+    "size",
+    "created_ts",
+)
+
+
+def _first_state(message: NewMessage) -> MessageState:
+    return MessageState.READY if message.due is None else MessageState.SCHEDULED
+
+
+def _narrow(message: NewMessage) -> tuple[object, ...]:
+    return (
+        message.tenant_id,
+        message.id,
+        message.account_pk,
+        message.account_id,
+        message.priority,
+        message.batch_code,
+        _first_state(message).value,
+        message.due,
+        message.expires_ts,
+        message.digest,
+        len(message.fields),
+        message.created_ts,
+    )
+
+
+def _wide(pk: int, message: NewMessage) -> tuple[object, ...]:
+    return pk, message.fields, message.identity.message_id, message.identity.date
+
+
+def _recipients(new: Iterable[tuple[int, NewMessage]]) -> Iterable[tuple[object, ...]]:
+    for pk, message in new:
+        for n, (address, kind) in enumerate(message.recipients):
+            yield pk, n, address, kind.value

@@ -1,0 +1,1 @@
+"""How a database of each released schema becomes one of this."""

@@ -1,0 +1,138 @@
+"""Opening a database: its settings are strong enough, its schema is this one, its key is ours."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, insert, select, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from mail_proxy.store.database import Database
+from mail_proxy.store.errors import SchemaTooNew, translate
+from mail_proxy.store.schema import settings
+from mail_proxy.store.settle import WriteEvents
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+MIGRATION_LOCK = 0x6D70_6D69
+"""PostgreSQL: held while the schema is brought up to date, so that instances starting together take turns."""
+WEAK = ("off", "local", "remote_write")
+
+
+class StoreRefused(Exception):
+    """The database must not be used as it is; the text says why and what to do."""
+
+
+class AlreadyOpen(StoreRefused):
+    """Another process owns this SQLite file."""
+
+
+@dataclass(slots=True)
+class FileLock:
+    """Says that this process owns an SQLite file; freed with the process, however it ends."""
+
+    path: Path
+    descriptor: int
+
+    @classmethod
+    def take(cls, database_file: Path, address: str) -> FileLock:
+        """Lock `<database>.lock` and write pid and address into it; raises `AlreadyOpen` naming the owner."""
+        path = database_file.with_name(database_file.name + ".lock")
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            owner = os.read(descriptor, 200).decode(errors="replace").strip()
+            os.close(descriptor)
+            raise AlreadyOpen(
+                f"{database_file} is in use by another mail-proxy ({owner or 'starting up'}). One process owns an "
+                "SQLite file; stop that one, or use PostgreSQL for several."
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"pid {os.getpid()}, {address}\n".encode(), 0)
+        return cls(path, descriptor)
+
+    def free(self) -> None:
+        """Give the file up."""
+        os.close(self.descriptor)
+
+
+def database_url(path_or_url: str) -> str:
+    """Return the URL for `GMP_DB_PATH`: a path of an SQLite file, or a `postgresql://` URL as it is."""
+    if "://" in path_or_url:
+        if not path_or_url.startswith(("postgresql://", "postgres://", "postgresql+psycopg://", "sqlite:///")):
+            raise StoreRefused("the database must be a path or a postgresql:// URL")
+        return path_or_url.replace("postgres://", "postgresql://", 1)
+    return f"sqlite:///{Path(path_or_url).absolute()}"
+
+
+def sqlite_file(url: str) -> Path | None:
+    """Return the file of an SQLite URL, or None for PostgreSQL."""
+    parsed = make_url(url)
+    return Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
+
+
+def prepare(url: str, check_key: Callable[[str | None], str]) -> Database:
+    """Open the database, refuse weak settings, migrate, check the encryption key; blocks, to be called at start.
+
+    `check_key` gets the check value that the database holds (None at the first start), returns the one to store, and
+    raises what it likes when the key is another one. Raises `StoreRefused`, `SchemaTooNew` or `StoreUnavailable`.
+    """  # G1, G16
+    dialect = "sqlite" if sqlite_file(url) else "postgresql"
+    database = Database(url, WriteEvents(dialect))
+    try:
+        with database.engine.connect() as connection:
+            _refuse_weak_settings(connection, dialect)
+        _migrate(database.engine, dialect)
+        with database.engine.begin() as connection:
+            _check_key(connection, check_key)
+    except SQLAlchemyError as error:
+        database.engine.dispose()
+        raise translate(error) from error
+    except BaseException:
+        database.engine.dispose()
+        raise
+    return database
+
+
+def _refuse_weak_settings(connection: Connection, dialect: str) -> None:
+    if dialect == "sqlite":
+        mode = connection.execute(text("PRAGMA journal_mode")).scalar()
+        if str(mode).lower() != "wal":
+            raise StoreRefused(f"SQLite cannot use WAL here (journal_mode is {mode}); use a local file system")
+        return
+    for name in ("synchronous_commit", "fsync", "full_page_writes"):
+        value = connection.execute(text("SELECT current_setting(:name)"), {"name": name}).scalar()
+        if value in WEAK:
+            raise StoreRefused(f"PostgreSQL has {name} = {value}: an accepted message could be lost; set it to on")
+
+
+def _migrate(engine: Engine, dialect: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    scripts = ScriptDirectory.from_config(config)
+    with engine.begin() as connection:
+        if dialect == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+        current = MigrationContext.configure(connection).get_current_revision()
+        if current is not None and current not in {script.revision for script in scripts.walk_revisions()}:
+            raise SchemaTooNew(
+                f"the database has schema {current}, which this version does not know; start the newer version"
+            )
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def _check_key(connection: Connection, check_key: Callable[[str | None], str]) -> None:
+    held = connection.execute(select(settings.c.value).where(settings.c.name == "encryption_check")).scalar()
+    value = check_key(held)
+    if held is None:
+        connection.execute(insert(settings).values(name="encryption_check", value=value))

@@ -1,0 +1,93 @@
+"""Events that tenants have not acknowledged yet."""  # G9
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import BigInteger, Connection, Double, Integer, Text, bindparam, exists, select, update
+
+from mail_proxy.domain.message import FINAL_STATES
+from mail_proxy.domain.report import Event, EventType, StoredEvent
+from mail_proxy.store.database import Database, Operation, Transaction
+from mail_proxy.store.rows import pack, packed, unpack, unpacked_values
+from mail_proxy.store.schema import events, messages, tenants
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledgement:
+    """Events that a tenant has taken, and when."""
+
+    event_ids: tuple[int, ...]
+    now: float
+
+
+class StoreOutbox:
+    """Keeps the `Outbox` port on SQLite and PostgreSQL."""
+
+    def __init__(self, database: Database) -> None:
+        dialect = database.dialect
+        self._database = database
+        waiting = exists().where(events.c.tenant_id == tenants.c.id, events.c.reported_ts.is_(None))
+        self.with_events = packed(dialect, select(tenants.c.id).where(waiting).subquery("with_events"))
+        oldest = (
+            select(
+                events.c.event_id, events.c.tenant_id, events.c.message_pk, events.c.type, events.c.ts, events.c.entry
+            )
+            .where(events.c.tenant_id == bindparam("tenant", type_=Text), events.c.reported_ts.is_(None))
+            .where(events.c.event_id > bindparam("after", type_=BigInteger))
+            .order_by(events.c.event_id)
+            .limit(bindparam("limit", type_=Integer))
+        )
+        self.oldest = packed(dialect, oldest.subquery("oldest"))
+        told = unpacked_values(dialect, BigInteger(), "event_ids")
+        self.mark_events = (
+            update(events)
+            .where(events.c.event_id.in_(told), events.c.reported_ts.is_(None))
+            .values(reported_ts=bindparam("now", type_=Double))
+        )
+        self.mark_messages = (
+            update(messages)
+            .where(messages.c.pk.in_(select(events.c.message_pk).where(events.c.event_id.in_(told))))
+            .where(messages.c.state.in_([state.value for state in sorted(FINAL_STATES)]))
+            .where(messages.c.reported_ts.is_(None))
+            .where(
+                ~exists()
+                .where(events.c.message_pk == messages.c.pk, events.c.reported_ts.is_(None))
+                .correlate(messages)
+            )
+            .values(reported_ts=bindparam("now", type_=Double))
+        )
+        self._acknowledge = Operation("acknowledge", self._run)
+
+    async def tenants_with_events(self) -> Sequence[str]:
+        """See `Outbox.tenants_with_events`."""
+        return await self._database.read(
+            lambda connection: [id_ for (id_,) in unpack(connection.execute(self.with_events).scalar())]
+        )
+
+    async def pending(self, tenant_id: str, limit: int, after: int = 0) -> Sequence[StoredEvent]:
+        """See `Outbox.pending`."""
+
+        def look(connection: Connection) -> list[StoredEvent]:
+            wanted = {"tenant": tenant_id, "limit": limit, "after": after}
+            return [
+                StoredEvent(event_id, Event(tenant, message_pk, EventType(type_), ts, entry))
+                for event_id, tenant, message_pk, type_, ts, entry in unpack(
+                    connection.execute(self.oldest, wanted).scalar()
+                )
+            ]
+
+        return await self._database.read(look)
+
+    async def acknowledge(self, event_ids: Sequence[int], now: float) -> None:
+        """See `Outbox.acknowledge`."""
+        if event_ids:
+            await self._database.write(self._acknowledge, Acknowledgement(tuple(event_ids), now))
+
+    def _run(self, transaction: Transaction, told: Sequence[Acknowledgement]) -> Sequence[None]:
+        ids = pack(sorted(event_id for each in told for event_id in each.event_ids))
+        chosen = {"event_ids": ids, "now": max(each.now for each in told)}
+        transaction.connection.execute(self.mark_events, chosen)
+        transaction.connection.execute(self.mark_messages, chosen)
+        return [None] * len(told)

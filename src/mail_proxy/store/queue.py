@@ -1,0 +1,125 @@
+"""The queue's verbs on one page; each is a module of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import Connection, func, select
+
+from mail_proxy.domain.claim import Claimed, Demand
+from mail_proxy.domain.message import NewMessage
+from mail_proxy.domain.settlement import Settlement
+from mail_proxy.ports import Promotion, Stale, Taken
+from mail_proxy.store import rescue
+from mail_proxy.store.claim import Claim, ClaimRequest
+from mail_proxy.store.database import Database, Operation, Transaction
+from mail_proxy.store.enqueue import Batch, Enqueue
+from mail_proxy.store.prune import Prune, PruneRequest
+from mail_proxy.store.rows import unpack
+from mail_proxy.store.schedule import ClaimExpired, Due, ExpiryRequest, Promote, Unhold, ready_accounts
+from mail_proxy.store.schema import messages
+from mail_proxy.store.settle import Release, Settle
+
+
+class StoreQueue:
+    """Keeps the `Queue` port on SQLite and PostgreSQL."""
+
+    def __init__(self, database: Database, instance_id: str) -> None:
+        dialect = database.dialect
+        self._database = database
+        self._instance_id = instance_id
+        self._promote = Promote(dialect)
+        self._unhold = Unhold(dialect)
+        self._claim_expired = ClaimExpired(dialect)
+        self._ready = ready_accounts(dialect)
+        enqueue, claim, settle, release = Enqueue(dialect), Claim(dialect), Settle(dialect), Release(dialect)
+        self._enqueue_op = Operation("enqueue", enqueue.run, lambda batch: batch.weight)
+        self._claim_op = Operation("claim", claim.run)
+        self._settle_op = Operation("settle", settle.run)
+        self._release_op = Operation("release", release.run)
+        self._promote_op = Operation("promote", self._promote.run)
+        self._unhold_op = Operation("unhold", self._unhold.run)
+        self._claim_expired_op = Operation("claim_expired", self._claim_expired.run)
+        self._rescue_op = Operation("rescue", rescue.RescueClaims(dialect).run)
+        self._prune_op = Operation("prune", Prune(dialect).run)
+        self._beat_op = Operation("beat", _beat)
+
+    async def enqueue(self, new: Sequence[NewMessage], directory_version: int) -> Sequence[Taken]:
+        """See `Queue.enqueue`."""
+        taken = await self._database.write(self._enqueue_op, Batch(tuple(new), directory_version))
+        if taken is None:
+            raise Stale
+        return taken
+
+    async def claim(self, demands: Sequence[Demand], token: str, now: float) -> Sequence[Claimed]:
+        """See `Queue.claim`."""
+        request = ClaimRequest(tuple(demands), token, self._instance_id, now)
+        return await self._database.write(self._claim_op, request)
+
+    async def settle(self, settlement: Settlement) -> bool:
+        """See `Queue.settle`."""
+        return await self._database.write(self._settle_op, settlement)
+
+    async def release(self, claims: Sequence[Claimed]) -> None:
+        """See `Queue.release`."""
+        await self._database.write(self._release_op, claims)
+
+    async def promote(self, now: float, limit: int) -> Promotion:
+        """See `Queue.promote`. Writes only when something is due."""
+        next_due = await self._database.read(self._promote.next_due)
+        if next_due is None or next_due > now:
+            return Promotion(frozenset(), more=False, next_due=next_due)
+        return await self._database.write(self._promote_op, Due(now, limit))
+
+    async def unhold(self, limit: int) -> Promotion:
+        """See `Queue.unhold`. Writes only when a suspension is ending."""
+        if not await self._database.read(self._unhold.any_ending):
+            return Promotion(frozenset(), more=False, next_due=None)
+        return await self._database.write(self._unhold_op, Due(0.0, limit))
+
+    async def claim_expired(self, now: float, limit: int, token: str) -> Sequence[Claimed]:
+        """See `Queue.claim_expired`. Writes only when something has expired."""
+        if not await self._database.read(lambda connection: self._claim_expired.any_expired(connection, now)):
+            return ()
+        request = ExpiryRequest(now, limit, token, self._instance_id)
+        return await self._database.write(self._claim_expired_op, request)
+
+    async def ready_accounts(self) -> Sequence[int]:
+        """See `Queue.ready_accounts`."""
+        return await self._database.read(
+            lambda connection: [pk for (pk,) in unpack(connection.execute(self._ready).scalar())]
+        )
+
+    async def instances(self) -> Mapping[str, int]:
+        """See `Queue.instances`."""
+        return await self._database.read(rescue.counters)
+
+    async def beat(self) -> None:
+        """See `Queue.beat`."""
+        await self._database.write(self._beat_op, self._instance_id)
+
+    async def rescue(self, dead: Sequence[str], token: str, limit: int) -> Sequence[Claimed]:
+        """See `Queue.rescue`."""
+        request = rescue.Rescue(tuple(dead), token, self._instance_id, limit)
+        return await self._database.write(self._rescue_op, request)
+
+    async def prune(self, finished_before: float, limit: int, silent_tenants: Sequence[str]) -> int:
+        """See `Queue.prune`."""
+        return await self._database.write(self._prune_op, PruneRequest(finished_before, limit, tuple(silent_tenants)))
+
+    async def count_pending(self) -> int:
+        """See `Queue.count_pending`. Reads an index, on a reader's connection."""
+        return await self._database.read(_count_pending)
+
+
+def _beat(transaction: Transaction, instance_ids: Sequence[str]) -> Sequence[None]:
+    for instance_id in set(instance_ids):
+        transaction.connection.execute(rescue.BEAT, {"instance": instance_id})
+    return [None] * len(instance_ids)
+
+
+_PENDING = select(func.count()).select_from(messages).where(messages.c.finished_ts.is_(None))
+
+
+def _count_pending(connection: Connection) -> int:
+    return connection.execute(_PENDING).scalar_one()

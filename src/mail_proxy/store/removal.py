@@ -1,0 +1,50 @@
+"""Cancelling what waits for an account that is being deleted, and telling its tenant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import BigInteger, bindparam, select, update
+
+from mail_proxy.domain.message import WAITING_STATES
+from mail_proxy.domain.settlement import cancel
+from mail_proxy.store.claim import Loader
+from mail_proxy.store.database import Transaction
+from mail_proxy.store.rows import pack, unpacked_values
+from mail_proxy.store.schema import messages
+from mail_proxy.store.settle import Settle
+
+CHUNK = 500
+TOKEN = "cancelled"  # noqa: S105 - the name of a claim, not a secret
+
+
+class CancelWaiting:
+    """Cancels waiting messages of an account, a chunk at a time; each is reported."""  # G9
+
+    def __init__(self, dialect: str) -> None:
+        self.waiting = (
+            select(messages.c.pk)
+            .where(messages.c.account_pk == bindparam("account", type_=BigInteger))
+            .where(messages.c.finished_ts.is_(None))
+            .where(messages.c.state.in_([state.value for state in sorted(WAITING_STATES)]))
+            .limit(CHUNK)
+            .with_for_update()
+        )
+        self.mark = (
+            update(messages).where(messages.c.pk.in_(unpacked_values(dialect, BigInteger(), "pks"))).values(token=TOKEN)
+        )
+        self.loader = Loader(dialect)
+        self.settle = Settle(dialect)
+
+    def run(self, transaction: Transaction, wanted: Sequence[tuple[int, float]]) -> Sequence[int]:
+        """Cancel one chunk for each (account, time); answer how many were cancelled."""
+        return [self._cancel(transaction, account_pk, now) for account_pk, now in wanted]
+
+    def _cancel(self, transaction: Transaction, account_pk: int, now: float) -> int:
+        connection = transaction.connection
+        pks = list(connection.execute(self.waiting, {"account": account_pk}).scalars())
+        if pks:
+            connection.execute(self.mark, {"pks": pack(pks)})
+            claims = self.loader.load(connection, pks, TOKEN)
+            self.settle.run(transaction, [cancel(claimed, now, "the account was deleted") for claimed in claims])
+        return len(pks)

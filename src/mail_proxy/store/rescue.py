@@ -1,0 +1,88 @@
+"""Instances, told apart by a counter that each keeps raising, and what a dead one leaves behind."""  # G6
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Double,
+    Integer,
+    Text,
+    bindparam,
+    delete,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy import literal_column as sql
+
+from mail_proxy.domain.claim import Claimed
+from mail_proxy.store.claim import Loader
+from mail_proxy.store.database import Transaction
+from mail_proxy.store.rows import pack, packed, unpack, unpacked_values
+from mail_proxy.store.schema import instances, messages
+
+_IS_SENDING = messages.c.state == sql("'sending'")
+
+
+@dataclass(frozen=True, slots=True)
+class Rescue:
+    """A wish to take over what these instances had claimed."""
+
+    dead: tuple[str, ...]
+    token: str
+    instance_id: str
+    limit: int
+
+
+class RescueClaims:
+    """Moves a dead instance's claims into the hands of this one."""
+
+    def __init__(self, dialect: str) -> None:
+        orphans = (
+            select(messages.c.pk)
+            .where(_IS_SENDING, messages.c.instance_id.in_(unpacked_values(dialect, Text(), "dead")))
+            .limit(bindparam("limit", type_=Integer))
+            .with_for_update(skip_locked=True)
+        )
+        self.orphans = packed(dialect, orphans.subquery("orphans"))
+        self.take = (
+            update(messages)
+            .where(messages.c.pk.in_(unpacked_values(dialect, BigInteger(), "pks")))
+            .values(token=bindparam("claim_token", type_=Text), instance_id=bindparam("claim_instance", type_=Text))
+        )
+        self.forget = delete(instances).where(instances.c.id.in_(unpacked_values(dialect, Text(), "dead")))
+        self.loader = Loader(dialect)
+
+    def run(self, transaction: Transaction, requests: Sequence[Rescue]) -> Sequence[Sequence[Claimed]]:
+        """Answer each request with what was taken over; an instance that left nothing is forgotten."""
+        return [self._rescue(transaction.connection, request) for request in requests]
+
+    def _rescue(self, connection: Connection, request: Rescue) -> Sequence[Claimed]:
+        dead = {"dead": pack(request.dead)}
+        pks = [pk for (pk,) in unpack(connection.execute(self.orphans, {**dead, "limit": request.limit}).scalar())]
+        if not pks:
+            connection.execute(self.forget, dead)
+            return ()
+        owner = {"claim_token": request.token, "claim_instance": request.instance_id}
+        connection.execute(self.take, {"pks": pack(pks), **owner})
+        return self.loader.load(connection, pks, request.token)
+
+
+REGISTER = insert(instances).values(
+    id=bindparam("id", type_=Text), counter=0, started_ts=bindparam("started_ts", type_=Double)
+)
+BEAT = (
+    update(instances).where(instances.c.id == bindparam("instance", type_=Text)).values(counter=instances.c.counter + 1)
+)
+LEAVE = delete(instances).where(instances.c.id == bindparam("instance", type_=Text))
+
+
+def counters(connection: Connection) -> Mapping[str, int]:
+    """The counter of each instance; one that claimed messages but has no row any more counts as -1."""
+    known = {row.id: row.counter for row in connection.execute(select(instances.c.id, instances.c.counter))}
+    claiming = select(messages.c.instance_id).distinct().where(_IS_SENDING, messages.c.instance_id.is_not(None))
+    return dict.fromkeys(connection.execute(claiming).scalars(), -1) | known

@@ -1,0 +1,66 @@
+"""Many rows in one parameter and in one result row.
+
+A Python thread gives up the interpreter at every row that it binds or fetches, and gets it back only when the event
+loop lets go of it: with a busy loop a hundred rows cost a hundred waits (measured: 190 ms for 100 rows at the default
+switch interval, 12 ms at 0.5 ms; one row 5 ms). So rows travel as one JSON text each way, and the database takes them
+apart, on the other core.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, Subquery, Text, bindparam, cast, func, literal_column, select
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.sql.selectable import FromClause
+from sqlalchemy.types import TypeEngine
+
+
+def pack(rows: Iterable[object]) -> str:
+    """Write rows (or plain values) as the JSON text that `unpacked` reads."""
+    return json.dumps(list(rows), ensure_ascii=False, separators=(",", ":"))
+
+
+def unpacked(dialect: str, columns: dict[str, TypeEngine[Any]], name: str = "rows") -> Subquery:
+    """A table of the rows in the JSON parameter called `name`; columns in the order of each row."""
+    if dialect == "sqlite":
+        each = func.json_each(bindparam(name)).table_valued("value", name=f"{name}_each")
+        taken: list[ColumnElement[Any]] = [
+            func.json_extract(each.c.value, f"$[{i}]", type_=type_).label(column)
+            for i, (column, type_) in enumerate(columns.items())
+        ]
+        return select(*taken).select_from(each).subquery(name)
+    each = func.jsonb_array_elements(cast(bindparam(name), JSONB)).table_valued("value", name=f"{name}_each")
+    taken = [
+        cast(literal_column(f"({name}_each.value ->> {i})"), type_).label(column)
+        for i, (column, type_) in enumerate(columns.items())
+    ]
+    return select(*taken).select_from(each).subquery(name)
+
+
+def unpacked_values(dialect: str, type_: TypeEngine[Any], name: str = "values") -> Select[Any]:
+    """A select of the plain values in the JSON parameter called `name`, for `column.in_(…)`."""
+    if dialect == "sqlite":
+        each = func.json_each(bindparam(name)).table_valued("value", name=f"{name}_each")
+        return select(each.c.value)
+    element = func.jsonb_array_elements_text(cast(bindparam(name), JSONB)).table_valued("value", name=f"{name}_each")
+    return select(cast(element.c.value, type_))
+
+
+def packed(dialect: str, source: FromClause) -> Select[Any]:
+    """A select of one value: all rows of `source` as one JSON text, in its order. Read it with `unpack`."""
+    array, group = (
+        (func.json_array, func.json_group_array) if dialect == "sqlite" else (func.json_build_array, func.json_agg)
+    )
+    value: Any = group(array(*source.c))
+    if dialect != "sqlite":
+        value = func.coalesce(cast(value, Text), literal_column("'[]'"))
+    return select(value).select_from(source)
+
+
+def unpack(text: object) -> list[list[Any]]:
+    """Read the one value of a `packed` select."""
+    rows: list[list[Any]] = json.loads(text) if isinstance(text, str) else []
+    return rows

@@ -1,0 +1,179 @@
+"""The tables, once for both databases. Narrow rows change, wide rows don't.
+
+Times are Unix seconds as double precision. Text states are the values of the domain's enums, so that an operator can
+read a row. `migrations/` builds exactly this, which a test compares.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+NAMING = {"ix": "ix_%(table_name)s_%(column_0_name)s", "uq": "uq_%(table_name)s_%(column_0_name)s"}
+metadata = MetaData(naming_convention=NAMING)
+
+Serial = BigInteger().with_variant(Integer, "sqlite")
+"""A number that the database gives; on SQLite only INTEGER PRIMARY KEY is the row's own number."""
+
+settings = Table(
+    "settings",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+instances = Table(
+    "instances",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("counter", BigInteger, nullable=False),
+    Column("started_ts", Double, nullable=False),
+)
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("client_base_url", Text),
+    Column("client_sync_path", Text, nullable=False),
+    Column("client_attachment_path", Text, nullable=False),
+    Column("client_auth", Text),  # sealed JSON
+    Column("active", Boolean, nullable=False),
+    Column("on_uncertain", Text, nullable=False),
+    Column("api_key_hash", Text, unique=True),  # SHA-256 of the token
+    Column("api_key_expires_at", Double),
+    Column("suspended", Boolean, nullable=False),
+    Column("created_ts", Double, nullable=False),
+)
+
+suspended_batches = Table(
+    "suspended_batches",
+    metadata,
+    Column("tenant_id", Text, ForeignKey("tenants.id", ondelete="CASCADE"), primary_key=True),
+    Column("batch_code", Text, primary_key=True),
+    Column("ending", Boolean, nullable=False),  # activated; its held messages are being put back
+)
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("pk", Serial, primary_key=True, autoincrement=True),
+    Column("tenant_id", Text, ForeignKey("tenants.id", ondelete="CASCADE"), nullable=False),
+    Column("id", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("port", Integer, nullable=False),
+    Column("user", Text),
+    Column("password", Text),  # sealed
+    Column("auth", Text, nullable=False),
+    Column("tls", Text, nullable=False),
+    Column("verify_tls", Boolean, nullable=False),
+    Column("ttl", Double, nullable=False),
+    Column("max_connections", Integer, nullable=False),
+    Column("batch_size", Integer),
+    Column("on_uncertain", Text),
+    Column("is_default", Boolean, nullable=False),
+    Column("hold_reason", Text),
+    Column("hold_since", Double),
+    Column("created_ts", Double, nullable=False),
+    UniqueConstraint("tenant_id", "id"),
+    Index("ix_accounts_id", "id"),
+    sqlite_autoincrement=True,
+)
+
+messages = Table(
+    "messages",
+    metadata,
+    Column("pk", Serial, primary_key=True, autoincrement=True),
+    Column("tenant_id", Text, nullable=False),
+    Column("id", Text, nullable=False),
+    Column("account_pk", BigInteger, nullable=False),
+    Column("account_id", Text, nullable=False),  # stays readable when the account is gone
+    Column("priority", SmallInteger, nullable=False),
+    Column("batch_code", Text),
+    Column("state", Text, nullable=False),
+    Column("due", Double),
+    Column("expires_ts", Double),
+    Column("attempts", Integer, nullable=False),
+    Column("token", Text),  # of the claim that holds it, or of the last one that a dead instance left
+    Column("instance_id", Text),
+    Column("digest", Text, nullable=False),
+    Column("size", Integer, nullable=False),  # bytes of the submission, so that a claim can be bounded
+    Column("reply", Text),
+    Column("created_ts", Double, nullable=False),
+    Column("first_attempt_ts", Double),
+    Column("finished_ts", Double),
+    Column("reported_ts", Double),
+    UniqueConstraint("tenant_id", "id"),
+    sqlite_autoincrement=True,
+)
+
+contents = Table(
+    "contents",
+    metadata,
+    Column("message_pk", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+    Column("fields", Text, nullable=False),  # the submission, JSON
+    Column("message_id", Text, nullable=False),
+    Column("date", Double, nullable=False),
+)
+
+recipients = Table(
+    "recipients",
+    metadata,
+    Column("message_pk", BigInteger, primary_key=True),
+    Column("n", Integer, primary_key=True),
+    Column("address", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("state", Text),  # NULL: the message's
+    Column("reply", Text),
+    Column("ts", Double),
+    sqlite_with_rowid=False,
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("event_id", Serial, primary_key=True, autoincrement=True),
+    Column("tenant_id", Text, nullable=False),
+    Column("message_pk", BigInteger, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("ts", Double, nullable=False),
+    Column("entry", Text, nullable=False),  # the report's entry, JSON
+    Column("reported_ts", Double),
+    Index("ix_events_message", "message_pk"),
+    sqlite_autoincrement=True,
+)
+
+
+def _partial(name: str, table: Table, *columns: str, where: str) -> Index:
+    condition = text(where)
+    return Index(name, *(table.c[column] for column in columns), sqlite_where=condition, postgresql_where=condition)
+
+
+_partial("ix_messages_ready", messages, "account_pk", "priority", "pk", where="state = 'ready'")
+_partial("ix_messages_scheduled", messages, "priority", "due", where="state = 'scheduled'")
+_partial("ix_messages_held", messages, "tenant_id", "batch_code", where="state = 'held'")
+_partial("ix_messages_sending", messages, "instance_id", where="state = 'sending'")
+_partial(
+    "ix_messages_expiring",
+    messages,
+    "expires_ts",
+    where="expires_ts IS NOT NULL AND state IN ('ready', 'scheduled', 'held')",
+)
+_partial("ix_messages_reported", messages, "finished_ts", where="finished_ts IS NOT NULL AND reported_ts IS NOT NULL")
+Index("ix_messages_tenant", messages.c.tenant_id, messages.c.pk)
+_partial("ix_messages_unfinished", messages, "tenant_id", "batch_code", where="finished_ts IS NULL")
+_partial("ix_events_unreported", events, "tenant_id", "event_id", where="reported_ts IS NULL")

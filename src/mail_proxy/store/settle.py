@@ -1,0 +1,135 @@
+"""Writing outcomes down: state, recipients and events together, and only while the claim holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import BigInteger, Double, Integer, Text, func, insert, select, update
+
+from mail_proxy.domain.claim import Claimed
+from mail_proxy.domain.message import FINAL_STATES, MessageState
+from mail_proxy.domain.settlement import Settlement
+from mail_proxy.store.database import Transaction
+from mail_proxy.store.rows import pack, packed, unpack, unpacked
+from mail_proxy.store.schema import events, messages, recipients
+
+EVENTS_LOCK = 0x6D70_6576
+"""PostgreSQL: held from the drawing of event ids to the commit, so that ids become visible in their order."""
+
+
+class Settle:
+    """Records what attempts came to. A settlement whose claim was lost changes nothing."""  # G5
+
+    def __init__(self, dialect: str) -> None:
+        named = unpacked(dialect, {"pk": BigInteger(), "token": Text()}, "named")
+        holding = (
+            select(messages.c.pk)
+            .join(named, (messages.c.pk == named.c.pk) & (messages.c.token == named.c.token))
+            # a message that was given back keeps its token until it is claimed anew, so a late 250 still counts
+            .where(messages.c.state.not_in([state.value for state in sorted(FINAL_STATES)]))
+            .with_for_update(of=messages)
+            .subquery("holding")
+        )
+        self.holding = packed(dialect, holding)
+        rows = unpacked(
+            dialect,
+            {
+                "pk": BigInteger(),
+                "state": Text(),
+                "attempts": Integer(),
+                "due": Double(),
+                "finished_ts": Double(),
+                "reply": Text(),
+            },
+        )
+        self.update_messages = (
+            update(messages)
+            .where(messages.c.pk == rows.c.pk)
+            .values(
+                state=rows.c.state,
+                attempts=rows.c.attempts,
+                due=rows.c.due,
+                finished_ts=rows.c.finished_ts,
+                reply=rows.c.reply,
+                token=None,
+                instance_id=None,
+            )
+        )
+        people = unpacked(
+            dialect,
+            {"message_pk": BigInteger(), "n": Integer(), "state": Text(), "reply": Text(), "ts": Double()},
+        )
+        self.update_recipients = (
+            update(recipients)
+            .where(recipients.c.message_pk == people.c.message_pk, recipients.c.n == people.c.n)
+            .values(state=people.c.state, reply=people.c.reply, ts=people.c.ts)
+        )
+
+    def run(self, transaction: Transaction, settlements: Sequence[Settlement]) -> Sequence[bool]:
+        """Answer for each settlement whether it was written."""
+        connection = transaction.connection
+        named = pack((s.pk, s.token) for s in settlements)
+        held = {pk for (pk,) in unpack(connection.execute(self.holding, {"named": named}).scalar())}
+        written = [s for s in settlements if s.pk in held]
+        if written:
+            connection.execute(self.update_messages, {"rows": pack(_row(s) for s in written)})
+            people = [(s.pk, r.n, r.state.value, r.reply, r.ts) for s in written for r in s.recipients]
+            if people:
+                connection.execute(self.update_recipients, {"rows": pack(people)})
+            for s in written:
+                transaction.emit(s.events)
+        return [s.pk in held for s in settlements]
+
+
+def _row(settlement: Settlement) -> tuple[object, ...]:
+    finished = settlement.ts if settlement.state in FINAL_STATES else None
+    return settlement.pk, settlement.state.value, settlement.attempts, settlement.due, finished, settlement.reply
+
+
+class Release:
+    """Gives claimed messages back untried, with their attempt."""
+
+    def __init__(self, dialect: str) -> None:
+        named = unpacked(dialect, {"pk": BigInteger(), "token": Text()}, "named")
+        self.statement = (
+            update(messages)
+            .where(
+                messages.c.pk == named.c.pk,
+                messages.c.token == named.c.token,
+                messages.c.state == MessageState.SENDING.value,
+            )
+            .values(
+                state=MessageState.READY.value,
+                attempts=messages.c.attempts - 1,
+                token=None,
+                instance_id=None,
+            )
+        )
+
+    def run(self, transaction: Transaction, groups: Sequence[Sequence[Claimed]]) -> Sequence[None]:
+        """Release the messages of each group that are still held by its claims."""
+        named = [(claimed.pk, claimed.token) for group in groups for claimed in group]
+        if named:
+            transaction.connection.execute(self.statement, {"named": pack(named)})
+        return [None] * len(groups)
+
+
+class WriteEvents:
+    """Writes a transaction's events as its last statement."""  # G9
+
+    def __init__(self, dialect: str) -> None:
+        self._locked = dialect == "postgresql"
+        self.lock = select(func.pg_advisory_xact_lock(EVENTS_LOCK))
+        rows = unpacked(
+            dialect,
+            {"tenant_id": Text(), "message_pk": BigInteger(), "type": Text(), "ts": Double(), "entry": Text()},
+        )
+        self.statement = insert(events).from_select(list(rows.c.keys()), select(*rows.c))
+
+    def __call__(self, transaction: Transaction) -> None:
+        """Draw ids for the transaction's events, in order, and write them."""
+        if self._locked:
+            transaction.connection.execute(self.lock)
+        rows = pack((e.tenant_id, e.message_pk, e.type.value, e.ts, e.entry) for e in transaction.events)
+        transaction.connection.execute(self.statement, {"rows": rows})
+        transaction.events.clear()

@@ -1,0 +1,84 @@
+"""All that the store offers, opened together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from mail_proxy.ports import Cipher, Clock
+from mail_proxy.store.archive import StoreArchive
+from mail_proxy.store.database import Database, Operation, Transaction
+from mail_proxy.store.directory import StoreDirectory
+from mail_proxy.store.opening import FileLock, prepare, sqlite_file
+from mail_proxy.store.outbox import StoreOutbox
+from mail_proxy.store.queue import StoreQueue
+from mail_proxy.store.rescue import LEAVE, REGISTER
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """An open database and the ports that it keeps."""
+
+    database: Database
+    queue: StoreQueue
+    directory: StoreDirectory
+    outbox: StoreOutbox
+    archive: StoreArchive
+    instance_id: str
+    lock: FileLock | None
+
+    async def close(self) -> None:
+        """Take this instance off the list, finish the writes, and give the file up."""
+        leave = Operation("leave", _leave)
+        await self.database.write(leave, self.instance_id)
+        await self.database.close()
+        if self.lock is not None:
+            self.lock.free()
+
+
+async def open_store(
+    url: str,
+    *,
+    instance_id: str,
+    address: str,
+    cipher: Cipher,
+    check_key: Callable[[str | None], str],
+    clock: Clock,
+) -> Store:
+    """Open a database for this instance on the running event loop.
+
+    `address` is told to a second process that wants the same SQLite file. Raises as `prepare` and `FileLock.take` do.
+    """
+    file = sqlite_file(url)
+    lock = None if file is None else FileLock.take(file, address)
+    try:
+        database = prepare(url, check_key)
+    except BaseException:
+        if lock is not None:
+            lock.free()
+        raise
+    database.start()
+    directory = StoreDirectory(database, cipher, clock)
+    await database.write(Operation("register", _register), (instance_id, clock.now()))
+    await directory.open()
+    return Store(
+        database=database,
+        queue=StoreQueue(database, instance_id),
+        directory=directory,
+        outbox=StoreOutbox(database),
+        archive=StoreArchive(database),
+        instance_id=instance_id,
+        lock=lock,
+    )
+
+
+def _register(transaction: Transaction, items: Sequence[tuple[str, float]]) -> Sequence[None]:
+    for instance_id, now in items:
+        transaction.connection.execute(REGISTER, {"id": instance_id, "started_ts": now})
+    return [None] * len(items)
+
+
+def _leave(transaction: Transaction, instance_ids: Sequence[str]) -> Sequence[None]:
+    for instance_id in instance_ids:
+        transaction.connection.execute(LEAVE, {"instance": instance_id})
+    return [None] * len(instance_ids)

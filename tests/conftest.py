@@ -1,0 +1,32 @@
+"""What every test may ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.postgres import PostgresServer, running_postgres
+from tests.support.postgres_installation import installations, preferred_installation
+
+
+def pytest_report_header() -> list[str]:
+    found = [str(installation) for installation in installations()]
+    return [f"database: {found[0] if found else 'no PostgreSQL server found'}"]
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server of this run; with pytest-xdist, of each worker, so that one may stop its own."""
+    with running_postgres(preferred_installation()) as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer) -> Iterator[str]:
+    """The URL of an empty database, for one test."""
+    postgres.start()  # a test that stopped it and then failed does not take the others with it
+    url = postgres.create_database()
+    yield url
+    postgres.start()
+    postgres.drop_database(url.rpartition("/")[2])

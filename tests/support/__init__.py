@@ -1,0 +1,1 @@
+"""What tests run against: real servers that start and end with them."""

@@ -1,0 +1,94 @@
+"""Real stores for tests: an SQLite file or a PostgreSQL database, opened as the service opens them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from mail_proxy.domain.account import Account
+from mail_proxy.domain.message import Identity, NewMessage
+from mail_proxy.domain.recipient import RecipientKind
+from mail_proxy.domain.tenant import Tenant
+from mail_proxy.store.store import Store, open_store
+
+_numbers = itertools.count(1)
+
+
+class PlainCipher:
+    """Marks instead of encrypting, so that a store's test sees which place each secret is bound to."""
+
+    def seal(self, text: str, place: str) -> str:
+        """Return the text with its place in front."""
+        return f"sealed[{place}]{text}"
+
+    def open(self, sealed: str, place: str) -> str:
+        """Return the text if it was sealed for this place."""
+        head = f"sealed[{place}]"
+        if not sealed.startswith(head):
+            raise ValueError(f"not sealed for {place}")
+        return sealed[len(head) :]
+
+
+@dataclass(slots=True)
+class SetClock:
+    """A clock that stands still until a test moves it."""
+
+    time: float = 1_800_000_000.0
+    slept: list[float] = field(default_factory=list)
+
+    def now(self) -> float:
+        """Return the time that was set."""
+        return self.time
+
+    def monotonic(self) -> float:
+        """Return the time that was set."""
+        return self.time
+
+    async def sleep(self, seconds: float) -> None:
+        """Move on at once."""
+        self.slept.append(seconds)
+        self.time += seconds
+
+
+async def open_test_store(url: str, *, instance_id: str | None = None, clock: SetClock | None = None) -> Store:
+    """Open a store as the service does, with a cipher that shows what it was given."""
+    return await open_store(
+        url,
+        instance_id=instance_id or f"test-{next(_numbers)}",
+        address="127.0.0.1:0",
+        cipher=PlainCipher(),
+        check_key=lambda held: held or "checked",
+        clock=clock or SetClock(),
+    )
+
+
+def a_message(id_: str, account: Account, **changes: object) -> NewMessage:
+    """Build a message for one recipient; any field of `NewMessage` can be given."""
+    message = NewMessage(
+        tenant_id=account.tenant_id,
+        account_pk=account.pk,
+        account_id=account.id,
+        id=id_,
+        fields='{"id":"%s","from":"a@example.com","to":["b@example.net"],"subject":"S","body":"B"}' % id_,
+        digest=f"digest of {id_}",
+        priority=2,
+        recipients=(("b@example.net", RecipientKind.TO),),
+        identity=Identity(id_, f"{id_}@example.com", 1_800_000_000.0),
+        created_ts=1_800_000_000.0,
+    )
+    return replace(message, **changes)  # type: ignore[arg-type]  # names and types are the caller's business
+
+
+async def with_account(store: Store, tenant_id: str = "acme", account_id: str = "main", **changes: object) -> Account:
+    """Make a tenant, if it is new, and an account of it."""
+    if await store.directory.tenant(tenant_id) is None:
+        await store.directory.put_tenant(Tenant(tenant_id, created_ts=1.0), None)
+    account = Account(0, tenant_id, account_id, "mail.example.com", 25)
+    return await store.directory.put_account(replace(account, **changes))  # type: ignore[arg-type]
+
+
+async def enqueue(store: Store, *messages: NewMessage) -> Sequence[str]:
+    """Enqueue messages and return the verdicts as words."""
+    taken = await store.queue.enqueue(messages, store.directory.version)
+    return [each.code or each.verdict.value for each in taken]
