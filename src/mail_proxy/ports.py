@@ -117,8 +117,8 @@ class Queue(Protocol):
         """
         ...
 
-    async def settle(self, settlement: Settlement) -> bool:
-        """Record state, recipients and events together; False if the claim was lost meanwhile. G5, G9."""
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
+        """Record state, recipients and events together; False for each whose claim was lost meanwhile. G5, G9."""
         ...
 
     async def release(self, claims: Sequence[Claimed]) -> None:
@@ -149,8 +149,8 @@ class Queue(Protocol):
         """Raise this instance's counter, so that the others see that it lives."""
         ...
 
-    async def rescue(self, dead: Sequence[str], token: str, limit: int) -> Sequence[Claimed]:
-        """Take over up to `limit` messages that these instances had claimed, as claims of this one. G6."""
+    async def rescue(self, dead: Sequence[str], limit: int) -> Sequence[Claimed]:
+        """Take over up to `limit` messages that these instances had claimed, with the tokens that they have. G6."""
         ...
 
     async def prune(self, finished_before: float, limit: int, silent_tenants: Sequence[str]) -> int:

@@ -39,6 +39,11 @@ def outcome(claimed: Claimed, *answers: Answer, now: float = 1_800_000_002.0) ->
     return settle(claimed, attempt, POLICY, now, Random(1))
 
 
+async def settled(store: Store, settlement: Settlement) -> bool:
+    (written,) = await store.queue.settle([settlement])
+    return written
+
+
 async def test_what_was_enqueued_is_claimed_with_all_that_sending_needs(store: Store) -> None:
     account = await with_account(store)
     people = (("b@example.net", RecipientKind.TO), ("c@example.net", RecipientKind.BCC))
@@ -113,8 +118,8 @@ async def test_other_content_is_refused_once_a_message_was_taken_up(store: Store
     account = await with_account(store)
     await enqueue(store, a_message("M1", account), a_message("M2", account), a_message("M3", account))
     sent, failed, _taken = await claim(store, account.pk)
-    await store.queue.settle(outcome(sent, ACCEPTED))
-    await store.queue.settle(outcome(failed, REFUSED))
+    await settled(store, outcome(sent, ACCEPTED))
+    await settled(store, outcome(failed, REFUSED))
     others = [a_message(f"M{n}", account, digest="other") for n in (1, 2, 3)]
     assert await enqueue(store, *others) == ["already_sent", "already_failed", "already_taken"]
 
@@ -150,7 +155,7 @@ async def test_a_sent_message_is_finished_with_its_reply_and_event(store: Store)
     account = await with_account(store)
     await enqueue(store, a_message("M1", account))
     (claimed,) = await claim(store, account.pk)
-    assert await store.queue.settle(outcome(claimed, ACCEPTED))
+    assert await settled(store, outcome(claimed, ACCEPTED))
     details = await store.archive.message("acme", "M1")
     assert details is not None
     assert (details.state, details.reply, details.attempts) == (MessageState.SENT, "250 2.0.0 Ok: queued as 4711", 1)
@@ -165,13 +170,13 @@ async def test_each_recipient_keeps_its_own_outcome_over_attempts(store: Store, 
     people = tuple((f"{name}@example.net", RecipientKind.TO) for name in ("ok", "gone", "later"))
     await enqueue(store, a_message("M1", account, recipients=people))
     (claimed,) = await claim(store, account.pk)
-    assert await store.queue.settle(outcome(claimed, ACCEPTED, REFUSED, LATER))
+    assert await settled(store, outcome(claimed, ACCEPTED, REFUSED, LATER))
 
     await store.queue.promote(clock.now() + 100, 10)
     (again,) = await claim(store, account.pk, token="t2")
     assert [r.address for r in again.waiting] == ["later@example.net"]  # G7
     done = settle(again, Attempt(answers={2: ACCEPTED}), POLICY, clock.now(), Random(1))
-    assert await store.queue.settle(done)
+    assert await settled(store, done)
 
     details = await store.archive.message("acme", "M1")
     assert details is not None
@@ -184,17 +189,17 @@ async def test_a_settlement_without_the_claims_token_changes_nothing(store: Stor
     account = await with_account(store)
     await enqueue(store, a_message("M1", account))
     (claimed,) = await claim(store, account.pk)
-    assert not await store.queue.settle(outcome(replace(claimed, token="stolen"), REFUSED))  # G5
+    assert not await settled(store, outcome(replace(claimed, token="stolen"), REFUSED))  # G5
     assert await store.outbox.pending("acme", 10) == []
-    assert await store.queue.settle(outcome(claimed, ACCEPTED))
+    assert await settled(store, outcome(claimed, ACCEPTED))
 
 
 async def test_a_second_settlement_of_one_claim_changes_nothing(store: Store) -> None:
     account = await with_account(store)
     await enqueue(store, a_message("M1", account))
     (claimed,) = await claim(store, account.pk)
-    assert await store.queue.settle(outcome(claimed, ACCEPTED))
-    assert not await store.queue.settle(outcome(claimed, REFUSED))
+    assert await settled(store, outcome(claimed, ACCEPTED))
+    assert not await settled(store, outcome(claimed, REFUSED))
     assert len(await store.outbox.pending("acme", 10)) == 1
 
 
@@ -203,7 +208,7 @@ async def test_settlements_handed_over_together_are_judged_one_by_one(store: Sto
     await enqueue(store, *(a_message(f"M{n}", account) for n in range(20)))
     claims = await claim(store, account.pk, 20)
     settlements = [outcome(replace(c, token="stolen") if c.pk % 3 == 0 else c, ACCEPTED) for c in claims]
-    written = await asyncio.gather(*(store.queue.settle(s) for s in settlements))
+    written = await asyncio.gather(*(settled(store, s) for s in settlements))
     assert list(written) == [c.pk % 3 != 0 for c in claims]
     assert len(await store.outbox.pending("acme", 100)) == sum(written)
 
@@ -225,7 +230,7 @@ async def test_a_temporary_failure_waits_for_its_time(store: Store, clock: SetCl
     (claimed,) = await claim(store, account.pk)
     failure = settle(claimed, Attempt(failure=HostFailed("refused")), POLICY, clock.now(), Random(1))
     assert failure.due is not None
-    await store.queue.settle(failure)
+    await settled(store, failure)
 
     early = await store.queue.promote(failure.due - 1, 10)
     assert (early.account_pks, early.next_due) == (frozenset(), pytest.approx(failure.due))
@@ -302,7 +307,7 @@ async def test_messages_whose_time_has_passed_are_taken_and_end_as_expired(store
     await enqueue(store, a_message("M1", account, expires_ts=at), a_message("M2", account))
     assert list(await store.queue.claim_expired(at - 1, 10, "t1")) == []
     (late,) = await store.queue.claim_expired(at, 10, "t1")
-    assert await store.queue.settle(expire(late, at))
+    assert await settled(store, expire(late, at))
     details = await store.archive.message("acme", "M1")
     assert details is not None
     assert details.state is MessageState.EXPIRED
@@ -317,15 +322,26 @@ async def test_claims_of_a_dead_instance_are_taken_over(store: Store, store_url:
     await store.queue.beat()
     assert (await store.queue.instances())[store.instance_id] == 1
 
-    rescued = await store.queue.rescue([store.instance_id], "rescue", 1)
+    rescued = await store.queue.rescue([store.instance_id], 1)
     assert [c.pk for c in rescued] == [first.pk]
-    assert not await store.queue.settle(outcome(first, ACCEPTED))  # G5: its claim is over
-    assert await store.queue.settle(recover(rescued[0], OnUncertain.RESEND, clock.now()))
-    assert await store.queue.settle(outcome(second, ACCEPTED))
+    assert await settled(store, recover(rescued[0], OnUncertain.RESEND, clock.now()))
+    assert await settled(store, outcome(second, ACCEPTED))
     (again,) = await claim(store, account.pk, token="t2")
     assert (again.pk, again.attempts) == (first.pk, 1)
     events = await store.outbox.pending("acme", 10)
     assert [e.event.type for e in events] == [EventType.UNCERTAIN, EventType.SENT]
+    assert not await settled(store, outcome(first, ACCEPTED))  # G5: somebody else has it now
+
+
+async def test_a_late_250_counts_until_the_message_is_claimed_anew(store: Store, clock: SetClock) -> None:
+    account = await with_account(store)
+    await enqueue(store, a_message("M1", account))
+    (claimed,) = await claim(store, account.pk)
+    (rescued,) = await store.queue.rescue([store.instance_id], 10)
+    assert rescued.token == claimed.token
+    await settled(store, recover(rescued, OnUncertain.RESEND, clock.now()))
+    assert await settled(store, outcome(claimed, ACCEPTED))
+    assert await claim(store, account.pk, token="t2") == []
 
 
 async def test_only_finished_and_reported_messages_are_pruned(store: Store, clock: SetClock) -> None:
@@ -333,7 +349,7 @@ async def test_only_finished_and_reported_messages_are_pruned(store: Store, cloc
     await enqueue(store, *(a_message(f"M{n}", account) for n in range(4)))
     claims = await claim(store, account.pk, 3)
     for claimed in claims[:2]:
-        await store.queue.settle(outcome(claimed, ACCEPTED))
+        await settled(store, outcome(claimed, ACCEPTED))
     first, _second = await store.outbox.pending("acme", 10)
     await store.outbox.acknowledge([first.event_id], clock.now())
 

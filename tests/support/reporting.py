@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -24,7 +25,9 @@ from mail_proxy.reporting.settings import ReportingSettings
 OK = SinkAnswer(200, b'{"ok": true}')
 
 
-def answer(fields: Mapping[str, object] | None = None, status: int = 200, retry_after: float | None = None) -> SinkAnswer:
+def answer(
+    fields: Mapping[str, object] | None = None, status: int = 200, retry_after: float | None = None
+) -> SinkAnswer:
     """An answer with a JSON body."""
     return SinkAnswer(status, json.dumps({"ok": True} if fields is None else fields).encode(), retry_after)
 
@@ -45,6 +48,7 @@ class MemoryOutbox(Outbox):
         """Names of methods that raise `StoreUnavailable`."""
         self.before_acknowledge: Callable[[], Awaitable[None]] | None = None
         self.reads = 0
+        self._acknowledged = asyncio.Event()
 
     def write(self, *events: Event) -> list[int]:
         """Store events as a settlement does; return their ids."""
@@ -55,16 +59,22 @@ class MemoryOutbox(Outbox):
     def unreported(self, tenant_id: str = "acme") -> list[int]:
         return [each.event_id for each in self._open(tenant_id)]
 
+    async def all_reported(self, tenant_id: str = "acme") -> None:
+        """Return once the tenant has taken everything."""
+        while self.unreported(tenant_id):
+            self._acknowledged.clear()
+            await self._acknowledged.wait()
+
     @override
     async def tenants_with_events(self) -> Sequence[str]:
         self._check("tenants_with_events")
         return sorted({each.event.tenant_id for each in self.stored if each.event_id not in self.reported})
 
     @override
-    async def pending(self, tenant_id: str, limit: int) -> Sequence[StoredEvent]:
+    async def pending(self, tenant_id: str, limit: int, after: int = 0) -> Sequence[StoredEvent]:
         self._check("pending")
         self.reads += 1
-        return self._open(tenant_id)[:limit]
+        return [each for each in self._open(tenant_id) if each.event_id > after][:limit]
 
     @override
     async def acknowledge(self, event_ids: Sequence[int], now: float) -> None:
@@ -73,6 +83,7 @@ class MemoryOutbox(Outbox):
         self._check("acknowledge")
         for event_id in event_ids:
             self.reported.setdefault(event_id, now)
+        self._acknowledged.set()
 
     def _open(self, tenant_id: str) -> list[StoredEvent]:
         return [s for s in self.stored if s.event.tenant_id == tenant_id and s.event_id not in self.reported]
@@ -203,6 +214,7 @@ class CountingMeter(Meter):
     def __init__(self) -> None:
         self.acknowledged = 0
         self.refused = 0
+        self.met_refusal = asyncio.Event()
 
     @override
     def reported(self, events: int, *, ok: bool) -> None:
@@ -210,6 +222,7 @@ class CountingMeter(Meter):
             self.acknowledged += events
         else:
             self.refused += events
+            self.met_refusal.set()
 
     @override
     def sent(self, tenant_id: str, account_id: str) -> None: ...

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from mail_proxy.domain.message import Identity
 from mail_proxy.domain.recipient import Recipient
 
+HELPING = 8_000_000
+"""Characters of submissions that one claim takes into memory, however many big messages wait."""  # G11
+
 
 @dataclass(frozen=True, slots=True)
 class Demand:

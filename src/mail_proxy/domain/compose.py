@@ -7,11 +7,11 @@ put into ASCII; only an address with letters of other scripts before its `@` sta
 from __future__ import annotations
 
 import binascii
-import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
+from time import gmtime
 from typing import Protocol
 
 from mail_proxy.domain.address import Mailbox
@@ -93,7 +93,7 @@ def _header_lines(message: Message, identity: Identity) -> str:
 
 @lru_cache(maxsize=64)
 def _date_line(seconds: int) -> str:
-    at = time.gmtime(seconds)
+    at = gmtime(seconds)
     day, month = _DAYS[at.tm_wday], _MONTHS[at.tm_mon - 1]
     clock = f"{at.tm_hour:02d}:{at.tm_min:02d}:{at.tm_sec:02d}"
     return f"Date: {day}, {at.tm_mday:02d} {month} {at.tm_year:04d} {clock} +0000\r\n"

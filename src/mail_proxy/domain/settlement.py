@@ -78,8 +78,14 @@ def recover(claimed: Claimed, on_uncertain: OnUncertain, now: float) -> Settleme
         waiting = tuple(r if r.state.final else replace(r, reply=NO_ANSWER) for r in claimed.recipients)
         ended = _end_waiting(waiting, RecipientState.FAILED, now)
         return _settlement(claimed, ended, None, now, uncertain=True)
-    outlook = Outlook(error=NO_ANSWER, error_code=None)
+    outlook = Outlook(error=NO_ANSWER)
     told = entry(subject_of(claimed), EventType.UNCERTAIN, now, claimed.recipients, outlook)
+    event = Event(claimed.tenant_id, claimed.pk, EventType.UNCERTAIN, now, told)
+    return replace(give_back(claimed, now), events=(event,))
+
+
+def give_back(claimed: Claimed, now: float) -> Settlement:
+    """Return a message to the queue as it was before its claim: no dot went out."""
     return Settlement(
         pk=claimed.pk,
         token=claimed.token,
@@ -87,9 +93,9 @@ def recover(claimed: Claimed, on_uncertain: OnUncertain, now: float) -> Settleme
         attempts=max(claimed.attempts - 1, 0),
         due=None,
         ts=now,
-        reply=claimed.recipients[0].reply if len(claimed.recipients) == 1 else None,
-        recipients=claimed.recipients if len(claimed.recipients) > 1 else (),
-        events=(Event(claimed.tenant_id, claimed.pk, EventType.UNCERTAIN, now, told),),
+        reply=claimed.recipients[0].reply,
+        recipients=(),
+        events=(),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import re
 import socket
 import ssl
@@ -252,9 +253,15 @@ def _translated(error: aiohttp.ClientError, host: str) -> OutboundError:
 
 
 def _reason(error: BaseException) -> str:
-    """A few words on an error of the operating system, without what it was about."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return error.verify_message
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return type(error).__name__
+    """A few words on an error of the operating system, without the address that it was about."""
+    match error:
+        case ssl.SSLCertVerificationError():
+            return error.verify_message
+        case socket.gaierror():  # its numbers are not those of other errors
+            return error.strerror or type(error).__name__
+        case ssl.SSLError():
+            return error.reason or type(error).__name__
+        case OSError(errno=int(number)):
+            return os.strerror(number)
+        case _:
+            return type(error).__name__

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from random import Random
 
-from mail_proxy.domain.report import StoredEvent
 from mail_proxy.reporting.backoff import pause_after
 
 
 @dataclass(slots=True)
 class _Refusal:
     failures: int
+    retry_from: float
+    """From here on it goes along with what is sent anyway, so that many refusals do not make as many reports."""
     retry_at: float
-    events: int
+    """Now it goes out even alone."""
 
 
 class HeldBack:
@@ -40,12 +40,13 @@ class HeldBack:
         """When the first of them is to be sent again; None if none is held back."""
         return self._next_retry
 
-    def refuse(self, events: Mapping[int, int], now: float, rng: Random) -> None:
-        """Hold messages back, each longer every time; `events` counts the events of each."""
-        for message_pk, count in events.items():
+    def refuse(self, message_pks: Iterable[int], now: float, rng: Random) -> None:
+        """Hold messages back, each longer every time."""
+        for message_pk in message_pks:
             known = self._refusals.get(message_pk)
             failures = 1 if known is None else known.failures + 1
-            self._refusals[message_pk] = _Refusal(failures, now + pause_after(failures, rng), count)
+            pause = pause_after(failures, rng)
+            self._refusals[message_pk] = _Refusal(failures, now + pause * 0.75, now + pause)
         self._recount()
 
     def settle(self, message_pks: Iterable[int]) -> None:
@@ -58,28 +59,22 @@ class HeldBack:
     def retry_now(self) -> None:
         """End all waits; how often each failed stays known."""
         for refusal in self._refusals.values():
-            refusal.retry_at = -math.inf
+            refusal.retry_from = refusal.retry_at = -math.inf
         self._recount()
 
-    def waits(self, message_pk: int, now: float) -> bool:
-        """Say whether a message is to be passed over now."""
+    def admits(self, message_pk: int, now: float) -> bool:
+        """Say whether a message's events may go out now. When crowded, only messages that are held back already may."""
         refusal = self._refusals.get(message_pk)
-        return refusal is not None and refusal.retry_at > now
+        return not self.crowded if refusal is None else refusal.retry_from <= now
 
-    def waiting_events(self, now: float) -> int:
-        """Count the known events that are to be passed over now."""
-        return sum(refusal.events for refusal in self._refusals.values() if refusal.retry_at > now)
+    def nothing_beyond(self, message_pks: set[int]) -> bool:
+        """Say whether it is pointless to look further than these messages: there is room for those held back only."""
+        return self.crowded and self._refusals.keys() <= message_pks
 
-    def saw(self, rows: Iterable[StoredEvent], *, complete: bool) -> None:
-        """Learn from a look at the outbox how many events each has; with `complete`, those without are forgotten."""
-        if not self._refusals:
-            return
-        counts = Counter(row.event.message_pk for row in rows)
-        for message_pk, refusal in list(self._refusals.items()):
-            if counts[message_pk]:
-                refusal.events = counts[message_pk]
-            elif complete:
-                del self._refusals[message_pk]
+    def keep_only(self, message_pks: set[int]) -> None:
+        """Forget messages that have no unreported events any more, whoever reported them."""
+        for message_pk in self._refusals.keys() - message_pks:
+            del self._refusals[message_pk]
         self._recount()
 
     def _recount(self) -> None:

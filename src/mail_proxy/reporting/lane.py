@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import TypeAlias
@@ -182,12 +182,12 @@ class Lane:
         self,
         answer: Acknowledged,
         taken: Sequence[Posted],
-        refused: Mapping[int, int],
+        refused: set[int],
         now: float,
         wall: float,
         rng: Random,
     ) -> None:
-        """Take note of a positive answer: it covers `taken`; `refused` counts the events of each other message."""
+        """Take note of a positive answer: it covers `taken`, and not the messages in `refused`."""
         self._failures = 0
         self._last_error = None
         self._last_sync_ts = wall

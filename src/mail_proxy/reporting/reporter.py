@@ -16,6 +16,7 @@ from anyio.abc import TaskGroup
 from typing_extensions import assert_never
 
 from mail_proxy.domain.errors import StoreUnavailable
+from mail_proxy.domain.report import StoredEvent
 from mail_proxy.domain.tenant import Tenant
 from mail_proxy.ports import Clock, Directory, Meter, Outbox, ReportSink
 from mail_proxy.reporting.answer import Acknowledged, Answer, Paused, Refused, understand
@@ -26,8 +27,10 @@ from mail_proxy.reporting.settings import ReportingSettings
 from mail_proxy.reporting.timetable import Timetable
 
 _LONGEST_SLEEP = 3600.0
+_CHUNK = 100
+"""Events read at a time, so that no more than a few too many are in memory where they are big."""
 
-log = structlog.get_logger("mail_proxy.reporting")
+log = structlog.get_logger(__name__)
 
 
 class Roster(Protocol):
@@ -272,10 +275,8 @@ class Reporter:
         lane.store_answered()
         if not page.events and not also_empty:
             return None
-        answer: Answer | None = None
-        with self._finishing():
-            answer = await self._report(lane, tenant, page, also_empty=also_empty)
-        return answer
+        with self._finishing():  # left without an answer when the grace time is over
+            return await self._report(lane, tenant, page, also_empty=also_empty)
 
     @contextmanager
     def _finishing(self) -> Iterator[None]:
@@ -290,15 +291,24 @@ class Reporter:
     async def _next_page(self, lane: Lane) -> Page:
         """Read the oldest events of messages that are not held back, in order."""
         now = self._clock.monotonic()
-        while True:
-            limit = lane.page_events + lane.held_back.waiting_events(now)
-            rows = await self._outbox.pending(lane.tenant_id, limit)
-            complete = len(rows) < limit
-            lane.held_back.saw(rows, complete=complete)
-            ready = [row for row in rows if not lane.held_back.waits(row.event.message_pk, now)]
-            if ready or complete:  # else held back messages have more events than was known, and the limit grows
+        ready: list[StoredEvent] = []
+        seen: set[int] = set()
+        size = after = 0
+        complete = False
+        while not complete and len(ready) < lane.page_events and size < lane.page_bytes:
+            rows = await self._outbox.pending(lane.tenant_id, _CHUNK, after)
+            complete = len(rows) < _CHUNK
+            for row in rows:
+                after = row.event_id
+                seen.add(row.event.message_pk)
+                if lane.held_back.admits(row.event.message_pk, now):
+                    ready.append(row)
+                    size += len(row.event.entry)
+            if lane.held_back.nothing_beyond(seen):
                 break
         page = build_page(ready, lane.page_events, lane.page_bytes)
+        if complete:
+            lane.held_back.keep_only(seen)
         if len(page.events) < len(ready) or not complete:
             lane.more(now)
         return page
@@ -336,7 +346,7 @@ class Reporter:
         lane.acknowledged(answer, taken, refused, self._clock.monotonic(), self._clock.now(), self._rng)
         self._meter.reported(len(taken), ok=True)
         if refused:
-            self._meter.reported(refused.total(), ok=False)
+            self._meter.reported(len(page.events) - len(taken), ok=False)
         if answer.ignored:
             log.warning("answer_fields_ignored", tenant_id=lane.tenant_id, fields=answer.ignored)
         if page.events:
@@ -355,15 +365,15 @@ class Reporter:
         )
 
 
-def _divide(page: Page, refused_ids: frozenset[str]) -> tuple[list[Posted], Counter[int]]:
-    """Part what the tenant took from what it could not take, which is counted for each message."""
+def _divide(page: Page, refused_ids: frozenset[str]) -> tuple[list[Posted], set[int]]:
+    """Part the events that the tenant took from the messages that it could not take."""
     if not refused_ids:
-        return list(page.events), Counter()
+        return list(page.events), set()
     taken: list[Posted] = []
-    refused: Counter[int] = Counter()
+    refused: set[int] = set()
     for message_id, posted in page.with_message_ids():
         if message_id in refused_ids:
-            refused[posted.message_pk] += 1
+            refused.add(posted.message_pk)
         else:
             taken.append(posted)
     return taken, refused

@@ -177,13 +177,13 @@ class Settings(BaseSettings):
         2, description="Seconds between looks at the queue when nothing else says that there is something to send."
     )
     batch_size_per_account: int = Field(
-        50, ge=1, le=10_000, description="Messages that are taken up at a time for one account that does not say."
+        100, ge=1, le=10_000, description="Messages taken up at a time for an account without `batch_size`."
     )
     max_concurrent_sends: int = Field(
-        64, ge=1, le=10_000, description="SMTP transactions at a time, over all accounts of this instance."
+        200, ge=1, le=10_000, description="SMTP transactions at a time, over all accounts of this instance."
     )
     max_connections_per_account: int = Field(
-        4, ge=1, le=1000, description="SMTP sessions at a time for an account that is made without `max_connections`."
+        20, ge=1, le=1000, description="The most SMTP sessions of one account at a time, whatever the account says."
     )
     default_priority: Annotated[Priority, BeforeValidator(_priority)] = Field(
         Priority(DEFAULT_PRIORITY),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from typing_extensions import override
 
@@ -15,6 +17,9 @@ MAX_LINE = 8 * 1024
 MAX_REPLY = 64 * 1024
 CLOSING = 421
 """RFC 5321 section 3.8: the server closes the connection, whatever the command was."""
+
+# Some servers end lines with a bare line feed, and some say nothing after the code.
+_LINE = re.compile(rb"([2-5]\d\d)(?:([ -])([^\n]*)|\r?)\n")
 
 # Bytes that may wait in this process for a slow server before the writer is paused.
 _HIGH_WATER = 128 * 1024
@@ -39,8 +44,7 @@ class Loss:
     reply: Reply | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RawReply:
+class RawReply(NamedTuple):
     """A reply as it arrived, its lines joined."""
 
     code: int
@@ -94,31 +98,34 @@ class _ReplyReader:
         """Yield the replies that are complete now. Raises `_NotSmtp` for anything else."""
         if self._rest:
             data = self._rest + data
-            self._rest = b""
         start = 0
-        while (end := data.find(b"\n", start)) >= 0:
-            if end - start > MAX_LINE:
+        while (line := _LINE.match(data, start)) is not None:
+            code, separator, text = line.groups(b"")
+            start = line.end()
+            text = text[:-1] if text.endswith(b"\r") else text
+            if len(text) > MAX_LINE:
                 raise _NotSmtp(f"a line of more than {MAX_LINE} bytes")
-            line = data[start:end].rstrip(b"\r")
-            start = end + 1
-            code, separator = line[:3], line[3:4]
-            if len(code) != 3 or not code.isdigit() or code[:1] not in b"2345" or separator not in b" -":
-                raise _NotSmtp(f"what is no SMTP reply: {printable(line.decode('utf-8', 'replace'), 100)!r}")
             if separator == b"-":
-                self._lines.append(line[4:])
-                self._size += len(line)
-                if self._size > MAX_REPLY:
-                    raise _NotSmtp(f"a reply of more than {MAX_REPLY} bytes")
+                self._add(text)
             elif self._lines:
-                text = b"\n".join((*self._lines, line[4:]))
+                self._add(text)
+                yield RawReply(int(code), b"\n".join(self._lines))
                 self._lines.clear()
                 self._size = 0
-                yield RawReply(int(code), text)
             else:
-                yield RawReply(int(code), line[4:])
-        if len(data) - start > MAX_LINE:
+                yield RawReply(int(code), text)
+        self._rest = rest = data[start:]
+        if b"\n" in rest:
+            shown = printable(rest.partition(b"\n")[0].decode("utf-8", "replace"), 100)
+            raise _NotSmtp(f"what is no SMTP reply: {shown!r}")
+        if len(rest) > MAX_LINE:
             raise _NotSmtp(f"a line of more than {MAX_LINE} bytes")
-        self._rest = data[start:]
+
+    def _add(self, text: bytes) -> None:
+        self._lines.append(text)
+        self._size += len(text) + 6
+        if self._size > MAX_REPLY:
+            raise _NotSmtp(f"a reply of more than {MAX_REPLY} bytes")
 
 
 class Connection(asyncio.Protocol):
@@ -252,7 +259,8 @@ class Connection(asyncio.Protocol):
         if self._loss is not None:
             return
         if self._parting:
-            self._transport.close()
+            # Not `close`: over TLS it would begin a farewell of its own, from inside the one that is being read.
+            self._lose(LossKind.CLOSED, "the session was ended")
             return
         try:
             for reply in self._reader.feed(data):

@@ -46,3 +46,10 @@ class DotStuffer:
         if self._held_cr or not self._at_line_start:
             return b"\r\n.\r\n"
         return b".\r\n"
+
+
+def unstuff(content: bytes) -> bytes:
+    """Take out the dots that were put in: the other side's half (RFC 5321 section 4.5.2). Lines end with CRLF."""
+    if content.startswith(b"."):
+        content = content[1:]
+    return content.replace(b"\r\n.", b"\r\n") if b"\r\n." in content else content

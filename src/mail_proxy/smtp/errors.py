@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from enum import Enum
@@ -58,6 +59,8 @@ def failure_of(error: Exception, step: Step) -> OpeningFailure | None:
             return HostFailed(_sentence(step, f"the host's name was not resolved: {error.strerror or error}"))
         case asyncio.TimeoutError() | TimeoutError():
             return HostFailed(_sentence(step, "no answer in time"))
+        case OSError(errno=int(number)):
+            return HostFailed(_sentence(step, os.strerror(number)))
         case EOFError() | OSError():
             return HostFailed(_sentence(step, str(error) or type(error).__name__))
         case _:

@@ -100,7 +100,23 @@ class Opener:
     local_hostname: str | None
 
     async def open(self, account: Account) -> Session:
-        """Return a session that is logged in; raises `NotOpened`, and nothing else for what server or network do."""
+        """Return a session that is logged in; raises `NotOpened`, and nothing else for what server or network do.
+
+        It runs in a task of its own, because below Python 3.12 `asyncio.wait_for`, which aiosmtplib makes use of, may
+        swallow a cancellation.
+        """
+        opening = asyncio.get_running_loop().create_task(self._open(account), name=f"open session {account.id}")
+        try:
+            await asyncio.wait([opening])
+        except asyncio.CancelledError:
+            opening.add_done_callback(_abort_late)
+            while not opening.done():
+                opening.cancel()
+                await asyncio.sleep(0)
+            raise
+        return opening.result()
+
+    async def _open(self, account: Account) -> Session:
         with _translated(Step.CONNECT):
             raw = await dial(account.host, account.port, self.timeouts.connect, self.resolver)
         client = await self._greeted(account, raw)
@@ -172,6 +188,12 @@ class Opener:
         extensions = Extensions.of(client.esmtp_extensions)
         connection = Connection(_full(transport))
         return Session(connection, extensions, self.timeouts, None if tls is None else tls.version())
+
+
+def _abort_late(opening: asyncio.Task[Session]) -> None:
+    """Close a session that nobody waits for any more."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().abort()
 
 
 async def _say_hello(client: aiosmtplib.SMTP) -> None:

@@ -6,14 +6,15 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, or_, select
+from sqlalchemy import BigInteger, ColumnElement, Connection, Row, Select, and_, func, literal, or_, select, text
 
 from mail_proxy.domain.message import WAITING_STATES, Details, MessageState
 from mail_proxy.domain.report import EventType
 from mail_proxy.ports import MessageFilter, Page, PastEvent
 from mail_proxy.store.claim import recipient_of
 from mail_proxy.store.database import Database
-from mail_proxy.store.schema import accounts, contents, events, messages, recipients
+from mail_proxy.store.keyset import LAST, downwards
+from mail_proxy.store.schema import ANY_MESSAGE, accounts, contents, events, messages, recipients
 
 _WAITING = [state.value for state in sorted(WAITING_STATES)]
 
@@ -49,7 +50,7 @@ class StoreArchive:
 
     async def page(self, tenant_id: str, wanted: MessageFilter, before: int | None, limit: int, now: float) -> Page:
         """See `Archive.page`."""
-        statement = _page(tenant_id, wanted, before, limit, now)
+        statement = _page(self._database.dialect, tenant_id, wanted, before, limit, now)
 
         def look(connection: Connection) -> Page:
             rows = connection.execute(statement).all()
@@ -93,20 +94,28 @@ class StoreArchive:
 
     async def pending(self, tenant_id: str, batch_code: str | None = None) -> int:
         """See `Archive.pending`."""
-        statement = (
-            select(func.count())
-            .select_from(messages)
-            .where(messages.c.tenant_id == tenant_id, messages.c.finished_ts.is_(None))
-        )
+        statement = unfinished(tenant_id)
         if batch_code is not None:
             statement = statement.where(messages.c.batch_code == batch_code)
-        return await self._database.read(lambda connection: connection.execute(statement).scalar_one())
+        return await self._database.read(lambda connection: int(connection.execute(statement).scalar_one()))
 
 
-def _page(tenant_id: str, wanted: MessageFilter, before: int | None, limit: int, now: float) -> Select[Any]:
-    statement = _DETAILS.where(messages.c.tenant_id == tenant_id)
-    if before is not None:
-        statement = statement.where(messages.c.pk < before)
+def unfinished(tenant_id: str) -> Select[Any]:
+    """Count a tenant's unfinished messages, account by account: each of them has an account that exists."""
+    owned = select(accounts.c.pk).where(accounts.c.tenant_id == tenant_id)
+    return (
+        select(func.count())
+        .select_from(messages)
+        .where(messages.c.account_pk.in_(owned), messages.c.finished_ts.is_(None))
+    )
+
+
+def _page(
+    dialect: str, tenant_id: str, wanted: MessageFilter, before: int | None, limit: int, now: float
+) -> Select[Any]:
+    columns = (messages.c.tenant_id, messages.c.pk)
+    walk = downwards(dialect, columns, literal(tenant_id), literal(LAST if before is None else before, BigInteger))
+    statement = _DETAILS.where(walk.condition, text(f"messages.{ANY_MESSAGE}"))
     if wanted.account_id is not None:
         statement = statement.where(messages.c.account_id == wanted.account_id)
     if wanted.batch_code is not None:
@@ -120,7 +129,7 @@ def _page(tenant_id: str, wanted: MessageFilter, before: int | None, limit: int,
         statement = statement.where(messages.c.state.in_(states))
     if wanted.status is not None:
         statement = statement.where(_has_status(wanted.status, now))
-    return statement.order_by(messages.c.pk.desc()).limit(limit + 1)
+    return statement.order_by(*walk.order).limit(limit + 1)
 
 
 def _has_status(status: str, now: float) -> ColumnElement[bool]:

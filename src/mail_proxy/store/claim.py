@@ -18,21 +18,21 @@ from sqlalchemy import (
     bindparam,
     exists,
     func,
-    literal,
+    literal_column,
     not_,
     select,
     update,
 )
 
-from mail_proxy.domain.claim import Claimed, Demand
+from mail_proxy.domain.claim import HELPING, Claimed, Demand
 from mail_proxy.domain.message import FINAL_STATES, Identity, MessageState
 from mail_proxy.domain.recipient import Recipient, RecipientKind, RecipientState
 from mail_proxy.store.database import Transaction
-from mail_proxy.store.rows import pack, packed, unpack, unpacked_values
+from mail_proxy.store.rows import among, pack, packed, unpack
 from mail_proxy.store.schema import accounts, contents, messages, recipients, settings, suspended_batches, tenants
 
-CLAIM_BYTES = 8_000_000
-"""Submissions taken into memory by one claim, so that a backlog of big messages does not fill it."""  # G11
+PARKING_ROUNDS = 10
+"""How often a claim looks again when it met only messages of suspended batches."""
 SCHEDULER_ACTIVE = "scheduler_active"
 
 
@@ -52,7 +52,7 @@ class Claim:
     def __init__(self, dialect: str) -> None:
         self.candidates = packed(dialect, _candidates(urgent_only=False).subquery("candidates"))
         self.urgent = packed(dialect, _candidates(urgent_only=True).subquery("candidates"))
-        chosen = messages.c.pk.in_(unpacked_values(dialect, BigInteger(), "pks"))
+        chosen = among(dialect, messages.c.pk)
         self.take = (
             update(messages)
             .where(chosen)
@@ -77,7 +77,7 @@ class Claim:
         self.park = update(messages).where(chosen).values(state=MessageState.HELD.value)
         self.loader = Loader(dialect)
         mine = select(messages.c.pk).where(
-            messages.c.state == MessageState.SENDING.value,
+            messages.c.state == literal_column("'sending'"),
             messages.c.instance_id == bindparam("claim_instance", type_=Text),
             messages.c.token == bindparam("claim_token", type_=Text),
         )
@@ -93,23 +93,31 @@ class Claim:
         if transaction.again:  # a commit whose answer was lost may have gone through: those are ours
             already = [pk for (pk,) in unpack(connection.execute(self.mine, owner).scalar())]
             if already:
-                return self.loader.load(connection, already, request.token)
+                return self.loader.load(connection, already)
         taken: list[int] = []
-        room = CLAIM_BYTES
+        room = HELPING
         for demand in request.demands:
-            statement = self.urgent if demand.urgent_only else self.candidates
-            parameters = {"account": demand.account_pk, "limit": demand.limit}
-            candidates = unpack(connection.execute(statement, parameters).scalar())
-            if any(batch is not None for _, _, batch in candidates):
-                candidates = self._park_suspended(connection, demand.account_pk, candidates)
-            for pk, size, _ in candidates:
+            for pk, size in self._candidates_of(connection, demand):
                 if room > 0:
                     taken.append(pk)
                     room -= size
         if not taken:
             return ()
         connection.execute(self.take, {"pks": pack(taken), "now": request.now, **owner})
-        return self.loader.load(connection, taken, request.token)
+        return self.loader.load(connection, taken)
+
+    def _candidates_of(self, connection: Connection, demand: Demand) -> list[tuple[int, int]]:
+        """Return (pk, size) of ready messages; those of suspended batches are set aside on the way."""
+        statement = self.urgent if demand.urgent_only else self.candidates
+        parameters = {"account": demand.account_pk, "limit": demand.limit}
+        for _ in range(PARKING_ROUNDS):
+            found = unpack(connection.execute(statement, parameters).scalar())
+            free = found
+            if any(batch is not None for _, _, batch in found):
+                free = self._park_suspended(connection, demand.account_pk, found)
+            if free or not found:
+                return [(pk, size) for pk, size, _ in free]
+        return []
 
     def _park_suspended(self, connection: Connection, account_pk: int, candidates: list[list[Any]]) -> list[list[Any]]:
         """Set messages of suspended batches aside; answer the others.
@@ -141,7 +149,7 @@ def _candidates(*, urgent_only: bool) -> Select[Any]:
     account = bindparam("account", type_=BigInteger)
     statement = (
         select(messages.c.pk, messages.c.size, messages.c.batch_code)
-        .where(messages.c.account_pk == account, messages.c.state == _READY, may_send(account))
+        .where(messages.c.account_pk == account, messages.c.state == literal_column("'ready'"), may_send(account))
         .order_by(messages.c.priority, messages.c.pk)
         .limit(bindparam("limit", type_=Integer))
         .with_for_update(of=messages, skip_locked=True)
@@ -149,17 +157,14 @@ def _candidates(*, urgent_only: bool) -> Select[Any]:
     return statement.where(messages.c.priority == 0) if urgent_only else statement
 
 
-_READY = literal(MessageState.READY.value, literal_execute=True)
-
-
 class Loader:
     """Reads claimed messages with all that sending needs."""
 
     def __init__(self, dialect: str) -> None:
-        pks = unpacked_values(dialect, BigInteger(), "pks")
         rows = (
             select(
                 messages.c.pk,
+                messages.c.token,
                 messages.c.tenant_id,
                 messages.c.id,
                 messages.c.account_pk,
@@ -177,7 +182,7 @@ class Loader:
                 contents.c.fields,
             )
             .join(contents, contents.c.message_pk == messages.c.pk)
-            .where(messages.c.pk.in_(pks))
+            .where(among(dialect, messages.c.pk))
             .order_by(messages.c.priority, messages.c.pk)
         )
         self.rows = packed(dialect, rows.subquery("loaded"))
@@ -191,21 +196,18 @@ class Loader:
                 recipients.c.reply,
                 recipients.c.ts,
             )
-            .where(recipients.c.message_pk.in_(pks))
+            .where(among(dialect, recipients.c.message_pk))
             .order_by(recipients.c.message_pk, recipients.c.n)
         )
         self.recipients = packed(dialect, to.subquery("loaded"))
 
-    def load(self, connection: Connection, pks: Sequence[int], token: str) -> list[Claimed]:
+    def load(self, connection: Connection, pks: Sequence[int]) -> list[Claimed]:
         """Return the messages, urgent ones first, then by age."""
         chosen = {"pks": pack(pks)}
         people: dict[int, list[list[Any]]] = {}
         for row in unpack(connection.execute(self.recipients, chosen).scalar()):
             people.setdefault(row[0], []).append(row[1:])
-        return [
-            _claimed(row, people.get(row[0], []), token)
-            for row in unpack(connection.execute(self.rows, chosen).scalar())
-        ]
+        return [_claimed(row, people.get(row[0], [])) for row in unpack(connection.execute(self.rows, chosen).scalar())]
 
 
 def recipient_of(row: Sequence[Any], message_state: MessageState, reply: str | None, ts: float | None) -> Recipient:
@@ -220,9 +222,10 @@ def _inherited(state: MessageState) -> RecipientState:
     return RecipientState(state.value) if state in FINAL_STATES else RecipientState.WAITING
 
 
-def _claimed(row: Sequence[Any], people: Sequence[Sequence[Any]], token: str) -> Claimed:
+def _claimed(row: Sequence[Any], people: Sequence[Sequence[Any]]) -> Claimed:
     (
         pk,
+        token,
         tenant_id,
         id_,
         account_pk,

@@ -12,20 +12,19 @@ from __future__ import annotations
 
 import asyncio
 import queue
-import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, make_url
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import QueuePool
 
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.domain.report import Event
+from mail_proxy.store.engines import postgresql_engine, repeatable, sqlite_engine
 from mail_proxy.store.errors import FsyncFailed, can_run_again, connection_lost, translate
 
 ItemT = TypeVar("ItemT")
@@ -38,8 +37,6 @@ GROUP_WEIGHT = 8_000_000
 GROUP_ITEMS = 2_000
 RUNS = 4
 """How often a group is run when the database asks for it (deadlock, serialisation, lost connection)."""
-CONNECT_TIMEOUT = 4
-"""Seconds; a database that does not answer must be told within 5."""  # G12
 
 
 @dataclass(slots=True)
@@ -60,12 +57,14 @@ class Transaction:
 class Operation(Generic[ItemT, ResultT]):
     """A kind of write: takes many items in one transaction and answers one result for each, in order.
 
-    It may be run again, with more or fewer items, and must then come to the same end.
+    It may be run again, with more or fewer items, and must then come to the same end. `unanswered` is told, on the
+    event loop, each item that was or may have been committed without its caller hearing of it.
     """
 
     name: str
     run: Callable[[Transaction, Sequence[ItemT]], Sequence[ResultT]]
     weigh: Callable[[ItemT], int] = lambda _item: 1
+    unanswered: Callable[[ItemT], None] = lambda _item: None
 
 
 @dataclass(slots=True, eq=False)
@@ -75,6 +74,14 @@ class _Waiting:
     future: asyncio.Future[Any]
     result: Any = None
     error: BaseException | None = None
+    unsure: bool = False
+
+    @property
+    def weight(self) -> int:
+        return self.operation.weigh(self.item)
+
+
+_END: Final = object()
 
 
 class Database:
@@ -87,14 +94,22 @@ class Database:
         self.url: URL = make_url(url)
         self.dialect: str = "sqlite" if self.url.get_backend_name() == "sqlite" else "postgresql"
         self._write_events = write_events
-        self._engine = _sqlite_engine(self.url) if self.dialect == "sqlite" else _postgresql_engine(self.url)
-        self._readers_engine = _sqlite_engine(self.url, read_only=True) if self.dialect == "sqlite" else self._engine
-        self._waiting: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._writer_count = 1 if self.dialect == "sqlite" else POSTGRESQL_WRITERS
+        if self.dialect == "sqlite":
+            self._engine = sqlite_engine(self.url, connections=1, read_only=False)
+            self._readers_engine = sqlite_engine(self.url, connections=READERS, read_only=True)
+        else:
+            self._engine = postgresql_engine(self.url, connections=READERS + POSTGRESQL_WRITERS)
+            self._readers_engine = repeatable(self._engine)
+        self._waiting: queue.SimpleQueue[_Waiting | object] = queue.SimpleQueue()
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
         self._writers: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
         self.available = True
         """False after a write that failed because the database was away, until one succeeds."""
+        self.broken: FsyncFailed | None = None
+        """Set for good once a commit could not be made durable; every later write raises it."""  # G12
 
     @property
     def engine(self) -> Engine:
@@ -104,8 +119,7 @@ class Database:
     def start(self) -> None:
         """Start the writer; to be called on the event loop that writes are awaited on."""
         self._loop = asyncio.get_running_loop()
-        count = 1 if self.dialect == "sqlite" else POSTGRESQL_WRITERS
-        for n in range(count):
+        for n in range(self._writer_count):
             thread = threading.Thread(
                 target=self._write_forever, args=(self._loop,), name=f"store-writer-{n}", daemon=True
             )
@@ -114,8 +128,9 @@ class Database:
 
     async def close(self) -> None:
         """Finish the writes that were handed over, then close every connection."""
+        self._closed = True
         for _ in self._writers:
-            self._waiting.put(None)
+            self._waiting.put(_END)
         for thread in self._writers:
             await asyncio.to_thread(thread.join)
         self._writers.clear()
@@ -126,9 +141,10 @@ class Database:
     async def write(self, operation: Operation[ItemT, ResultT], item: ItemT) -> ResultT:
         """Run one item of an operation and return its result after the commit.
 
-        Raises `StoreUnavailable` when nothing was stored, and what the operation raises for this item.
+        Raises `StoreUnavailable` when the database is away, what the operation raises for this item, and `FsyncFailed`
+        from the first failed fsync on.
         """
-        if self._loop is None or not self._writers:
+        if self._closed or self._loop is None:
             raise StoreUnavailable("the store is closed")
         waiting = _Waiting(operation, item, self._loop.create_future())
         self._waiting.put(waiting)
@@ -136,166 +152,149 @@ class Database:
         return result
 
     async def read(self, function: Callable[[Connection], ResultT]) -> ResultT:
-        """Run a function on a reader's connection, in a transaction of its own that changes nothing."""
+        """Run a function on a reader's connection, in a transaction of its own that changes nothing.
+
+        It is run a second time when the connection turns out to be an old one. Raises `StoreUnavailable`.
+        """
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, function)
 
     def _read(self, function: Callable[[Connection], ResultT]) -> ResultT:
         try:
-            with self._readers_engine.connect() as connection:
-                return function(connection)
-        except SQLAlchemyError as error:
-            raise translate(error) from error
+            return self._read_once(function)
+        except Exception as error:
+            if not connection_lost(error):
+                raise translate(error, writing=False) from error
+        try:
+            return self._read_once(function)
+        except Exception as error:
+            raise translate(error, writing=False) from error
+
+    def _read_once(self, function: Callable[[Connection], ResultT]) -> ResultT:
+        with self._readers_engine.connect() as connection:
+            return function(connection)
 
     # -- the writer's thread ---------------------------------------------------------------------------------------
 
     def _write_forever(self, loop: asyncio.AbstractEventLoop) -> None:
-        ended = False
-        while not ended:
-            group, ended = self._take_group()
-            if group:
+        for group in self._groups():
+            try:
                 self._commit(group)
+            except BaseException as error:  # noqa: BLE001 - those who wait must hear of it, and the others go on
+                self._fail(group, error)
+            try:
                 loop.call_soon_threadsafe(_answer, group)
+            except RuntimeError:  # the loop is gone, and with it everybody who could wait
+                return
 
-    def _take_group(self) -> tuple[list[_Waiting], bool]:
-        first = self._waiting.get()
-        if first is None:
-            return [], True
-        group = [first]
-        weight = first.operation.weigh(first.item)
-        while weight < GROUP_WEIGHT and len(group) < GROUP_ITEMS:
-            try:
-                following = self._waiting.get_nowait()
-            except queue.Empty:
-                break
+    def _groups(self) -> Iterator[list[_Waiting]]:
+        """Yield what waits, as much at a time as is committed together, until the end is announced."""
+        following = self._waiting.get()
+        while isinstance(following, _Waiting):
+            group, weight = [following], following.weight
+            following = self._take_waiting()
+            while isinstance(following, _Waiting) and len(group) < GROUP_ITEMS:
+                weight += following.weight
+                if weight > GROUP_WEIGHT:
+                    break
+                group.append(following)
+                following = self._take_waiting()
+            yield group
             if following is None:
-                return group, True
-            group.append(following)
-            weight += following.operation.weigh(following.item)
-        return group, False
+                following = self._waiting.get()
 
-    def _commit(self, group: list[_Waiting]) -> None:
-        """Run a group in one transaction; if an item spoils it, run each in a savepoint so that it fails alone."""
-        again = False
+    def _take_waiting(self) -> _Waiting | object | None:
+        try:
+            return self._waiting.get_nowait()
+        except queue.Empty:
+            return None
+
+    def _commit(self, group: Sequence[_Waiting]) -> None:
+        """Commit a group and leave each member its result; one that fails alone leaves the others theirs."""
+        apart = again = False
         for _ in range(RUNS):
+            if self.broken is not None:
+                self._fail(group, self.broken)
+                return
             try:
-                self._run_together(group, again=again)
-            except SQLAlchemyError as error:
-                again = again or connection_lost(error)
-                if can_run_again(error) or connection_lost(error):
+                self._run(group, apart=apart, again=again)
+            except Exception as error:  # noqa: BLE001 - it belongs to the callers
+                lost = connection_lost(error)
+                again = again or lost
+                if lost or can_run_again(error):
                     continue
                 failure = translate(error)
-                if len(group) == 1 or isinstance(failure, (StoreUnavailable, FsyncFailed)):
-                    self._fail(group, failure)
+                if apart or len(group) == 1 or isinstance(failure, (StoreUnavailable, FsyncFailed)):
+                    self._fail(group, failure, unsure=again)
                     return
-            except Exception as error:  # noqa: BLE001 - it belongs to the caller of one item, found out below
-                if len(group) == 1:
-                    group[0].error = error
-                    return
+                apart = True  # a single one spoils it for all
             else:
                 self.available = True
                 return
-            break
-        else:
-            self._fail(group, StoreUnavailable("the database does not keep a connection"))
-            return
-        self._commit_one_by_one(group)
+        self._fail(group, StoreUnavailable("the database gives up every transaction"), unsure=again)
 
-    def _fail(self, group: Sequence[_Waiting], failure: BaseException) -> None:
+    def _fail(self, group: Sequence[_Waiting], failure: BaseException, *, unsure: bool = False) -> None:
         if isinstance(failure, StoreUnavailable):
             self.available = False
+        if isinstance(failure, FsyncFailed):
+            self.available, self.broken = False, failure
         for waiting in group:
-            waiting.error = failure
+            waiting.error, waiting.unsure = failure, unsure
 
-    def _run_together(self, group: list[_Waiting], *, again: bool) -> None:
+    def _run(self, group: Sequence[_Waiting], *, apart: bool, again: bool) -> None:
         by_operation: dict[Operation[Any, Any], list[_Waiting]] = {}
         for waiting in group:
+            waiting.result = waiting.error = None
             by_operation.setdefault(waiting.operation, []).append(waiting)
+        run = _run_apart if apart else _run_together
         with self._engine.begin() as connection:
             transaction = Transaction(connection, self.dialect, again=again)
             for operation, members in by_operation.items():
-                results = operation.run(transaction, [member.item for member in members])
-                for member, result in zip(members, results, strict=True):
-                    member.result = result
+                run(transaction, operation, members)
             if transaction.events:
                 self._write_events(transaction)
 
-    def _commit_one_by_one(self, group: list[_Waiting]) -> None:
-        try:
-            with self._engine.begin() as connection:
-                transaction = Transaction(connection, self.dialect)
-                for waiting in group:
-                    self._run_in_savepoint(transaction, waiting)
-                if transaction.events:
-                    self._write_events(transaction)
-        except SQLAlchemyError as error:
-            self._fail(group, translate(error))
 
-    def _run_in_savepoint(self, transaction: Transaction, waiting: _Waiting) -> None:
-        kept = len(transaction.events)
-        try:
-            with transaction.connection.begin_nested():
-                waiting.result = waiting.operation.run(transaction, [waiting.item])[0]
-        except SQLAlchemyError as error:
-            if connection_lost(error):
-                raise
-            waiting.error = translate(error)
-        except Exception as error:  # noqa: BLE001 - handed to the caller of this item
-            waiting.error = error
-        if waiting.error is not None:
-            del transaction.events[kept:]
+def _run_together(transaction: Transaction, operation: Operation[Any, Any], members: Sequence[_Waiting]) -> None:
+    results = operation.run(transaction, [member.item for member in members])
+    for member, result in zip(members, results, strict=True):
+        member.result = result
+
+
+def _run_apart(transaction: Transaction, operation: Operation[Any, Any], members: Sequence[_Waiting]) -> None:
+    """Run them in a savepoint, and each in its own where that fails; errors stay with their members."""
+    kept = len(transaction.events)
+    savepoint = transaction.connection.begin_nested()
+    try:
+        _run_together(transaction, operation, members)
+    except Exception as error:
+        failure = translate(error)
+        if can_run_again(error) or connection_lost(error) or isinstance(failure, (StoreUnavailable, FsyncFailed)):
+            raise  # not the fault of any of them
+        savepoint.rollback()
+        del transaction.events[kept:]
+        if len(members) == 1:
+            members[0].error = failure
+            return
+        for member in members:
+            _run_apart(transaction, operation, [member])
+    else:
+        savepoint.commit()
 
 
 def _answer(group: Sequence[_Waiting]) -> None:
     for waiting in group:
-        if waiting.future.done():  # the caller was cancelled; what it asked for is committed all the same
+        error = waiting.error
+        heard = not waiting.future.done()  # else the caller was cancelled; what it asked for is committed all the same
+        if waiting.unsure or (error is None and not heard):
+            waiting.operation.unanswered(waiting.item)
+        if not heard:
             continue
-        if waiting.error is not None:
-            waiting.future.set_exception(waiting.error)
-        else:
+        if error is None:
             waiting.future.set_result(waiting.result)
-
-
-def _sqlite_engine(url: URL, *, read_only: bool = False) -> Engine:
-    engine = create_engine(
-        url,
-        poolclass=QueuePool,
-        pool_size=READERS if read_only else 1,
-        max_overflow=0,
-        connect_args={"isolation_level": None, "check_same_thread": False, "timeout": CONNECT_TIMEOUT},
-    )
-
-    @event.listens_for(engine, "connect")
-    def _configure(connection: sqlite3.Connection, _record: object) -> None:
-        # G1: WAL with FULL makes each commit durable; the reader side cannot write at all
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute(f"PRAGMA busy_timeout = {CONNECT_TIMEOUT * 1000}")
-        connection.execute("PRAGMA cache_size = -32000")
-        connection.execute("PRAGMA temp_store = MEMORY")
-        if read_only:
-            connection.execute("PRAGMA query_only = ON")
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
-
-    return engine
-
-
-def _postgresql_engine(url: URL) -> Engine:
-    return create_engine(
-        url.set(drivername="postgresql+psycopg"),
-        pool_size=READERS + POSTGRESQL_WRITERS,
-        max_overflow=0,
-        pool_pre_ping=False,
-        connect_args={
-            "connect_timeout": CONNECT_TIMEOUT,
-            "application_name": "genro-mail-proxy",
-            # G12: a server that went silent is noticed within seconds, not after the kernel's quarter of an hour
-            "keepalives_idle": 2,
-            "keepalives_interval": 1,
-            "keepalives_count": 2,
-            "tcp_user_timeout": CONNECT_TIMEOUT * 1000,
-        },
-    )
+        elif isinstance(error, StopIteration):  # which no future takes
+            waiting.future.set_exception(RuntimeError(f"{waiting.operation.name} raised {error!r}"))
+        else:
+            # one for each: those who raise it add to its traceback
+            waiting.future.set_exception(copy(error) if isinstance(error, (StoreUnavailable, FsyncFailed)) else error)

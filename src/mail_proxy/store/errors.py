@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import sqlite3
 
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 from mail_proxy.domain.errors import StoreUnavailable
 
-_SQLITE_CODE_OF_OUR_OWN_MISTAKE = 1
-"""SQLITE_ERROR: bad SQL or a missing table, not a state of the disk."""
-_SQLITE_MISTAKES = ("no such", "near ", "incomplete input", "too many", "ambiguous", "table ", "unrecognized")
 _SQLITE_FSYNC_CODES = frozenset({1034, 1290})
 """SQLITE_IOERR_FSYNC and SQLITE_IOERR_DIR_FSYNC."""
+_SQLITE_AWAY = {
+    3: "access permission denied",
+    5: "database is locked",
+    6: "database table is locked",
+    7: "out of memory",
+    8: "attempt to write a readonly database",
+    9: "interrupted",
+    10: "disk I/O error",
+    11: "database disk image is malformed",
+    13: "database or disk is full",
+    14: "unable to open database file",
+    15: "locking protocol",
+    22: "large file support is disabled",
+    26: "file is not a database",
+}
+"""Results that speak of the file, the disk or the machine; all others are mistakes of ours or of the data.
+
+By their code, which Python tells from 3.11 on, and in SQLite's words, which are the same wherever it is called from.
+"""
 _RUN_AGAIN = frozenset({"40001", "40P01"})
 """PostgreSQL: serialization_failure, deadlock_detected."""
+_LOST = ("08", "57P")
+"""PostgreSQL: connection, and the server's going down or coming up."""
 _AWAY_CLASSES = ("08", "53", "57", "58", "25006", "55P03", "XX")
 """PostgreSQL: connection, resources (disk full, memory), operator intervention, system errors, read-only, locked."""
 
@@ -27,7 +45,7 @@ class SchemaTooNew(Exception):
     """The database was written by a later version of this software."""
 
 
-def can_run_again(error: SQLAlchemyError) -> bool:
+def can_run_again(error: BaseException) -> bool:
     """True when the transaction was undone by the database for a reason that passes (deadlock, serialisation)."""
     return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _RUN_AGAIN
 
@@ -37,16 +55,19 @@ def connection_lost(error: BaseException) -> bool:
     if not isinstance(error, DBAPIError):
         return False
     state = getattr(error.orig, "sqlstate", None)
-    return error.connection_invalidated or (state is not None and state.startswith(("08", "57P")))
+    return error.connection_invalidated or (state is not None and state.startswith(_LOST))
 
 
-def translate(error: BaseException) -> BaseException:
-    """Return the error that callers of the store meet; errors that are not the database's come back as they are."""
+def translate(error: BaseException, *, writing: bool = True) -> BaseException:
+    """Return the error that callers of the store meet; errors that are not the database's come back as they are.
+
+    Only writing meets `FsyncFailed`.
+    """
     if not isinstance(error, DBAPIError):
         return error
     original = error.orig
     if isinstance(original, sqlite3.Error):
-        return _translate_sqlite(error, original)
+        return _translate_sqlite(error, original, writing=writing)
     state = getattr(original, "sqlstate", None)
     if state is None:
         away = isinstance(error, (OperationalError, InterfaceError)) or error.connection_invalidated
@@ -55,20 +76,17 @@ def translate(error: BaseException) -> BaseException:
     return StoreUnavailable(f"the database cannot be used now: {_first_line(original)}") if away else error
 
 
-def _translate_sqlite(error: DBAPIError, original: sqlite3.Error) -> BaseException:
-    code = getattr(original, "sqlite_errorcode", None)  # Python 3.11 and later
-    if code in _SQLITE_FSYNC_CODES:
-        return FsyncFailed(str(original))
-    if not isinstance(original, sqlite3.OperationalError) and code is None:
-        return error
-    mistake = (
-        str(original).startswith(_SQLITE_MISTAKES)
-        if code is None
-        else (code & 0xFF) in (_SQLITE_CODE_OF_OUR_OWN_MISTAKE, 19, 20, 21, 25)
-    )
-    if mistake:
-        return error
-    return StoreUnavailable(f"the database file cannot be used now: {original}")
+def _translate_sqlite(error: DBAPIError, original: sqlite3.Error, *, writing: bool) -> BaseException:
+    code = getattr(original, "sqlite_errorcode", None)
+    if code is None:  # Python 3.10, which does not tell a failed fsync from other I/O errors: taken for the worst
+        away = str(original) in _SQLITE_AWAY.values()
+        unsynced = str(original) == _SQLITE_AWAY[10]
+    else:
+        away = code & 0xFF in _SQLITE_AWAY
+        unsynced = code in _SQLITE_FSYNC_CODES
+    if unsynced and writing:
+        return FsyncFailed(f"the database file could not be made durable: {original}")
+    return StoreUnavailable(f"the database file cannot be used now: {original}") if away else error
 
 
 def _first_line(error: BaseException | None) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Connection, Double, Integer, Text, bindparam, exists, select, update
+from sqlalchemy import BigInteger, Connection, Double, Integer, Text, bindparam, func, select, update
 
 from mail_proxy.domain.message import FINAL_STATES
 from mail_proxy.domain.report import Event, EventType, StoredEvent
 from mail_proxy.store.database import Database, Operation, Transaction
-from mail_proxy.store.rows import pack, packed, unpack, unpacked_values
+from mail_proxy.store.keyset import upwards
+from mail_proxy.store.rows import among, pack, packed, selected, unpack
 from mail_proxy.store.schema import events, messages, tenants
 
 
@@ -28,35 +29,42 @@ class StoreOutbox:
     def __init__(self, database: Database) -> None:
         dialect = database.dialect
         self._database = database
-        waiting = exists().where(events.c.tenant_id == tenants.c.id, events.c.reported_ts.is_(None))
-        self.with_events = packed(dialect, select(tenants.c.id).where(waiting).subquery("with_events"))
+        # one look into the index for each tenant; `exists` would be turned into a join over all events
+        waiting = select(events.c.event_id).where(events.c.tenant_id == tenants.c.id, events.c.reported_ts.is_(None))
+        with_events = select(tenants.c.id).where(waiting.limit(1).scalar_subquery().is_not(None))
+        self.with_events = packed(dialect, with_events.subquery("with_events"))
+        walk = upwards(
+            dialect,
+            (events.c.tenant_id, events.c.event_id),
+            bindparam("tenant", type_=Text),
+            bindparam("after", type_=BigInteger),
+        )
         oldest = (
             select(
                 events.c.event_id, events.c.tenant_id, events.c.message_pk, events.c.type, events.c.ts, events.c.entry
             )
-            .where(events.c.tenant_id == bindparam("tenant", type_=Text), events.c.reported_ts.is_(None))
-            .where(events.c.event_id > bindparam("after", type_=BigInteger))
-            .order_by(events.c.event_id)
+            .where(walk.condition, events.c.reported_ts.is_(None))
+            .order_by(*walk.order)
             .limit(bindparam("limit", type_=Integer))
         )
         self.oldest = packed(dialect, oldest.subquery("oldest"))
-        told = unpacked_values(dialect, BigInteger(), "event_ids")
-        self.mark_events = (
-            update(events)
-            .where(events.c.event_id.in_(told), events.c.reported_ts.is_(None))
-            .values(reported_ts=bindparam("now", type_=Double))
+        told = among(dialect, events.c.event_id, "event_ids")
+        now = bindparam("now", type_=Double)
+        self.mark_events = update(events).where(told).values(reported_ts=func.coalesce(events.c.reported_ts, now))
+        untold = (
+            select(events.c.event_id)
+            # not `IS NULL`, for which the index on all unreported events might be walked
+            .where(events.c.message_pk == messages.c.pk, func.coalesce(events.c.reported_ts, 0.0) == 0.0)
+            .correlate(messages)
+            .limit(1)
+            .scalar_subquery()
         )
         self.mark_messages = (
             update(messages)
-            .where(messages.c.pk.in_(select(events.c.message_pk).where(events.c.event_id.in_(told))))
+            .where(selected(dialect, messages.c.pk, select(events.c.message_pk).where(told)))
             .where(messages.c.state.in_([state.value for state in sorted(FINAL_STATES)]))
-            .where(messages.c.reported_ts.is_(None))
-            .where(
-                ~exists()
-                .where(events.c.message_pk == messages.c.pk, events.c.reported_ts.is_(None))
-                .correlate(messages)
-            )
-            .values(reported_ts=bindparam("now", type_=Double))
+            .where(func.coalesce(messages.c.reported_ts, 0.0) == 0.0, untold.is_(None))
+            .values(reported_ts=now)
         )
         self._acknowledge = Operation("acknowledge", self._run)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Double, Integer, Text, bindparam, delete, select
+from sqlalchemy import Double, Integer, Text, bindparam, delete, select, text
 
 from mail_proxy.store.database import Transaction
-from mail_proxy.store.rows import pack, packed, unpack, unpacked_values
-from mail_proxy.store.schema import contents, events, messages, recipients
+from mail_proxy.store.rows import among, pack, packed, unpack
+from mail_proxy.store.schema import ANY_MESSAGE, contents, events, messages, recipients
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +38,23 @@ class Prune:
         silent = (
             select(messages.c.pk)
             .where(messages.c.tenant_id == bindparam("tenant", type_=Text))
+            .where(messages.c.finished_ts.is_not(None), messages.c.reported_ts.is_(None))
             .where(messages.c.finished_ts < before)
-            .order_by(messages.c.pk)
+            .order_by(messages.c.finished_ts)
             .limit(limit)
         )
         self.silent = packed(dialect, silent.subquery("old"))
-        of_tenant = select(messages.c.pk).where(messages.c.tenant_id == bindparam("tenant", type_=Text)).limit(limit)
+        of_tenant = (
+            select(messages.c.pk)
+            .where(messages.c.tenant_id == bindparam("tenant", type_=Text), text(ANY_MESSAGE))
+            .limit(limit)
+        )
         self.of_tenant = packed(dialect, of_tenant.subquery("all_of"))
-        pks = unpacked_values(dialect, BigInteger(), "pks")
         self.deletes = (
-            delete(events).where(events.c.message_pk.in_(pks)),
-            delete(recipients).where(recipients.c.message_pk.in_(pks)),
-            delete(contents).where(contents.c.message_pk.in_(pks)),
-            delete(messages).where(messages.c.pk.in_(pks)),
+            delete(events).where(among(dialect, events.c.message_pk)),
+            delete(recipients).where(among(dialect, recipients.c.message_pk)),
+            delete(contents).where(among(dialect, contents.c.message_pk)),
+            delete(messages).where(among(dialect, messages.c.pk)),
         )
 
     def run(self, transaction: Transaction, requests: Sequence[PruneRequest]) -> Sequence[int]:

@@ -35,7 +35,7 @@ class StoreQueue:
         enqueue, claim, settle, release = Enqueue(dialect), Claim(dialect), Settle(dialect), Release(dialect)
         self._enqueue_op = Operation("enqueue", enqueue.run, lambda batch: batch.weight)
         self._claim_op = Operation("claim", claim.run)
-        self._settle_op = Operation("settle", settle.run)
+        self._settle_op = Operation("settle", settle.run_groups, len)
         self._release_op = Operation("release", release.run)
         self._promote_op = Operation("promote", self._promote.run)
         self._unhold_op = Operation("unhold", self._unhold.run)
@@ -56,9 +56,9 @@ class StoreQueue:
         request = ClaimRequest(tuple(demands), token, self._instance_id, now)
         return await self._database.write(self._claim_op, request)
 
-    async def settle(self, settlement: Settlement) -> bool:
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
         """See `Queue.settle`."""
-        return await self._database.write(self._settle_op, settlement)
+        return await self._database.write(self._settle_op, settlements)
 
     async def release(self, claims: Sequence[Claimed]) -> None:
         """See `Queue.release`."""
@@ -98,9 +98,9 @@ class StoreQueue:
         """See `Queue.beat`."""
         await self._database.write(self._beat_op, self._instance_id)
 
-    async def rescue(self, dead: Sequence[str], token: str, limit: int) -> Sequence[Claimed]:
+    async def rescue(self, dead: Sequence[str], limit: int) -> Sequence[Claimed]:
         """See `Queue.rescue`."""
-        request = rescue.Rescue(tuple(dead), token, self._instance_id, limit)
+        request = rescue.Rescue(tuple(dead), self._instance_id, limit)
         return await self._database.write(self._rescue_op, request)
 
     async def prune(self, finished_before: float, limit: int, silent_tenants: Sequence[str]) -> int:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import BigInteger, bindparam, select, update
+from sqlalchemy import BigInteger, bindparam, select, text, update
 
-from mail_proxy.domain.message import WAITING_STATES
 from mail_proxy.domain.settlement import cancel
 from mail_proxy.store.claim import Loader
 from mail_proxy.store.database import Transaction
-from mail_proxy.store.rows import pack, unpacked_values
-from mail_proxy.store.schema import messages
+from mail_proxy.store.rows import among, pack
+from mail_proxy.store.schema import IS_WAITING, messages
 from mail_proxy.store.settle import Settle
 
 CHUNK = 500
@@ -26,13 +25,11 @@ class CancelWaiting:
             select(messages.c.pk)
             .where(messages.c.account_pk == bindparam("account", type_=BigInteger))
             .where(messages.c.finished_ts.is_(None))
-            .where(messages.c.state.in_([state.value for state in sorted(WAITING_STATES)]))
+            .where(text(IS_WAITING))
             .limit(CHUNK)
             .with_for_update()
         )
-        self.mark = (
-            update(messages).where(messages.c.pk.in_(unpacked_values(dialect, BigInteger(), "pks"))).values(token=TOKEN)
-        )
+        self.mark = update(messages).where(among(dialect, messages.c.pk)).values(token=TOKEN)
         self.loader = Loader(dialect)
         self.settle = Settle(dialect)
 
@@ -45,6 +42,6 @@ class CancelWaiting:
         pks = list(connection.execute(self.waiting, {"account": account_pk}).scalars())
         if pks:
             connection.execute(self.mark, {"pks": pack(pks)})
-            claims = self.loader.load(connection, pks, TOKEN)
+            claims = self.loader.load(connection, pks)
             self.settle.run(transaction, [cancel(claimed, now, "the account was deleted") for claimed in claims])
         return len(pks)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import (
-    BigInteger,
     Connection,
     Double,
     Integer,
@@ -22,7 +21,7 @@ from sqlalchemy import literal_column as sql
 from mail_proxy.domain.claim import Claimed
 from mail_proxy.store.claim import Loader
 from mail_proxy.store.database import Transaction
-from mail_proxy.store.rows import pack, packed, unpack, unpacked_values
+from mail_proxy.store.rows import among, pack, packed, unpack
 from mail_proxy.store.schema import instances, messages
 
 _IS_SENDING = messages.c.state == sql("'sending'")
@@ -33,28 +32,30 @@ class Rescue:
     """A wish to take over what these instances had claimed."""
 
     dead: tuple[str, ...]
-    token: str
     instance_id: str
     limit: int
 
 
 class RescueClaims:
-    """Moves a dead instance's claims into the hands of this one."""
+    """Moves a dead instance's claims into the hands of this one.
+
+    They keep their tokens: the dead one's journal names them, and if it only slept, its late 250 still counts.
+    """
 
     def __init__(self, dialect: str) -> None:
         orphans = (
             select(messages.c.pk)
-            .where(_IS_SENDING, messages.c.instance_id.in_(unpacked_values(dialect, Text(), "dead")))
+            .where(_IS_SENDING, among(dialect, messages.c.instance_id, "dead"))
             .limit(bindparam("limit", type_=Integer))
             .with_for_update(skip_locked=True)
         )
         self.orphans = packed(dialect, orphans.subquery("orphans"))
         self.take = (
             update(messages)
-            .where(messages.c.pk.in_(unpacked_values(dialect, BigInteger(), "pks")))
-            .values(token=bindparam("claim_token", type_=Text), instance_id=bindparam("claim_instance", type_=Text))
+            .where(among(dialect, messages.c.pk))
+            .values(instance_id=bindparam("claim_instance", type_=Text))
         )
-        self.forget = delete(instances).where(instances.c.id.in_(unpacked_values(dialect, Text(), "dead")))
+        self.forget = delete(instances).where(among(dialect, instances.c.id, "dead"))
         self.loader = Loader(dialect)
 
     def run(self, transaction: Transaction, requests: Sequence[Rescue]) -> Sequence[Sequence[Claimed]]:
@@ -67,9 +68,8 @@ class RescueClaims:
         if not pks:
             connection.execute(self.forget, dead)
             return ()
-        owner = {"claim_token": request.token, "claim_instance": request.instance_id}
-        connection.execute(self.take, {"pks": pack(pks), **owner})
-        return self.loader.load(connection, pks, request.token)
+        connection.execute(self.take, {"pks": pack(pks), "claim_instance": request.instance_id})
+        return self.loader.load(connection, pks)
 
 
 REGISTER = insert(instances).values(

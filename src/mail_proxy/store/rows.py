@@ -9,18 +9,46 @@ apart, on the other core.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, Subquery, Text, bindparam, cast, func, literal_column, select
+from sqlalchemy import ColumnElement, Select, Subquery, Text, any_, bindparam, cast, func, literal_column, select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql.selectable import FromClause
 from sqlalchemy.types import TypeEngine
 
+_NOT_STORABLE: Final = re.compile("[\0\ud800-\udfff]")
+
 
 def pack(rows: Iterable[object]) -> str:
-    """Write rows (or plain values) as the JSON text that `unpacked` reads."""
-    return json.dumps(list(rows), ensure_ascii=False, separators=(",", ":"))
+    """Write rows (or plain values) as the JSON text that `unpacked` reads.
+
+    What no database takes in a text (NUL, half a surrogate pair) becomes U+FFFD, so that it spoils nothing. G13.
+    """
+    given = list(rows)
+    text = json.dumps(given, ensure_ascii=False, separators=(",", ":"))
+    if "\\u0000" in text or not (text.isascii() or _encodable(text)):
+        text = json.dumps(_storable(given), ensure_ascii=False, separators=(",", ":"))
+    return text
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _storable(value: object) -> object:
+    match value:
+        case str():
+            return _NOT_STORABLE.sub("\ufffd", value)
+        case list() | tuple():
+            return [_storable(each) for each in value]
+        case _:
+            return value
 
 
 def unpacked(dialect: str, columns: dict[str, TypeEngine[Any]], name: str = "rows") -> Subquery:
@@ -40,13 +68,22 @@ def unpacked(dialect: str, columns: dict[str, TypeEngine[Any]], name: str = "row
     return select(*taken).select_from(each).subquery(name)
 
 
-def unpacked_values(dialect: str, type_: TypeEngine[Any], name: str = "values") -> Select[Any]:
-    """A select of the plain values in the JSON parameter called `name`, for `column.in_(…)`."""
+def among(dialect: str, column: ColumnElement[Any], name: str = "pks") -> ColumnElement[bool]:
+    """True where the column is one of the plain values in the JSON parameter called `name`."""
     if dialect == "sqlite":
         each = func.json_each(bindparam(name)).table_valued("value", name=f"{name}_each")
-        return select(each.c.value)
+        return selected(dialect, column, select(each.c.value))
     element = func.jsonb_array_elements_text(cast(bindparam(name), JSONB)).table_valued("value", name=f"{name}_each")
-    return select(cast(element.c.value, type_))
+    return selected(dialect, column, select(cast(element.c.value, column.type)))
+
+
+def selected(dialect: str, column: ColumnElement[Any], values: Select[Any]) -> ColumnElement[bool]:
+    """True where the column has one of the values of a select, which is run first."""
+    if dialect == "sqlite":
+        return column.in_(values)
+    # An array is looked up in the column's index; a subquery would be joined, and PostgreSQL might begin with the column.
+    array: ColumnElement[Any] = func.array(values.scalar_subquery())
+    return column == any_(array)
 
 
 def packed(dialect: str, source: FromClause) -> Select[Any]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
-    BigInteger,
     Connection,
     Double,
     Integer,
@@ -15,24 +14,25 @@ from sqlalchemy import (
     Text,
     bindparam,
     delete,
-    func,
     literal_column,
     select,
+    text,
     update,
 )
 
 from mail_proxy.domain.claim import Claimed
-from mail_proxy.domain.message import WAITING_STATES, MessageState, Priority
+from mail_proxy.domain.message import MessageState, Priority
 from mail_proxy.ports import Promotion
 from mail_proxy.store.claim import Loader
 from mail_proxy.store.database import Transaction
-from mail_proxy.store.rows import pack, packed, unpack, unpacked_values
-from mail_proxy.store.schema import messages, suspended_batches
+from mail_proxy.store.rows import among, pack, packed, unpack
+from mail_proxy.store.schema import IS_WAITING, messages, suspended_batches
 
+# In the words of the indexes: PostgreSQL keeps plans in which a parameter may be anything. Statements that name their
+# rows by number say a state by parameter, and so have only the primary key.
 _IS_READY = messages.c.state == literal_column("'ready'")
 _IS_SCHEDULED = messages.c.state == literal_column("'scheduled'")
 _IS_HELD = messages.c.state == literal_column("'held'")
-_IS_WAITING = messages.c.state.in_([literal_column(f"'{s.value}'") for s in sorted(WAITING_STATES)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +56,9 @@ class Promote:
             .with_for_update(skip_locked=True)
         )
         self.due = packed(dialect, due.subquery("due"))
-        self.make_ready = (
-            update(messages)
-            .where(messages.c.pk.in_(unpacked_values(dialect, BigInteger(), "pks")))
-            .values(state=MessageState.READY.value)
-        )
-        earliest = [
-            select(func.min(messages.c.due)).where(_IS_SCHEDULED, messages.c.priority == int(p)).scalar_subquery()
-            for p in Priority
-        ]
+        self.make_ready = update(messages).where(among(dialect, messages.c.pk)).values(state=MessageState.READY.value)
+        scheduled = select(messages.c.due).where(_IS_SCHEDULED).order_by(messages.c.due).limit(1)
+        earliest = [scheduled.where(messages.c.priority == int(p)).scalar_subquery() for p in Priority]
         self.earliest = select(*(each.label(f"due_{n}") for n, each in enumerate(earliest)))
 
     def next_due(self, connection: Connection) -> float | None:
@@ -110,7 +104,7 @@ class Unhold:
         self.held = packed(dialect, held.subquery("held"))
         self.make_ready = (
             update(messages)
-            .where(messages.c.pk.in_(unpacked_values(dialect, BigInteger(), "pks")), _IS_HELD)
+            .where(among(dialect, messages.c.pk), messages.c.state == MessageState.HELD.value)
             .values(state=MessageState.READY.value)
         )
         self.forget = delete(suspended_batches).where(
@@ -155,7 +149,7 @@ class ClaimExpired:
     def __init__(self, dialect: str) -> None:
         late = (
             select(messages.c.pk)
-            .where(messages.c.expires_ts.is_not(None), _IS_WAITING)
+            .where(messages.c.expires_ts.is_not(None), text(IS_WAITING))
             .where(messages.c.expires_ts <= bindparam("now", type_=Double))
             .order_by(messages.c.expires_ts)
             .limit(bindparam("limit", type_=Integer))
@@ -164,7 +158,7 @@ class ClaimExpired:
         self.late = packed(dialect, late.with_for_update(skip_locked=True).subquery("late"))
         self.take = (
             update(messages)
-            .where(messages.c.pk.in_(unpacked_values(dialect, BigInteger(), "pks")))
+            .where(among(dialect, messages.c.pk))
             .values(
                 state=MessageState.SENDING.value,
                 token=bindparam("claim_token", type_=Text),
@@ -188,17 +182,13 @@ class ClaimExpired:
             return ()
         owner = {"claim_token": request.token, "claim_instance": request.instance_id}
         connection.execute(self.take, {"pks": pack(pks), **owner})
-        return self.loader.load(connection, pks, request.token)
+        return self.loader.load(connection, pks)
 
 
 def ready_accounts(dialect: str) -> Select[Any]:
     """Accounts with ready messages: one index step for each account, however many messages it has."""
-    first = select(func.min(messages.c.account_pk).label("account_pk")).where(_IS_READY)
-    walk = first.cte("walk", recursive=True)
-    following = (
-        select(func.min(messages.c.account_pk))
-        .where(_IS_READY, messages.c.account_pk > walk.c.account_pk)
-        .scalar_subquery()
-    )
+    first = select(messages.c.account_pk).where(_IS_READY).order_by(messages.c.account_pk).limit(1)
+    walk = select(first.scalar_subquery().label("account_pk")).cte("walk", recursive=True)
+    following = first.where(messages.c.account_pk > walk.c.account_pk).scalar_subquery()
     walk = walk.union_all(select(following).where(walk.c.account_pk.is_not(None)))
     return packed(dialect, select(walk.c.account_pk).where(walk.c.account_pk.is_not(None)).subquery("walked"))

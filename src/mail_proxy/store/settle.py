@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
-from sqlalchemy import BigInteger, Double, Integer, Text, func, insert, select, update
+from sqlalchemy import BigInteger, Double, Integer, Text, case, func, insert, select, update
 
 from mail_proxy.domain.claim import Claimed
 from mail_proxy.domain.message import FINAL_STATES, MessageState
@@ -25,7 +26,6 @@ class Settle:
         holding = (
             select(messages.c.pk)
             .join(named, (messages.c.pk == named.c.pk) & (messages.c.token == named.c.token))
-            # a message that was given back keeps its token until it is claimed anew, so a late 250 still counts
             .where(messages.c.state.not_in([state.value for state in sorted(FINAL_STATES)]))
             .with_for_update(of=messages)
             .subquery("holding")
@@ -51,7 +51,8 @@ class Settle:
                 due=rows.c.due,
                 finished_ts=rows.c.finished_ts,
                 reply=rows.c.reply,
-                token=None,
+                # what goes back to the queue keeps its token until it is claimed anew, so that a late 250 counts
+                token=case((rows.c.state == MessageState.READY.value, messages.c.token), else_=None),
                 instance_id=None,
             )
         )
@@ -64,6 +65,11 @@ class Settle:
             .where(recipients.c.message_pk == people.c.message_pk, recipients.c.n == people.c.n)
             .values(state=people.c.state, reply=people.c.reply, ts=people.c.ts)
         )
+
+    def run_groups(self, transaction: Transaction, groups: Sequence[Sequence[Settlement]]) -> Sequence[Sequence[bool]]:
+        """Write several callers' settlements together."""
+        written = iter(self.run(transaction, [settlement for group in groups for settlement in group]))
+        return [list(islice(written, len(group))) for group in groups]
 
     def run(self, transaction: Transaction, settlements: Sequence[Settlement]) -> Sequence[bool]:
         """Answer for each settlement whether it was written."""

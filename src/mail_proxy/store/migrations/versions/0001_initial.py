@@ -83,8 +83,8 @@ def upgrade() -> None:
         "ix_messages_expiring",
         "messages",
         ["expires_ts"],
-        sqlite_where=sa.text("expires_ts IS NOT NULL AND state IN ('ready', 'scheduled', 'held')"),
-        postgresql_where=sa.text("expires_ts IS NOT NULL AND state IN ('ready', 'scheduled', 'held')"),
+        sqlite_where=sa.text("expires_ts IS NOT NULL AND state IN ('held', 'ready', 'scheduled')"),
+        postgresql_where=sa.text("expires_ts IS NOT NULL AND state IN ('held', 'ready', 'scheduled')"),
     )
     op.create_index(
         "ix_messages_held",
@@ -121,13 +121,26 @@ def upgrade() -> None:
         sqlite_where=sa.text("state = 'sending'"),
         postgresql_where=sa.text("state = 'sending'"),
     )
-    op.create_index("ix_messages_tenant", "messages", ["tenant_id", "pk"])
+    op.create_index(
+        "ix_messages_tenant",
+        "messages",
+        ["tenant_id", "pk"],
+        sqlite_where=sa.text("pk > 0"),
+        postgresql_where=sa.text("pk > 0"),
+    )
     op.create_index(
         "ix_messages_unfinished",
         "messages",
-        ["tenant_id", "batch_code"],
+        ["account_pk", "batch_code", "finished_ts"],
         sqlite_where=sa.text("finished_ts IS NULL"),
         postgresql_where=sa.text("finished_ts IS NULL"),
+    )
+    op.create_index(
+        "ix_messages_unreported",
+        "messages",
+        ["tenant_id", "finished_ts"],
+        sqlite_where=sa.text("finished_ts IS NOT NULL AND reported_ts IS NULL"),
+        postgresql_where=sa.text("finished_ts IS NOT NULL AND reported_ts IS NULL"),
     )
     op.create_table(
         "recipients",

@@ -1,0 +1,100 @@
+"""What a request makes of an account. Pure: the account that is there, the request, and the account that follows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mail_proxy.administration.requests import AccountIn
+from mail_proxy.domain.account import IMPLICIT_TLS_PORT, Account, AuthMethod, OnUncertain, TlsMode
+from mail_proxy.domain.errors import Invalid, Problem
+from mail_proxy.domain.secret import Secret
+
+_LIMITS = ("limit_per_minute", "limit_per_hour", "limit_per_day")
+
+
+def changed_account(existing: Account | None, tenant_id: str, wanted: AccountIn) -> Account:
+    """Return the account that the request asks for; raises `Invalid` naming every field that is wrong.
+
+    A stored password stays only while host and port stay: otherwise whoever may change an account could have a password
+    that he cannot read sent to a server of his own.
+    """
+    problems = [*_not_honoured(wanted), *_missing(existing, wanted)]
+    if problems:
+        raise Invalid(*problems)
+    base = existing or Account(pk=0, tenant_id=tenant_id, id=wanted.id, host="", port=0)
+    given = wanted.model_fields_set
+    host = wanted.host if wanted.host is not None else base.host
+    port = wanted.port if wanted.port is not None else base.port
+    user, password = _login(existing, wanted, moved=(host.lower(), port) != (base.host.lower(), base.port))
+    defaults = Account(pk=0, tenant_id="", id="", host="", port=0)
+    return replace(
+        base,
+        host=host,
+        port=port,
+        user=user,
+        password=password,
+        auth=AuthMethod(wanted.auth or AuthMethod.AUTO) if "auth" in given else base.auth,
+        tls=_tls(wanted, base, port),
+        on_uncertain=(wanted.on_uncertain and OnUncertain(wanted.on_uncertain))
+        if "on_uncertain" in given
+        else base.on_uncertain,
+        **{
+            name: value if (value := getattr(wanted, name)) is not None else getattr(defaults, name)
+            for name in ("verify_tls", "ttl", "max_connections", "batch_size", "is_default")
+            if name in given
+        },
+    )
+
+
+def _not_honoured(wanted: AccountIn) -> list[Problem]:
+    """Name the limits: one that is accepted and then not kept would be worse than none."""
+    return [
+        Problem(name, "rate limits are not supported by this version: leave it out, or give 0")
+        for name in _LIMITS
+        if getattr(wanted, name)
+    ]
+
+
+def _missing(existing: Account | None, wanted: AccountIn) -> list[Problem]:
+    if existing is None:
+        return [
+            Problem(name, "is required for a new account") for name in ("host", "port") if getattr(wanted, name) is None
+        ]
+    return [
+        Problem(name, "must not be null")
+        for name in ("host", "port")
+        if name in wanted.model_fields_set and getattr(wanted, name) is None
+    ]
+
+
+def _login(existing: Account | None, wanted: AccountIn, *, moved: bool) -> tuple[str | None, Secret | None]:
+    given = wanted.model_fields_set
+    stored = existing.password if existing is not None else None
+    user = wanted.user if "user" in given or existing is None else existing.user
+    if "password" in given:
+        text = wanted.password.get_secret_value() if wanted.password is not None else ""
+        password = Secret(text) if text else None
+    else:
+        password = None if moved or not user else stored
+    if user and password is None:
+        again = moved and stored is not None and "password" not in given
+        raise Invalid(
+            Problem(
+                "password", "must be given again, because host or port changed" if again else "is required with a user"
+            )
+        )
+    if password is not None and not user:
+        raise Invalid(Problem("user", "is required with a password"))
+    return user or None, password
+
+
+def _tls(wanted: AccountIn, base: Account, port: int) -> TlsMode:
+    if wanted.use_tls is not None:
+        if wanted.tls is not None:
+            raise Invalid(Problem("use_tls", "is the older form of tls: give one of them"))
+        if not wanted.use_tls:
+            return TlsMode.AUTO
+        return TlsMode.IMPLICIT if port == IMPLICIT_TLS_PORT else TlsMode.STARTTLS
+    if "tls" not in wanted.model_fields_set:
+        return base.tls
+    return TlsMode(wanted.tls or TlsMode.AUTO)

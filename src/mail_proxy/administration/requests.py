@@ -1,0 +1,186 @@
+"""What is asked for: tenants and accounts as they are written, in the words of the API.
+
+A field that is left out keeps its value, or gets its default where the thing is new; null means the default.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mail_proxy.administration.fields import (
+    BearerToken,
+    Host,
+    HttpUrl,
+    Id,
+    Limit,
+    SecretText,
+    Text,
+    UnixTime,
+    UrlPath,
+)
+from mail_proxy.domain.tenant import DEFAULT_ATTACHMENT_PATH, DEFAULT_SYNC_PATH
+
+_NOT_YET = "is not supported by this version: leave it out"
+
+
+class Request(BaseModel):
+    """A body that is taken literally: no unknown field, no value that has to be converted."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+    later: ClassVar[dict[str, str]] = {}
+    """Fields of the contract that this version cannot honour; they are refused rather than ignored."""
+
+
+class ClientAuthIn(Request):
+    """How the service logs in at the tenant's endpoints. Given as a whole: it replaces what was there."""
+
+    method: Literal["none", "bearer", "basic"] = Field(description="How to log in.", examples=["bearer"])
+    token: BearerToken | None = Field(
+        None, description="For `bearer`. Never read back.", examples=["the-token-of-my-endpoint"]
+    )
+    user: Text | None = Field(None, description="For `basic`.", examples=["mail-proxy"])
+    password: SecretText | None = Field(None, description="For `basic`. Never read back.", examples=["its-password"])
+
+
+class TenantChanges(Request):
+    """Settings of a tenant."""
+
+    later: ClassVar[dict[str, str]] = {"rate_limits": _NOT_YET, "large_file_config": _NOT_YET}
+
+    name: Text | None = Field(None, description="A name for people.", examples=["ACME Corp"])
+    client_base_url: HttpUrl | None = Field(
+        None,
+        description="Where the tenant's own service is. Null: reports go to the instance's `GMP_CLIENT_SYNC_URL`.",
+        examples=["https://acme.example"],
+    )
+    client_sync_path: UrlPath | None = Field(
+        None,
+        description=f"Where reports go, below `client_base_url`. Default `{DEFAULT_SYNC_PATH}`.",
+        examples=[DEFAULT_SYNC_PATH],
+    )
+    client_attachment_path: UrlPath | None = Field(
+        None,
+        description=f"Where attachments are fetched, below `client_base_url`. Default `{DEFAULT_ATTACHMENT_PATH}`.",
+        examples=[DEFAULT_ATTACHMENT_PATH],
+    )
+    client_auth: ClientAuthIn | None = Field(None, description="How to log in there. Null: without credentials.")
+    active: bool | None = Field(
+        None,
+        description="False: submissions are rejected and waiting messages wait. Default true.",
+        examples=[True],
+    )
+    on_uncertain: Literal["resend", "fail"] | None = Field(
+        None,
+        description="What follows when the connection died between the final dot and its answer, so that the message "
+        "may have been delivered: send again (the default) or fail.",
+        examples=["resend"],
+    )
+    api_key_expires_at: UnixTime | None = Field(
+        None, description="When the tenant's token ends, in Unix seconds. Null: never.", examples=[1900000000]
+    )
+
+
+class TenantIn(TenantChanges):
+    """A tenant to create, or to change where it exists."""
+
+    id: Id = Field(
+        description="1 to 64 of letters, digits, `.`, `_`, `-`, `@`; not a word of the command line.",
+        examples=["acme"],
+    )
+
+
+class ApiKeyIn(Request):
+    """A wish for a new key."""
+
+    api_key_expires_at: UnixTime | None = Field(
+        None, description="When the new key ends, in Unix seconds. Default: never.", examples=[1900000000]
+    )
+
+
+class AccountIn(Request):
+    """An SMTP account to create, or to change where it exists."""
+
+    later: ClassVar[dict[str, str]] = {
+        "limit_behavior": _NOT_YET,
+        "fallback_account_id": _NOT_YET,
+        "oauth": _NOT_YET,
+    }
+
+    id: Id = Field(
+        description="1 to 64 of letters, digits, `.`, `_`, `-`, `@`; unique for the tenant; not a word of the "
+        "command line.",
+        examples=["main"],
+    )
+    tenant_id: str | None = Field(
+        None,
+        description="Whose account it is. Implied by a tenant token, and where there is exactly one tenant.",
+        examples=["acme"],
+    )
+    host: Host | None = Field(
+        None,
+        description="Name or address of the SMTP server. Required for a new account.",
+        examples=["smtp.acme.example"],
+    )
+    port: int | None = Field(None, ge=1, le=65535, description="Its port. Required for a new account.", examples=[587])
+    user: Text | None = Field(None, description="User for the login. Null: no login.", examples=["mailer@acme.example"])
+    password: SecretText | None = Field(
+        None,
+        description="Password for the login, needed with `user`. Never read back. When `host` or `port` change it has "
+        "to be given anew, so that a stored password cannot be sent elsewhere.",
+        examples=["its-password"],
+    )
+    auth: Literal["auto", "plain", "login", "cram-md5"] | None = Field(
+        None,
+        description="How to log in; `auto` (the default) takes the best that the server offers.",
+        examples=["auto"],
+    )
+    tls: Literal["auto", "starttls", "implicit", "none"] | None = Field(
+        None,
+        description="`auto` (the default): implicit on port 465, else STARTTLS where it is offered, and always where "
+        "there are credentials and the host is not loopback. `none`: in clear, because you say so.",
+        examples=["starttls"],
+    )
+    use_tls: bool | None = Field(
+        None,
+        description="Older form of `tls`: true is `implicit` on port 465, else `starttls`; false is `auto`.",
+        deprecated=True,
+    )
+    verify_tls: bool | None = Field(
+        None, description="Whether the server's certificate must be valid. Default true.", examples=[True]
+    )
+    ttl: float | None = Field(
+        None,
+        ge=0,
+        le=86400,
+        description="Seconds that an idle session is kept. Default 300.",
+        examples=[300],
+    )
+    max_connections: int | None = Field(
+        None, ge=1, le=1000, description="Sessions at a time, for each instance. Default 4.", examples=[4]
+    )
+    batch_size: int | None = Field(
+        None,
+        ge=1,
+        le=10_000,
+        description="Messages taken up at a time. Null: the instance's `GMP_BATCH_SIZE_PER_ACCOUNT`.",
+        examples=[100],
+    )
+    limit_per_minute: Limit | None = Field(
+        None, description="0 or null: no limit. Other limits are not supported by this version.", examples=[0]
+    )
+    limit_per_hour: Limit | None = Field(
+        None, description="0 or null: no limit. Other limits are not supported by this version.", examples=[0]
+    )
+    limit_per_day: Limit | None = Field(
+        None, description="0 or null: no limit. Other limits are not supported by this version.", examples=[0]
+    )
+    on_uncertain: Literal["resend", "fail"] | None = Field(
+        None, description="As for the tenant, whose choice holds where this is null.", examples=["resend"]
+    )
+    is_default: bool | None = Field(
+        None,
+        description="True: messages that name no account go by this one. A tenant has at most one.",
+        examples=[True],
+    )

@@ -1,0 +1,90 @@
+"""Holding and freeing: the whole scheduler, one tenant, one batch of a tenant."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+
+from mail_proxy.administration.accounts import Notify
+from mail_proxy.domain.errors import Conflict, NotFound
+from mail_proxy.domain.tenant import Suspension
+from mail_proxy.ports import Archive, Directory, Registry
+
+MAX_BATCHES = 1000
+"""Batches of a tenant that can be held at a time; each claim knows all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What of a tenant is held, and how many of its messages (of one batch, if it was asked about one) are waiting."""
+
+    tenant_id: str
+    suspension: Suspension
+    pending: int
+
+
+def suspended(held: Suspension, batch_code: str | None) -> Suspension:
+    """Add a batch, or the whole tenant, to what is held. They add up; raises `Conflict` when they are too many."""
+    if batch_code is None:
+        return replace(held, whole_tenant=True)
+    batches = held.batches | {batch_code}
+    if len(batches) > MAX_BATCHES:
+        raise Conflict(f"At most {MAX_BATCHES} batches of a tenant can be suspended.", code="too_many_batches")
+    return replace(held, batches=batches)
+
+
+def activated(held: Suspension, batch_code: str | None) -> Suspension:
+    """Take one batch out of what is held, or everything. Raises `Conflict` for a batch of a tenant held as a whole."""
+    if batch_code is None:
+        return Suspension()
+    if held.whole_tenant:
+        raise Conflict(
+            "The whole tenant is suspended, so that one batch cannot be activated: activate the tenant.",
+            code="tenant_suspended",
+        )
+    return replace(held, batches=held.batches - {batch_code})
+
+
+class Scheduling:
+    """Suspends and activates; kept in the database, so that it holds on every instance."""
+
+    def __init__(self, registry: Registry, directory: Directory, archive: Archive, notify: Notify) -> None:
+        self._registry = registry
+        self._directory = directory
+        self._archive = archive
+        self._notify = notify
+        self._one_at_a_time = asyncio.Lock()
+
+    async def suspend(self, tenant_id: str, batch_code: str | None) -> Held:
+        """Hold a tenant or one batch; raises `NotFound`, `Conflict`."""
+        async with self._one_at_a_time:
+            after = suspended(await self._suspension(tenant_id), batch_code)
+            await self._registry.set_suspension(tenant_id, after)
+        return await self._held(tenant_id, after, batch_code)
+
+    async def activate(self, tenant_id: str, batch_code: str | None) -> Held:
+        """Free a tenant with all its batches, or one batch; raises `NotFound`, `Conflict`."""
+        async with self._one_at_a_time:
+            after = activated(await self._suspension(tenant_id), batch_code)
+            await self._registry.set_suspension(tenant_id, after)
+        self._notify(frozenset(account.pk for account in await self._directory.accounts_of(tenant_id)))
+        return await self._held(tenant_id, after, batch_code)
+
+    async def set_active(self, *, active: bool) -> None:
+        """Hold or free the whole scheduler."""
+        await self._registry.set_scheduler_active(active=active)
+
+    async def active(self) -> bool:
+        """True unless the whole scheduler is held."""
+        await self._directory.refresh()
+        return await self._registry.scheduler_active()
+
+    async def _suspension(self, tenant_id: str) -> Suspension:
+        await self._directory.refresh()
+        tenant = await self._directory.tenant(tenant_id)
+        if tenant is None:
+            raise NotFound(f"There is no tenant {tenant_id!r}.")
+        return tenant.suspension
+
+    async def _held(self, tenant_id: str, suspension: Suspension, batch_code: str | None) -> Held:
+        return Held(tenant_id, suspension, await self._archive.pending(tenant_id, batch_code))

@@ -1,0 +1,138 @@
+"""Tenants and their keys: made, changed, removed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from mail_proxy.administration.requests import ClientAuthIn, TenantChanges, TenantIn
+from mail_proxy.domain.account import OnUncertain
+from mail_proxy.domain.errors import Invalid, NotFound, Problem
+from mail_proxy.domain.secret import Secret
+from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Tenant
+from mail_proxy.ports import Clock, Directory, Registry
+
+
+class Tenants:
+    """Changes tenants. `new_token` makes a key, `digest` what is stored of it."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        directory: Directory,
+        clock: Clock,
+        new_token: Callable[[], str],
+        digest: Callable[[str], str],
+    ) -> None:
+        self._registry = registry
+        self._directory = directory
+        self._clock = clock
+        self._new_token = new_token
+        self._digest = digest
+
+    async def all(self) -> Sequence[Tenant]:
+        """Return all tenants, by id."""
+        return await self._registry.tenants()
+
+    async def get(self, tenant_id: str) -> Tenant:
+        """Return one tenant; raises `NotFound`."""
+        tenant = await self._find(tenant_id)
+        if tenant is None:
+            raise _unknown(tenant_id)
+        return tenant
+
+    async def put(self, wanted: TenantIn) -> str | None:
+        """Create a tenant and return its key, which nothing can show again; or change it and return None."""
+        now = self._clock.now()
+        existing = await self._find(wanted.id)
+        if existing is not None:
+            await self._registry.put_tenant(changed_tenant(existing, wanted, now), None)
+            return None
+        key = self._new_token()
+        tenant = changed_tenant(Tenant(wanted.id, created_ts=now), wanted, now)
+        created = await self._registry.put_tenant(tenant, self._digest(key))
+        return key if created else None  # somebody else may have made it meanwhile: then it has another key
+
+    async def update(self, tenant_id: str, changes: TenantChanges) -> None:
+        """Change a tenant; raises `NotFound`."""
+        tenant = changed_tenant(await self.get(tenant_id), changes, self._clock.now())
+        await self._registry.put_tenant(tenant, None)
+
+    async def delete(self, tenant_id: str, *, force: bool) -> None:
+        """Remove a tenant and all its data.
+
+        Raises `NotFound`, and `Conflict` while something is unfinished or unreported, unless `force`. G9.
+        """
+        await self._directory.refresh()
+        if not await self._registry.delete_tenant(tenant_id, force=force):
+            raise _unknown(tenant_id)
+
+    async def new_key(self, tenant_id: str, expires_at: float | None) -> str:
+        """Give the tenant a new key and return it, once; the old one ends at once. Raises `NotFound`."""
+        _refuse_past(expires_at, self._clock.now())
+        key = self._new_token()
+        if not await self._registry.set_api_key(tenant_id, self._digest(key), expires_at):
+            raise _unknown(tenant_id)
+        return key
+
+    async def revoke_key(self, tenant_id: str) -> None:
+        """Take the tenant's key away; raises `NotFound` where there is no such tenant."""
+        if not await self._registry.set_api_key(tenant_id, None, None):
+            raise _unknown(tenant_id)
+
+    async def _find(self, tenant_id: str) -> Tenant | None:
+        await self._directory.refresh()
+        return await self._directory.tenant(tenant_id)
+
+
+def changed_tenant(tenant: Tenant, changes: TenantChanges, now: float) -> Tenant:
+    """Return the tenant that the request asks for; raises `Invalid`. What is not mentioned stays as it is."""
+    given = changes.model_fields_set
+    new: dict[str, Any] = {}
+    defaults = Tenant(tenant.id)
+    for name in ("name", "client_base_url", "client_sync_path", "client_attachment_path", "active"):
+        if name in given:
+            value = getattr(changes, name)
+            new[name] = getattr(defaults, name) if value is None else value
+    if "client_auth" in given:
+        new["client_auth"] = _client_auth(changes.client_auth)
+    if "on_uncertain" in given:
+        new["on_uncertain"] = OnUncertain(changes.on_uncertain or OnUncertain.RESEND)
+    if "api_key_expires_at" in given:
+        _refuse_past(changes.api_key_expires_at, now)
+        new["api_key_expires_at"] = changes.api_key_expires_at
+    return replace(tenant, **new)
+
+
+def _client_auth(wanted: ClientAuthIn | None) -> ClientAuth:
+    if wanted is None:
+        return ClientAuth()
+    method = ClientAuthMethod(wanted.method)
+    needed = {
+        ClientAuthMethod.NONE: frozenset[str](),
+        ClientAuthMethod.BEARER: frozenset({"token"}),
+        ClientAuthMethod.BASIC: frozenset({"user", "password"}),
+    }[method]
+    problems = [
+        Problem(f"client_auth.{name}", f"{'is required' if name in needed else 'has no place'} with {method.value!r}")
+        for name in ("token", "user", "password")
+        if (getattr(wanted, name) is not None) != (name in needed)
+    ]
+    if problems:
+        raise Invalid(*problems)
+    return ClientAuth(
+        method=method,
+        token=None if wanted.token is None else Secret(wanted.token.get_secret_value()),
+        user=wanted.user,
+        password=None if wanted.password is None else Secret(wanted.password.get_secret_value()),
+    )
+
+
+def _refuse_past(expires_at: float | None, now: float) -> None:
+    if expires_at is not None and expires_at <= now:
+        raise Invalid(Problem("api_key_expires_at", "lies in the past: to end a key at once, revoke it"))
+
+
+def _unknown(tenant_id: str) -> NotFound:
+    return NotFound(f"There is no tenant {tenant_id!r}.")

@@ -1,0 +1,53 @@
+"""Tenants and accounts as they are shown. Secrets are written, never read back: only whether there is one is told."""
+
+from __future__ import annotations
+
+from mail_proxy.domain.account import Account
+from mail_proxy.domain.tenant import Tenant
+
+
+def tenant_view(tenant: Tenant) -> dict[str, object]:
+    """Return a tenant for JSON."""
+    auth = tenant.client_auth
+    return {
+        "id": tenant.id,
+        "name": tenant.name,
+        "client_base_url": tenant.client_base_url,
+        "client_sync_path": tenant.client_sync_path,
+        "client_attachment_path": tenant.client_attachment_path,
+        "client_auth": {
+            "method": auth.method.value,
+            "has_token": auth.token is not None,
+            "user": auth.user,
+            "has_password": auth.password is not None,
+        },
+        "active": tenant.active,
+        "on_uncertain": tenant.on_uncertain.value,
+        "has_api_key": tenant.has_api_key,
+        "api_key_expires_at": tenant.api_key_expires_at,
+        "suspended": tenant.suspension.whole_tenant,
+        "suspended_batches": sorted(tenant.suspension.batches),
+        "created_ts": tenant.created_ts,
+    }
+
+
+def account_view(account: Account) -> dict[str, object]:
+    """Return an account for JSON."""
+    hold = account.hold
+    return {
+        "id": account.id,
+        "tenant_id": account.tenant_id,
+        "host": account.host,
+        "port": account.port,
+        "user": account.user,
+        "has_password": account.password is not None,
+        "auth": account.auth.value,
+        "tls": account.tls.value,
+        "verify_tls": account.verify_tls,
+        "ttl": account.ttl,
+        "max_connections": account.max_connections,
+        "batch_size": account.batch_size,
+        "on_uncertain": None if account.on_uncertain is None else account.on_uncertain.value,
+        "is_default": account.is_default,
+        "hold": None if hold is None else {"reason": hold.reason, "since": hold.since},
+    }

@@ -1,0 +1,99 @@
+"""SMTP accounts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from mail_proxy.administration.requests import AccountIn
+from mail_proxy.administration.views import account_view
+from mail_proxy.api import schemas
+from mail_proxy.api.auth import AnyCaller, tenant_meant
+from mail_proxy.api.bodies import read_model
+from mail_proxy.api.documented import BODY, body, failures
+from mail_proxy.api.errors import answer
+from mail_proxy.api.queries import ForceTenantQuery, NoQuery, TenantQuery
+from mail_proxy.api.services import services_of
+
+router = APIRouter(tags=["accounts"])
+
+AccountId = Annotated[str, Path(description="The account's id.", examples=["main"])]
+
+_NEW: dict[str, dict[str, Any]] = {
+    "With a login": {
+        "id": "main",
+        "tenant_id": "acme",
+        "host": "smtp.acme.example",
+        "port": 587,
+        "user": "mailer@acme.example",
+        "password": "its-password",
+        "is_default": True,
+    },
+    "A relay without login": {"id": "relay", "tenant_id": "acme", "host": "relay.acme.example", "port": 25},
+}
+
+
+@router.post(
+    "/account",
+    summary="Create or change an account",
+    response_model=schemas.Answer,
+    responses=failures(403, 404, *BODY),
+    openapi_extra=body(AccountIn, _NEW),
+)
+async def put_account(request: Request, caller: AnyCaller, _query: Annotated[NoQuery, Query()]) -> Response:
+    """Create an SMTP account, or change it: what is left out stays, null means the default. Ends its hold.
+
+    Secrets are written, never read back. When `host` or `port` change, the password has to be given anew.
+    """
+    services = services_of(request)
+    wanted = await read_model(request, AccountIn, services.settings.max_request_bytes)
+    tenant_id = await tenant_meant(caller, wanted.tenant_id, services)
+    await services.accounts.put(tenant_id, wanted, by_tenant=not caller.is_admin)
+    return answer({"ok": True})
+
+
+@router.get(
+    "/accounts",
+    summary="List accounts",
+    response_model=schemas.AccountsAnswer,
+    responses=failures(403, 404),
+)
+async def list_accounts(request: Request, caller: AnyCaller, query: Annotated[TenantQuery, Query()]) -> Response:
+    """List a tenant's accounts, oldest first."""
+    services = services_of(request)
+    accounts = await services.accounts.of(await tenant_meant(caller, query.tenant_id, services))
+    return answer({"ok": True, "accounts": [account_view(account) for account in accounts]})
+
+
+@router.get(
+    "/account/{account_id}",
+    summary="Show an account",
+    response_model=schemas.AccountAnswer,
+    responses=failures(403, 404),
+)
+async def get_account(
+    request: Request, caller: AnyCaller, account_id: AccountId, query: Annotated[TenantQuery, Query()]
+) -> Response:
+    """Show an account, secrets left out."""
+    services = services_of(request)
+    account = await services.accounts.get(await tenant_meant(caller, query.tenant_id, services), account_id)
+    return answer({"ok": True, **account_view(account)})
+
+
+@router.delete(
+    "/account/{account_id}",
+    summary="Remove an account",
+    response_model=schemas.Answer,
+    responses=failures(403, 404, 409),
+)
+async def delete_account(
+    request: Request, caller: AnyCaller, account_id: AccountId, query: Annotated[ForceTenantQuery, Query()]
+) -> Response:
+    """Remove an account; 409 while messages wait for it. With `force` they are cancelled and reported."""
+    services = services_of(request)
+    tenant_id = await tenant_meant(caller, query.tenant_id, services)
+    await services.accounts.delete(tenant_id, account_id, force=query.force)
+    return answer({"ok": True})

@@ -1,0 +1,125 @@
+"""Who is calling, and for whom: the admin token may do everything, a tenant's token what is its own."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Security
+from fastapi.security import APIKeyHeader, HTTPBearer
+from fastapi.security.http import HTTPAuthorizationCredentials
+from starlette.requests import Request
+from starlette.types import Scope
+
+from mail_proxy.api.services import Services, services_of
+from mail_proxy.domain.errors import Forbidden, Invalid, NotFound, Problem, Unauthorized
+from mail_proxy.domain.tenant import id_problem
+from mail_proxy.secrets import tokens
+
+_TOKEN = re.compile(rb"[\x21-\x7e]{1,%d}\Z" % tokens.LONGEST)
+_REFUSED = "There is no valid token in X-API-Token."
+
+_api_key = APIKeyHeader(
+    name="X-API-Token", scheme_name="Token", description="The admin token or a tenant's token.", auto_error=False
+)
+_bearer = HTTPBearer(
+    scheme_name="Bearer", description="The same tokens, as `Authorization: Bearer …`.", auto_error=False
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whoever has shown a valid token; `tenant_id` is None for the admin token."""
+
+    tenant_id: str | None
+
+    @property
+    def is_admin(self) -> bool:
+        """True for the admin token."""
+        return self.tenant_id is None
+
+
+ADMIN = Caller(None)
+
+
+async def authenticate(scope: Scope, services: Services) -> Caller:
+    """Return who calls; raises `Unauthorized` for a token that is missing, unknown, expired or revoked."""
+    token = presented_token(scope)
+    if token is None:
+        raise Unauthorized(_REFUSED)
+    digest = tokens.digest(token)
+    if tokens.same(digest, tokens.digest(services.settings.api_token.reveal())):
+        return ADMIN
+    keyed = await services.registry.tenant_by_key(digest)
+    if keyed is None or (keyed.expires_at is not None and keyed.expires_at <= services.clock.now()):
+        raise Unauthorized(_REFUSED)
+    return Caller(keyed.tenant.id)
+
+
+def presented_token(scope: Scope) -> str | None:
+    """Return the token that came with a request, or None where there is none that could be right.
+
+    `X-API-Token` counts where it is there at all. Two of them are none: it would not be clear which one counts.
+    """
+    named = [value for name, value in scope["headers"] if name == b"x-api-token"]
+    return _single(named) if named else presented_bearer(scope)
+
+
+def presented_bearer(scope: Scope) -> str | None:
+    """Return the bearer token that came with a request (RFC 6750 section 2.1), or None."""
+    found = [value for name, value in scope["headers"] if name == b"authorization"]
+    return _single([value[7:].strip() if value[:7].lower() == b"bearer " else b"" for value in found])
+
+
+def _single(values: list[bytes]) -> str | None:
+    return values[0].decode("ascii") if len(values) == 1 and _TOKEN.match(values[0]) else None
+
+
+async def any_caller(
+    request: Request,
+    _token: Annotated[str | None, Security(_api_key)],
+    _credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+) -> Caller:
+    """Let everybody in who has a token; the two parameters only tell the documentation about it."""
+    caller = await authenticate(request.scope, services_of(request))
+    query = request.query_params
+    twice = sorted(name for name in query if len(query.getlist(name)) > 1)
+    if twice:
+        raise Invalid(*(Problem(name[:80], "is given more than once") for name in twice))
+    return caller
+
+
+async def admin_only(caller: Annotated[Caller, Depends(any_caller)]) -> Caller:
+    """Let nobody in but the admin token."""
+    if not caller.is_admin:
+        raise Forbidden("This needs the admin token.", code="admin_only")
+    return caller
+
+
+AnyCaller = Annotated[Caller, Depends(any_caller)]
+AdminCaller = Annotated[Caller, Depends(admin_only)]
+
+
+def refuse_other_tenant(caller: Caller, tenant_id: str | None) -> None:
+    """Raise `Forbidden` where a tenant's token comes with the id of another tenant, whether there is one or not."""
+    if caller.tenant_id is not None and tenant_id is not None and tenant_id != caller.tenant_id:
+        raise Forbidden("The token belongs to another tenant.", code="wrong_tenant")
+
+
+async def tenant_meant(caller: Caller, tenant_id: str | None, services: Services) -> str:
+    """Return the tenant that a request is about: the named one, the caller's own, or the only one there is.
+
+    Raises `Forbidden` for another tenant's id, `NotFound` for an unknown one, and `Invalid` where none can be meant.
+    """
+    refuse_other_tenant(caller, tenant_id)
+    if caller.tenant_id is not None:
+        return caller.tenant_id
+    if tenant_id is not None:
+        if id_problem(tenant_id) is not None or await services.directory.tenant(tenant_id) is None:
+            raise NotFound("There is no such tenant.")
+        return tenant_id
+    only = await services.directory.only_tenant()
+    if only is None:
+        raise Invalid(Problem("tenant_id", "is required with the admin token, unless there is exactly one tenant"))
+    return only

@@ -1,0 +1,132 @@
+"""The API's documentation: one OpenAPI document, and two pages that show it without the internet."""
+
+from __future__ import annotations
+
+import gzip
+from importlib.resources import files
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from typing_extensions import override
+
+from mail_proxy.administration.requests import AccountIn, ApiKeyIn, TenantChanges, TenantIn
+from mail_proxy.domain.errors import NotFound
+from mail_proxy.intake.submission import BatchIn, MessageIn
+
+router = APIRouter(include_in_schema=False)
+
+_BODIES: tuple[type[BaseModel], ...] = (BatchIn, MessageIn, TenantIn, TenantChanges, ApiKeyIn, AccountIn)
+_ASSETS = {
+    "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui.css": "text/css",
+    "swagger-start.js": "text/javascript",
+    "redoc.standalone.js": "text/javascript",
+}
+# Scripts come from here alone: a page that was made for the internet cannot quietly fetch something from there.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
+    "font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+
+DESCRIPTION = """
+Takes messages, writes them down, sends them by SMTP, and reports what became of them.
+
+Every answer is an object with `ok`. A failure has `ok: false`, `error` (one plain sentence) and `code` (a stable word);
+with 422 also `detail`, which names each field. Unknown query parameters and unknown fields are errors, not ignored.
+
+**Authentication**: a token in `X-API-Token`, or in `Authorization: Bearer …`. The admin token may do everything. A
+tenant's token may do what is its tenant's own: with it `tenant_id` is implied and may be left out everywhere. With the
+admin token `tenant_id` may be left out where there is exactly one tenant.
+"""
+TAGS = [
+    {"name": "commands", "description": "Submit messages; hold and free the sending."},
+    {"name": "messages", "description": "What became of messages."},
+    {"name": "accounts", "description": "The SMTP servers that a tenant's mail goes to."},
+    {"name": "tenants", "description": "Organisations with their own accounts, messages and reports."},
+    {"name": "service", "description": "The instance itself."},
+]
+
+
+class Api(FastAPI):
+    """The application with its OpenAPI document."""
+
+    @override
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            document = get_openapi(
+                title=self.title,
+                version=self.version,
+                description=self.description,
+                routes=self.routes,
+                tags=self.openapi_tags,
+                license_info=self.license_info,
+            )
+            # bodies that the routes read themselves
+            _, schemas = models_json_schema(
+                [(model, "validation") for model in _BODIES], ref_template="#/components/schemas/{model}"
+            )
+            document["components"]["schemas"] |= schemas["$defs"]
+            document["components"]["schemas"]["BatchIn"]["properties"]["messages"]["items"] = {
+                "$ref": "#/components/schemas/MessageIn"
+            }
+            self.openapi_schema = document
+        return self.openapi_schema
+
+
+@router.get("/docs")
+async def swagger_page() -> Response:
+    """Show Swagger UI: the document, with a form to try each route."""
+    return _page(
+        '<link rel="stylesheet" href="docs/assets/swagger-ui.css"></head><body><div id="swagger-ui"></div>'
+        '<script src="docs/assets/swagger-ui-bundle.js"></script><script src="docs/assets/swagger-start.js"></script>'
+    )
+
+
+@router.get("/redoc")
+async def redoc_page() -> Response:
+    """Show ReDoc: the document, to read."""
+    return _page(
+        '<style>body { margin: 0 }</style></head><body><redoc spec-url="openapi.json"></redoc>'
+        '<script src="docs/assets/redoc.standalone.js"></script>'
+    )
+
+
+@router.get("/docs/assets/{name}")
+async def asset(request: Request, name: str) -> Response:
+    """Serve one of the files that the two pages are made of."""
+    if name not in _ASSETS:
+        raise NotFound("There is no such file.")
+    compressed, body = await run_in_threadpool(
+        _read, name, unpack="gzip" not in request.headers.get("accept-encoding", "")
+    )
+    headers = {"Cache-Control": "public, max-age=3600", "Vary": "Accept-Encoding", "X-Content-Type-Options": "nosniff"}
+    if compressed:
+        headers["Content-Encoding"] = "gzip"
+    return Response(body, headers=headers, media_type=_ASSETS[name])
+
+
+def _read(name: str, *, unpack: bool) -> tuple[bool, bytes]:
+    """Return (whether it is compressed, a file as it is kept), compressed unless `unpack` is wanted."""
+    folder = files("mail_proxy.api").joinpath("static")
+    plain = folder.joinpath(name)
+    if plain.is_file():
+        return False, plain.read_bytes()
+    packed = folder.joinpath(f"{name}.gz").read_bytes()
+    return (False, gzip.decompress(packed)) if unpack else (True, packed)
+
+
+def _page(rest: str) -> Response:
+    # relative addresses: the service may stand behind a proxy, under a path of its own
+    text = (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>genro-mail-proxy API</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"{rest}</body></html>"
+    )
+    return HTMLResponse(text, headers={"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff"})

@@ -1,0 +1,165 @@
+"""How failures are answered: always an object with `ok`, `error` and `code`, whatever went wrong.
+
+MailProxyError
+├── TooSlow        the body did not arrive in time
+└── BadEncoding    the body is compressed
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from uuid import uuid4
+
+import structlog
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mail_proxy.api.validation import problems
+from mail_proxy.domain import errors
+from mail_proxy.domain.errors import Invalid, MailProxyError, Problem
+
+log = structlog.get_logger(__name__)
+
+RETRY_AFTER = 5
+"""Seconds that a client is asked to wait while the store is away."""
+
+
+class TooSlow(MailProxyError):
+    """The body did not arrive in time."""
+
+    code = "timeout"
+
+
+class BadEncoding(MailProxyError):
+    """The body is compressed: a few bytes could become any number of them."""
+
+    code = "unsupported_encoding"
+
+
+STATUS: Mapping[type[MailProxyError], int] = {
+    errors.Unauthorized: 401,
+    errors.Forbidden: 403,
+    errors.NotFound: 404,
+    TooSlow: 408,
+    errors.Conflict: 409,
+    errors.TooLarge: 413,
+    BadEncoding: 415,
+    errors.Invalid: 422,
+    errors.StoreUnavailable: 503,
+}
+
+_HEADERS: Mapping[int, Mapping[str, str]] = {
+    401: {"WWW-Authenticate": "Bearer"},
+    503: {"Retry-After": str(RETRY_AFTER)},
+}
+
+
+def to_json(value: object) -> bytes:
+    """Return a value as JSON in ASCII, so that also half of a surrogate pair can be answered."""
+    return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+
+def answer(value: Mapping[str, object], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Answer with a JSON object."""
+    return Response(to_json(value), status, headers, media_type="application/json")
+
+
+def failure(
+    status: int,
+    error: str,
+    code: str,
+    *,
+    problems: Sequence[Problem] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Answer that something is wrong: one plain sentence and a stable word."""
+    body: dict[str, object] = {"ok": False, "error": error, "code": code}
+    if problems is not None:
+        body["detail"] = [{"field": each.field, "problem": each.problem} for each in problems]
+    return answer(body, status, {**_HEADERS.get(status, {}), **(headers or {})})
+
+
+def refusal(error: MailProxyError) -> Response:
+    """Answer one of our own errors."""
+    status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), None)
+    if status is None:
+        raise error
+    if isinstance(error, Invalid):
+        return failure(status, _summary(error.problems), error.code, problems=error.problems)
+    return failure(status, error.sentence, error.code)
+
+
+def _summary(problems: Sequence[Problem]) -> str:
+    first = f"{problems[0].field}: {problems[0].problem}"
+    return first if len(problems) == 1 else f"{first} (and {len(problems) - 1} more)"
+
+
+class LastResort:
+    """Answers 500 to whatever nobody foresaw, and writes it down with its traceback and an id that both show."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; raises only where an answer has begun already."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except ClientDisconnect:
+            return
+        except Exception:
+            request_id = uuid4().hex
+            log.exception("request_failed", method=scope["method"], path=scope["path"], request_id=request_id)
+            if begun:
+                raise  # the client must see that what it got is not the whole
+            sentence = "Something went wrong here; the log has the reason under the id in X-Request-ID."
+            response = failure(500, sentence, "internal_error", headers={"X-Request-ID": request_id})
+            await response(scope, receive, send)
+
+
+def install(app: FastAPI) -> None:
+    """Make every failure of an application look alike."""
+    app.add_exception_handler(MailProxyError, _ours)
+    app.add_exception_handler(RequestValidationError, _validation)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_middleware(LastResort)
+
+
+async def _ours(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, MailProxyError):
+        raise error
+    return refusal(error)
+
+
+async def _validation(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    return refusal(Invalid(*problems(error.errors(), skip=1)))
+
+
+_HTTP_CODES = {
+    404: ("There is no such route.", "not_found"),
+    405: ("This route has other methods.", "method_not_allowed"),
+}
+
+
+async def _http(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    sentence, code = _HTTP_CODES.get(error.status_code, (f"{HTTPStatus(error.status_code).phrase}.", "http_error"))
+    return failure(error.status_code, sentence, code, headers=error.headers)

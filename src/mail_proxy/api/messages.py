@@ -1,0 +1,86 @@
+"""Messages: list, one, its history."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from mail_proxy.api import schemas
+from mail_proxy.api.auth import AnyCaller, tenant_meant
+from mail_proxy.api.documented import failures
+from mail_proxy.api.errors import answer
+from mail_proxy.api.queries import MessagesQuery, TenantQuery
+from mail_proxy.api.services import services_of
+from mail_proxy.api.views import event_view, message_view
+from mail_proxy.domain.errors import NotFound
+from mail_proxy.intake.submission import MAX_ID
+
+router = APIRouter(prefix="/messages", tags=["messages"])
+
+MessageId = Annotated[str, Path(description="Your id of the message.", examples=["order-1042-confirmation"])]
+
+
+@router.get(
+    "",
+    summary="List messages",
+    response_model=schemas.MessagesAnswer,
+    responses=failures(403, 404),
+)
+async def list_messages(request: Request, caller: AnyCaller, query: Annotated[MessagesQuery, Query()]) -> Response:
+    """List messages of a tenant, newest first. A page costs the same at row one million as at row one."""
+    services = services_of(request)
+    tenant_id = await tenant_meant(caller, query.tenant_id, services)
+    now = services.clock.now()
+    before = None if query.cursor is None else int(query.cursor)
+    page = await services.archive.page(tenant_id, query.filter(), before, query.limit, now)
+    return answer(
+        {
+            "ok": True,
+            "messages": [message_view(message, now) for message in page.messages],
+            "next_cursor": None if page.next_before is None else str(page.next_before),
+        }
+    )
+
+
+@router.get(
+    "/{message_id}",
+    summary="Show one message",
+    response_model=schemas.MessageAnswer,
+    responses=failures(403, 404),
+)
+async def get_message(
+    request: Request, caller: AnyCaller, message_id: MessageId, query: Annotated[TenantQuery, Query()]
+) -> Response:
+    """Show one message with the state of each recipient."""
+    services = services_of(request)
+    tenant_id = await tenant_meant(caller, query.tenant_id, services)
+    details = await services.archive.message(tenant_id, message_id) if _possible(message_id) else None
+    if details is None:
+        raise NotFound("There is no such message.")
+    return answer({"ok": True, **message_view(details, services.clock.now())})
+
+
+@router.get(
+    "/{message_id}/events",
+    summary="Show a message's history",
+    response_model=schemas.EventsAnswer,
+    responses=failures(403, 404),
+)
+async def get_history(
+    request: Request, caller: AnyCaller, message_id: MessageId, query: Annotated[TenantQuery, Query()]
+) -> Response:
+    """Show what happened to a message, oldest first."""
+    services = services_of(request)
+    tenant_id = await tenant_meant(caller, query.tenant_id, services)
+    history = await services.archive.history(tenant_id, message_id) if _possible(message_id) else None
+    if history is None:
+        raise NotFound("There is no such message.")
+    return answer({"ok": True, "events": [event_view(event) for event in history]})
+
+
+def _possible(message_id: str) -> bool:
+    """False for what no message can be called; a database must not be asked for a text with a NUL."""
+    return message_id.isprintable() and len(message_id) <= MAX_ID

@@ -1,0 +1,319 @@
+"""How answers look, for the documentation; the tests hold every answer against these."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Time = Annotated[float, Field(examples=[1785492000.25])]
+StateWord = Literal["waiting", "sending", "sent", "failed", "expired", "cancelled"]
+StatusWord = Literal["pending", "deferred", "sent", "error", "cancelled"]
+EventWord = Literal["queued", "sent", "deferred", "failed", "expired", "cancelled", "uncertain"]
+
+
+class Answer(BaseModel):
+    """Every answer is an object that says whether it went well."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ok: Literal[True] = Field(description="True.", examples=[True])
+
+
+class ProblemOut(BaseModel):
+    """One field that is wrong."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    field: str = Field(description="Which one.", examples=["port"])
+    problem: str = Field(description="What is wrong with it.", examples=["must be at most 65535"])
+
+
+class Failure(BaseModel):
+    """What went wrong."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ok: Literal[False] = Field(description="False.", examples=[False])
+    error: str = Field(description="One plain sentence for people.", examples=["There is no such tenant."])
+    code: str = Field(description="A stable word for programs.", examples=["not_found"])
+    detail: list[ProblemOut] | None = Field(None, description="With 422: every field that is wrong.")
+
+
+class RejectedOut(BaseModel):
+    """A message that was not taken."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    index: int = Field(description="Its place in the request, from 0.", examples=[3])
+    id: str | None = Field(description="Its id, as far as it has one.", examples=["M9"])
+    field: str | None = Field(description="The field at fault.", examples=["account_id"])
+    reason: str = Field(description="What is wrong, in one plain sentence.", examples=["there is no account 'x'"])
+    code: str = Field(
+        description="A stable word: `invalid`, `id_invalid`, `tenant_required`, `unknown_tenant`, `tenant_inactive`, "
+        "`unknown_account`, `no_default_account`, `already_taken`, `already_sent`, `already_failed`, "
+        "`already_expired`, `already_cancelled`.",
+        examples=["unknown_account"],
+    )
+
+
+class ReceiptOut(BaseModel):
+    """What became of each submitted message, exactly once."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ok: bool = Field(description="False only if nothing was taken and something was rejected.", examples=[True])
+    queued: int = Field(description="How many messages are new in the queue.", examples=[2])
+    duplicates: list[str] = Field(
+        description="Ids that are known with the same content: nothing changes.", examples=[["M1"]]
+    )
+    replaced: list[str] = Field(
+        description="Ids whose waiting, never attempted message was replaced by the new content.", examples=[[]]
+    )
+    rejected: list[RejectedOut] = Field(description="Messages that were not taken. They spoil no other.")
+
+
+class Held(Answer):
+    """What is held after a suspension or activation."""
+
+    tenant_id: str | None = Field(
+        None, description="The tenant; left out when it was about the whole scheduler.", examples=["acme"]
+    )
+    suspended: bool | None = Field(None, description="Whether the tenant is held as a whole.", examples=[False])
+    suspended_batches: list[str] = Field(
+        description="The batches of the tenant that are held.", examples=[["newsletter-2026-07"]]
+    )
+    pending_messages: int | None = Field(
+        description="Unfinished messages of the tenant, or of the batch where one was named; of the whole instance, as "
+        "last counted, when it was about the scheduler.",
+        examples=[120],
+    )
+    scheduler_active: bool | None = Field(
+        None, description="Only when it was about the whole scheduler.", examples=[False]
+    )
+
+
+class RecipientOut(BaseModel):
+    """One recipient, with an outcome of its own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    address: str = Field(description="The address.", examples=["bob@example.net"])
+    kind: Literal["to", "cc", "bcc"] = Field(description="The header that names it.", examples=["to"])
+    state: Literal["waiting", "sent", "failed", "expired", "cancelled"] = Field(
+        description="Where it stands.", examples=["failed"]
+    )
+    code: int | None = Field(description="The SMTP code of the server's last word.", examples=[550])
+    enhanced_code: str | None = Field(description="The enhanced status code (RFC 3463).", examples=["5.1.1"])
+    text: str | None = Field(description="The server's words, made printable.", examples=["no such user"])
+    ts: float | None = Field(description="When that was, in Unix seconds.", examples=[1785492000.25])
+
+
+class MessageOut(BaseModel):
+    """One message and where it stands. Times are Unix seconds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    pk: str = Field(description="The service's own number for it; grows with time.", examples=["1042"])
+    id: str = Field(description="Your id.", examples=["order-1042-confirmation"])
+    tenant_id: str = Field(description="Its tenant.", examples=["acme"])
+    account_id: str = Field(description="The account that sends it.", examples=["main"])
+    priority: int = Field(description="0 (immediate) to 3 (low).", examples=[2])
+    batch_code: str | None = Field(description="The campaign it belongs to.", examples=["newsletter-2026-07"])
+    state: StateWord = Field(description="Where it stands.", examples=["sent"])
+    status: StatusWord = Field(
+        description="The same in older words: `pending` (waiting, sending), `deferred` (waiting for a later time), "
+        "`sent`, `error` (failed, expired), `cancelled`.",
+        examples=["sent"],
+    )
+    attempts: int = Field(description="Attempts so far.", examples=[1])
+    created_ts: Time = Field(description="When it was accepted.")
+    deferred_ts: float | None = Field(description="While it waits: not tried before this time.", examples=[None])
+    deferred_reason: str | None = Field(description="While it waits: why.", examples=[None])
+    sent_ts: float | None = Field(description="When it was sent.", examples=[1785492000.25])
+    error_ts: float | None = Field(description="When it failed, expired or was cancelled.", examples=[None])
+    error: str | None = Field(description="Why it failed: the last word on it.", examples=[None])
+    reported_ts: float | None = Field(description="When its end was reported.", examples=[1785492001.5])
+    metadata: dict[str, Any] | None = Field(description="Your own data.", examples=[{"customer": 4711}])
+    message: dict[str, Any] = Field(
+        description="What was submitted.",
+        examples=[{"id": "order-1042-confirmation", "from": "shop@acme.example", "to": ["anna@example.org"]}],
+    )
+    recipients: list[RecipientOut] = Field(description="The recipients one by one.")
+
+
+class MessageAnswer(Answer, MessageOut):
+    """One message."""
+
+
+class MessagesAnswer(Answer):
+    """A page of messages, newest first."""
+
+    messages: list[MessageOut] = Field(description="The messages.")
+    next_cursor: str | None = Field(
+        description="Give it as `cursor` for the next page. Null: the end.", examples=["981"]
+    )
+
+
+class EventOut(BaseModel):
+    """One line of a message's history."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    event_id: str | None = Field(description="Grows with time. Null for `queued`, which is derived.", examples=["77"])
+    type: EventWord = Field(description="What happened.", examples=["sent"])
+    ts: Time = Field(description="When, in Unix seconds.")
+    reported_ts: float | None = Field(description="When it was reported.", examples=[1785492001.5])
+    report: dict[str, Any] | None = Field(
+        description="The entry that the tenant's endpoint gets, without its `event_id`.",
+        examples=[{"id": "order-1042-confirmation", "event": "sent", "sent_ts": 1785492000.25}],
+    )
+
+
+class EventsAnswer(Answer):
+    """A message's history, oldest first."""
+
+    events: list[EventOut] = Field(description="What happened to it.")
+
+
+class ClientAuthOut(BaseModel):
+    """How the service logs in at the tenant's endpoints, secrets left out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    method: Literal["none", "bearer", "basic"] = Field(description="How to log in.", examples=["bearer"])
+    has_token: bool = Field(description="Whether there is a token.", examples=[True])
+    user: str | None = Field(description="The user for `basic`.", examples=[None])
+    has_password: bool = Field(description="Whether there is a password.", examples=[False])
+
+
+class TenantOut(BaseModel):
+    """A tenant, secrets left out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str = Field(description="Its id.", examples=["acme"])
+    name: str = Field(description="A name for people.", examples=["ACME Corp"])
+    client_base_url: str | None = Field(
+        description="Where the tenant's own service is.", examples=["https://acme.example"]
+    )
+    client_sync_path: str = Field(description="Where reports go, below it.", examples=["/mail-proxy/sync"])
+    client_attachment_path: str = Field(
+        description="Where attachments are fetched, below it.", examples=["/mail-proxy/attachments"]
+    )
+    client_auth: ClientAuthOut = Field(description="How the service logs in there.")
+    active: bool = Field(description="Whether its messages are taken and sent.", examples=[True])
+    on_uncertain: Literal["resend", "fail"] = Field(
+        description="What follows when it is not known whether a message was delivered.", examples=["resend"]
+    )
+    has_api_key: bool = Field(description="Whether it has a token of its own.", examples=[True])
+    api_key_expires_at: float | None = Field(description="When that ends.", examples=[None])
+    suspended: bool = Field(description="Whether the tenant is held as a whole.", examples=[False])
+    suspended_batches: list[str] = Field(description="The batches that are held.", examples=[[]])
+    created_ts: Time = Field(description="When it was made.")
+
+
+class TenantAnswer(Answer, TenantOut):
+    """One tenant."""
+
+
+class TenantsAnswer(Answer):
+    """All tenants."""
+
+    tenants: list[TenantOut] = Field(description="The tenants, by id.")
+
+
+class TenantPut(Answer):
+    """A tenant was made or changed."""
+
+    api_key: str | None = Field(
+        None,
+        description="The token of a new tenant. Shown this once; left out when a tenant was changed.",
+        examples=["t5Y0bG3mZ6pVxq2LwKcR8nJdHfSaUeQi1oT7yXzA4vM"],
+    )
+
+
+class ApiKeyAnswer(Answer):
+    """A new key."""
+
+    api_key: str = Field(
+        description="The token. Shown this once.", examples=["t5Y0bG3mZ6pVxq2LwKcR8nJdHfSaUeQi1oT7yXzA4vM"]
+    )
+
+
+class HoldOut(BaseModel):
+    """Why an account is not used for now."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str = Field(description="Why.", examples=["535 5.7.8 authentication failed"])
+    since: Time = Field(description="Since when, in Unix seconds.")
+
+
+class AccountOut(BaseModel):
+    """An SMTP account, secrets left out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str = Field(description="Its id.", examples=["main"])
+    tenant_id: str = Field(description="Whose it is.", examples=["acme"])
+    host: str = Field(description="The SMTP server.", examples=["smtp.acme.example"])
+    port: int = Field(description="Its port.", examples=[587])
+    user: str | None = Field(description="User for the login.", examples=["mailer@acme.example"])
+    has_password: bool = Field(description="Whether there is a password.", examples=[True])
+    auth: Literal["auto", "plain", "login", "cram-md5"] = Field(description="How to log in.", examples=["auto"])
+    tls: Literal["auto", "starttls", "implicit", "none"] = Field(
+        description="How the connection is protected.", examples=["starttls"]
+    )
+    verify_tls: bool = Field(description="Whether the certificate must be valid.", examples=[True])
+    ttl: float = Field(description="Seconds that an idle session is kept.", examples=[300])
+    max_connections: int = Field(description="Sessions at a time, for each instance.", examples=[4])
+    batch_size: int | None = Field(description="Messages taken up at a time; null: the instance's.", examples=[None])
+    on_uncertain: Literal["resend", "fail"] | None = Field(description="Null: the tenant's choice.", examples=[None])
+    is_default: bool = Field(description="Whether messages that name no account go by it.", examples=[True])
+    hold: HoldOut | None = Field(description="Why it is not used for now, if so.")
+
+
+class AccountAnswer(Answer, AccountOut):
+    """One account."""
+
+
+class AccountsAnswer(Answer):
+    """A tenant's accounts."""
+
+    accounts: list[AccountOut] = Field(description="The accounts, oldest first.")
+
+
+class HeldAccountOut(BaseModel):
+    """An account that is not used for now."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tenant_id: str = Field(description="Whose it is.", examples=["acme"])
+    id: str = Field(description="Its id.", examples=["main"])
+    reason: str = Field(description="Why.", examples=["535 5.7.8 authentication failed"])
+    since: Time = Field(description="Since when, in Unix seconds.")
+
+
+class StatusAnswer(Answer):
+    """The state of the instance. What is marked so is told to the admin token only."""
+
+    version: str = Field(description="The version of the software.", examples=["0.1.0"])
+    instance: str = Field(description="The instance's name.", examples=["mail-proxy"])
+    scheduler_active: bool = Field(description="False while the whole scheduler is suspended.", examples=[True])
+    pending_messages: int | None = Field(
+        description="Unfinished messages: with a tenant token the tenant's; with the admin token all, as last counted, "
+        "null where they were not counted yet.",
+        examples=[12],
+    )
+    uptime_seconds: float = Field(description="Since the instance started.", examples=[86400.5])
+    database: Literal["sqlite", "postgresql"] = Field(description="The kind of database.", examples=["sqlite"])
+    loops: dict[str, str] | None = Field(
+        None, description="Admin only: the state of each loop.", examples=[{"dispatcher": "running"}]
+    )
+    accounts_on_hold: list[HeldAccountOut] | None = Field(
+        None, description="Admin only: accounts that are not used for now."
+    )
+    oldest_waiting_ts: float | None = Field(
+        None, description="Admin only: when the oldest waiting message was accepted.", examples=[1785491000.0]
+    )

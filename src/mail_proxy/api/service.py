@@ -1,0 +1,106 @@
+"""The instance itself: does it live, is it ready, how is it doing."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+import mail_proxy
+from mail_proxy.api import schemas
+from mail_proxy.api.auth import AnyCaller, presented_bearer
+from mail_proxy.api.documented import failures
+from mail_proxy.api.errors import answer, failure
+from mail_proxy.api.queries import NoQuery
+from mail_proxy.api.services import services_of
+from mail_proxy.domain.errors import Unauthorized
+from mail_proxy.secrets import tokens
+
+router = APIRouter(tags=["service"])
+
+Nothing = Annotated[NoQuery, Query()]
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@router.get("/health", summary="Does it live?", response_model=schemas.Answer, responses=failures(422, public=True))
+async def health(_query: Nothing) -> Response:
+    """Answer while the process lives."""
+    return answer({"ok": True})
+
+
+@router.get(
+    "/ready",
+    summary="Is it ready?",
+    response_model=schemas.Answer,
+    responses=failures(422, 503, public=True),
+)
+async def ready(request: Request, _query: Nothing) -> Response:
+    """Answer 200 when the store answers and the loops run, else 503 with the reason."""
+    reasons = await services_of(request).not_ready()
+    return failure(503, " ".join(reasons), "not_ready") if reasons else answer({"ok": True})
+
+
+@router.get(
+    "/metrics",
+    summary="Metrics for Prometheus",
+    response_class=Response,
+    responses={
+        **failures(401, 422, public=True),
+        200: {
+            "description": "Metrics in the text format of Prometheus.",
+            "content": {
+                "text/plain": {
+                    "schema": {"type": "string"},
+                    "example": 'gmp_sent_total{tenant_id="acme",account_id="main"} 42.0\n',
+                }
+            },
+        },
+    },
+)
+async def metrics(request: Request, _query: Nothing) -> Response:
+    """Answer the metrics; where `GMP_METRICS_TOKEN` is set, only to that bearer token."""
+    services = services_of(request)
+    wanted = services.settings.metrics_token
+    if wanted is not None:
+        shown = presented_bearer(request.scope)
+        if shown is None or not tokens.same(tokens.digest(shown), tokens.digest(wanted.reveal())):
+            raise Unauthorized("The metrics are behind a bearer token of their own.")
+    return Response(services.render_metrics(), media_type=METRICS_TYPE)
+
+
+@router.get(
+    "/status",
+    summary="How is it doing?",
+    response_model=schemas.StatusAnswer,
+    response_model_exclude_unset=True,
+    responses=failures(),
+)
+async def status(request: Request, caller: AnyCaller, _query: Nothing) -> Response:
+    """Show the state of the instance; the admin token also sees loops, accounts on hold and the oldest message."""
+    services = services_of(request)
+    settings, insight = services.settings, services.insight()
+    shown: dict[str, object] = {
+        "ok": True,
+        "version": mail_proxy.__version__,
+        "instance": settings.instance_name,
+        "scheduler_active": await services.scheduling.active(),
+        "pending_messages": insight.pending
+        if caller.tenant_id is None
+        else await services.archive.pending(caller.tenant_id),
+        "uptime_seconds": round(services.clock.monotonic() - services.started, 3),
+        "database": settings.database,
+    }
+    if caller.is_admin:
+        held = await services.accounts.on_hold()
+        shown |= {
+            "loops": dict(insight.loops or {}),
+            "accounts_on_hold": [
+                {"tenant_id": each.tenant_id, "id": each.id, "reason": each.hold.reason, "since": each.hold.since}
+                for each in held
+                if each.hold is not None
+            ],
+            "oldest_waiting_ts": insight.oldest_waiting_ts,
+        }
+    return answer(shown)

@@ -1,0 +1,66 @@
+"""What the routes work with; put together by the composition root."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from mail_proxy.administration.accounts import Accounts
+from mail_proxy.administration.scheduling import Scheduling
+from mail_proxy.administration.tenants import Tenants
+from mail_proxy.domain.secret import Secret
+from mail_proxy.intake.intake import Intake
+from mail_proxy.ports import Archive, Clock, Directory, Registry
+
+
+@dataclass(frozen=True, slots=True)
+class ApiSettings:
+    """What the instance sets. `database` is shown by `/status`: `sqlite` or `postgresql`."""
+
+    api_token: Secret
+    metrics_token: Secret | None
+    max_request_bytes: int | None
+    """None: no limit."""
+    instance_name: str
+    database: str
+
+
+@dataclass(frozen=True, slots=True)
+class Insight:
+    """What is known of the running instance without asking the database. None: not known yet."""
+
+    pending: int | None = None
+    oldest_waiting_ts: float | None = None
+    loops: Mapping[str, str] | None = None
+    """The state of each loop by its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything that an answer is made from."""
+
+    settings: ApiSettings
+    intake: Intake
+    tenants: Tenants
+    accounts: Accounts
+    scheduling: Scheduling
+    directory: Directory
+    registry: Registry
+    archive: Archive
+    clock: Clock
+    started: float
+    """When the instance started, by the monotonic clock."""
+    run_now: Callable[[str | None], Awaitable[None]]
+    """Wake the loops: for one tenant, or (None) for all."""
+    not_ready: Callable[[], Awaitable[Sequence[str]]]
+    """Why the instance is not ready, one sentence each; empty when it is."""
+    insight: Callable[[], Insight]
+    render_metrics: Callable[[], bytes]
+
+
+def services_of(request: Request) -> Services:
+    """Return what the application was made with."""
+    services: Services = request.app.state.services
+    return services

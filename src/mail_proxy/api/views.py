@@ -1,0 +1,78 @@
+"""Messages, histories and receipts as they are shown."""
+
+from __future__ import annotations
+
+import json
+
+from mail_proxy.domain.message import Details, MessageState
+from mail_proxy.domain.report import recipient_view
+from mail_proxy.intake.receipt import Receipt
+from mail_proxy.ports import PastEvent
+
+_ENDED_BADLY = frozenset({MessageState.FAILED, MessageState.EXPIRED, MessageState.CANCELLED})
+
+
+def historic_status(details: Details, now: float) -> str:
+    """Return the older word for where a message stands."""
+    match details.state:
+        case MessageState.SENT:
+            return "sent"
+        case MessageState.CANCELLED:
+            return "cancelled"
+        case MessageState.FAILED | MessageState.EXPIRED:
+            return "error"
+        case MessageState.SENDING:
+            return "pending"
+        case MessageState.READY | MessageState.SCHEDULED | MessageState.HELD:
+            return "deferred" if details.due_ts is not None and details.due_ts > now else "pending"
+
+
+def message_view(details: Details, now: float) -> dict[str, object]:
+    """Return a message for JSON."""
+    failed = details.state in _ENDED_BADLY
+    return {
+        "pk": str(details.pk),
+        "id": details.id,
+        "tenant_id": details.tenant_id,
+        "account_id": details.account_id,
+        "priority": details.priority,
+        "batch_code": details.batch_code,
+        "state": details.state.public,
+        "status": historic_status(details, now),
+        "attempts": details.attempts,
+        "created_ts": details.created_ts,
+        "deferred_ts": details.due_ts,
+        "deferred_reason": details.deferred_reason,
+        "sent_ts": details.finished_ts if details.state is MessageState.SENT else None,
+        "error_ts": details.finished_ts if failed else None,
+        "error": details.reply if failed else None,
+        "reported_ts": details.reported_ts,
+        "metadata": details.fields.get("metadata"),
+        "message": dict(details.fields),
+        "recipients": [recipient_view(recipient) for recipient in details.recipients],
+    }
+
+
+def event_view(event: PastEvent) -> dict[str, object]:
+    """Return one line of a message's history for JSON."""
+    return {
+        "event_id": None if event.event_id is None else str(event.event_id),
+        "type": event.type.value,
+        "ts": event.ts,
+        "reported_ts": event.reported_ts,
+        "report": None if event.entry is None else json.loads(event.entry),
+    }
+
+
+def receipt_view(receipt: Receipt) -> dict[str, object]:
+    """Return the answer to a submission for JSON."""
+    return {
+        "ok": receipt.ok,
+        "queued": receipt.queued,
+        "duplicates": receipt.duplicates,
+        "replaced": receipt.replaced,
+        "rejected": [
+            {"index": each.index, "id": each.id, "field": each.field, "reason": each.reason, "code": each.code}
+            for each in receipt.rejected
+        ],
+    }

@@ -1,0 +1,1 @@
+"""From ready to settled: claim, compose, send, record; one lane for each account."""

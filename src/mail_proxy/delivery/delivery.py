@@ -1,0 +1,63 @@
+"""The whole of delivery: its loops, started and stopped together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from random import Random, SystemRandom
+
+import anyio
+
+from mail_proxy.delivery.dispatcher import Dispatcher
+from mail_proxy.delivery.journal import FlightJournal
+from mail_proxy.delivery.maintenance import Maintenance
+from mail_proxy.delivery.needs import Needs
+from mail_proxy.delivery.recorder import Recorder
+from mail_proxy.delivery.sender import Sender
+from mail_proxy.delivery.settings import DeliverySettings
+
+
+class Delivery:
+    """Sends what is queued. `on_events` is told the tenants that have something to be told."""
+
+    def __init__(
+        self,
+        needs: Needs,
+        settings: DeliverySettings,
+        instance_id: str,
+        journal: FlightJournal,
+        on_events: Callable[[frozenset[str]], None],
+        *,
+        alone: bool,
+        rng: Random | None = None,
+    ) -> None:
+        """`alone`: this process owns the database, so whatever was claimed before it started is an orphan."""
+        rng = rng or SystemRandom()
+        self.recorder = Recorder(needs.queue, needs.clock, needs.meter, on_events)
+        sender = Sender(needs, self.recorder, journal, settings, rng)
+        self.dispatcher = Dispatcher(needs, sender, self.recorder, settings)
+        self.maintenance = Maintenance(
+            needs, self.recorder, journal, self.dispatcher, settings, instance_id, rng, alone=alone
+        )
+
+    def notify(self, account_pks: Iterable[int], *, urgent: bool = False) -> None:
+        """Say that these accounts have ready messages."""
+        self.dispatcher.notify(account_pks, urgent=urgent)
+
+    async def run_now(self) -> None:
+        """Look at once for what is due and ready."""
+        await self.maintenance.look_at_times()
+        self.dispatcher.run_now()
+
+    async def run(self, started: Callable[[], None]) -> None:
+        """Take back what an earlier run left, call `started`, and send until `stop`; then finish what was begun."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self.recorder.run, name="recorder")
+            await self.maintenance.at_start()
+            group.start_soon(self.maintenance.run, name="maintenance")
+            started()
+            await self.dispatcher.run()
+            group.cancel_scope.cancel()
+
+    def stop(self) -> None:
+        """Begin no new transaction; `run` returns when those in progress have ended."""  # G6
+        self.dispatcher.stop()

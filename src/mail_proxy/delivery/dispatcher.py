@@ -1,0 +1,331 @@
+"""Claiming what can be sent and giving it to senders, account by account in turn.
+
+    notify / poll ──▶ wanted accounts ──▶ one claim for many of them ──▶ lanes ──▶ senders, one slot each
+
+Everything here runs on one event loop; nothing is shared with other threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any
+from uuid import uuid4
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+
+from mail_proxy.delivery.breaker import Breaker
+from mail_proxy.delivery.journal import JournalUnwritable
+from mail_proxy.delivery.lane import Lane
+from mail_proxy.delivery.needs import Needs
+from mail_proxy.delivery.outages import Outages
+from mail_proxy.delivery.recorder import Recorder
+from mail_proxy.delivery.sender import Sender
+from mail_proxy.delivery.settings import DeliverySettings
+from mail_proxy.delivery.shares import Slots
+from mail_proxy.domain.claim import HELPING, Claimed, Demand
+from mail_proxy.domain.errors import StoreUnavailable
+
+ACCOUNTS_PER_CLAIM = 100
+URGENT_PER_CLAIM = 10
+MOST_CLAIMED = 2000
+"""Messages in this instance's hands that no sender has begun."""  # G11
+
+log = structlog.get_logger(__name__)
+
+
+class Dispatcher:
+    """Keeps every lane supplied and every free slot used, without work for messages that only wait."""
+
+    def __init__(self, needs: Needs, sender: Sender, recorder: Recorder, settings: DeliverySettings) -> None:
+        self._needs = needs
+        self._sender = sender
+        self._recorder = recorder
+        self._settings = settings
+        self._outages = Outages(needs, self._start, self._want)
+        self._lanes: dict[int, Lane] = {}
+        self._wanted: dict[int, None] = {}  # accounts that may have ready messages, in turn
+        self._urgent: set[int] = set()
+        self._waiting_for_slot: dict[int, None] = {}  # lanes with work and no slot, in turn
+        self._slots = Slots(settings.max_concurrent_sends)
+        self._wake = asyncio.Event()
+        self._poll_now = True
+        self._stopping = False
+        self._group: TaskGroup | None = None
+        self._running: dict[int, anyio.CancelScope] = {}
+        self._claimed = 0
+
+    # -- what others tell it -----------------------------------------------------------------------------------------
+
+    def notify(self, account_pks: Iterable[int], *, urgent: bool = False) -> None:
+        """Say that these accounts have ready messages; `urgent`: one of them has priority `immediate`."""
+        if self._settings.only_on_demand:
+            return
+        for account_pk in account_pks:
+            self._wanted[account_pk] = None
+            if urgent:
+                self._urgent.add(account_pk)
+        self._wake.set()
+
+    def run_now(self) -> None:
+        """Look at the whole queue at once."""
+        self._poll_now = True
+        self._wake.set()
+
+    @property
+    def lanes(self) -> Iterable[Lane]:
+        """The lanes that have something in hand, or a server that is left alone."""
+        return self._lanes.values()
+
+    @property
+    def busy(self) -> bool:
+        """True while anything is in this instance's hands."""
+        return bool(self._running) or self._claimed > 0
+
+    # -- the loop ----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Dispatch until `stop` is called, then finish what was begun within the grace time."""
+        async with anyio.create_task_group() as group:
+            self._group = group
+            self._start_senders()
+            while not self._stopping:
+                await self._wait()
+                if not self._stopping:
+                    await self._turn()
+            await self._drain()
+            group.cancel_scope.cancel()
+
+    def stop(self) -> None:
+        """Take nothing new; `run` returns when what was begun has ended."""  # G6
+        self._stopping = True
+        self._wake.set()
+
+    async def _wait(self) -> None:
+        interval = None if self._settings.only_on_demand else self._settings.poll_interval
+        with anyio.move_on_after(interval) as scope:
+            await self._wake.wait()
+        self._wake.clear()
+        if scope.cancelled_caught:
+            self._poll_now = True
+
+    async def _turn(self) -> None:
+        try:
+            if self._poll_now:
+                self._poll_now = False
+                await self._poll()
+            while self._wanted and self._recorder.available and self._claimed < MOST_CLAIMED:
+                if not await self._claim_some():
+                    break
+        except StoreUnavailable as error:
+            log.warning("the queue cannot be read", reason=error.sentence)
+            self._poll_now = True
+            await self._needs.clock.sleep(1.0)
+        self._start_senders()
+
+    async def _poll(self) -> None:
+        """Find what nobody told of: messages of other instances, of before the start, of accounts set free."""
+        await self._needs.directory.refresh()
+        for account_pk in await self._needs.queue.ready_accounts():
+            self._wanted.setdefault(account_pk)
+
+    async def _claim_some(self) -> bool:
+        """Claim for some of the wanted accounts; False when none of them has room."""
+        demands = await self._demands()
+        if not demands:
+            return False
+        for demand in demands:
+            self._lanes[demand.account_pk].claiming = True
+        try:
+            claimed = await self._needs.queue.claim(demands, uuid4().hex, self._needs.clock.now())
+        except StoreUnavailable:
+            for demand in demands:
+                self._want(demand.account_pk)
+            raise
+        finally:
+            for demand in demands:
+                self._lanes[demand.account_pk].claiming = False
+        counts: dict[int, int] = {}
+        for message in claimed:
+            self._lanes[message.account_pk].put(message)
+            counts[message.account_pk] = counts.get(message.account_pk, 0) + 1
+        self._claimed += len(claimed)
+        full_helping = sum(len(message.fields) for message in claimed) >= HELPING
+        for demand in demands:
+            found = counts.get(demand.account_pk, 0)
+            if found:
+                self._waiting_for_slot.setdefault(demand.account_pk)
+            if found >= demand.limit or full_helping:  # there may be more
+                self._wanted[demand.account_pk] = None
+                if demand.urgent_only:
+                    self._urgent.add(demand.account_pk)
+            self._forget_if_idle(demand.account_pk)
+        self._start_senders()
+        return True
+
+    async def _demands(self) -> Sequence[Demand]:
+        """Ask for each wanted account with room in its lane, and take those off the list."""
+        demands: list[Demand] = []
+        room = MOST_CLAIMED - self._claimed
+        for account_pk in list(self._wanted):
+            if len(demands) >= ACCOUNTS_PER_CLAIM or room <= 0:
+                break
+            lane = await self._lane(account_pk)
+            if lane is None or not lane.open_for_business:
+                if lane is not None and lane.account.hold is not None:
+                    self._outages.take_up(lane)
+                self._unwant(account_pk)
+                continue
+            batch = min(lane.account.batch_size or self._settings.batch_size, room)
+            if len(lane) <= batch // 2:
+                demands.append(Demand(account_pk, batch))
+                self._urgent.discard(account_pk)
+            elif account_pk in self._urgent:
+                demands.append(Demand(account_pk, URGENT_PER_CLAIM, urgent_only=True))
+                self._urgent.discard(account_pk)
+            else:
+                continue  # stays wanted; asked for when its lane has room
+            room -= demands[-1].limit
+            if not demands[-1].urgent_only:
+                self._wanted.pop(account_pk, None)
+        return demands
+
+    def _want(self, account_pk: int) -> None:
+        self._wanted.setdefault(account_pk)
+        self._wake.set()
+
+    def _start(self, work: Callable[[Lane], Coroutine[Any, Any, None]], lane: Lane, name: str) -> None:
+        """Run some work for a lane beside the loop; it ends with the dispatcher."""
+        if self._group is not None:
+            self._group.start_soon(work, lane, name=f"{name} {lane.account.tenant_id}/{lane.account.id}")
+
+    def _unwant(self, account_pk: int) -> None:
+        self._wanted.pop(account_pk, None)
+        self._urgent.discard(account_pk)
+        self._forget_if_idle(account_pk)
+
+    async def _lane(self, account_pk: int) -> Lane | None:
+        """Return the account's lane with the settings that hold now."""
+        account = await self._needs.directory.account(account_pk)
+        if account is None:
+            return None
+        lane = self._lanes.get(account_pk)
+        if lane is None:
+            lane = self._lanes[account_pk] = Lane(account)
+        elif lane.account is not account:
+            if lane.account.hold is not None and account.hold is None:
+                lane.breaker = Breaker()
+            lane.account = account
+        return lane
+
+    def _forget_if_idle(self, account_pk: int) -> None:
+        lane = self._lanes.get(account_pk)
+        if lane is not None and lane.idle:
+            del self._lanes[account_pk]
+            self._waiting_for_slot.pop(account_pk, None)
+
+    # -- senders -----------------------------------------------------------------------------------------------------
+
+    def _start_senders(self) -> None:
+        """Give each lane with work one slot in turn, until the work or the slots are used up."""
+        passed_over = 0
+        while not self._stopping and self._waiting_for_slot and passed_over < len(self._waiting_for_slot):
+            account_pk = next(iter(self._waiting_for_slot))
+            del self._waiting_for_slot[account_pk]
+            lane = self._lanes.get(account_pk)
+            if lane is None or lane.wanted_senders <= 0:
+                continue
+            if self._slots.take(lane.account.tenant_id):
+                lane.senders += 1
+                self._start(self._serve, lane, "sender")
+                passed_over = 0
+            else:
+                passed_over += 1
+            if lane.wanted_senders > 0:
+                self._waiting_for_slot[account_pk] = None
+
+    async def _serve(self, lane: Lane) -> None:
+        """Send a lane's messages one after the other, until there are none or somebody else waits for the slot."""
+        scope = anyio.CancelScope()
+        self._running[id(scope)] = scope
+        try:
+            with scope:
+                await self._serve_until_done(lane)
+        finally:
+            del self._running[id(scope)]
+            lane.senders -= 1
+            self._slots.give_back(lane.account.tenant_id)
+            if len(lane):
+                self._waiting_for_slot.setdefault(lane.account.pk)
+            else:
+                self._forget_if_idle(lane.account.pk)
+            self._start_senders()
+            if not self._running:
+                self._wake.set()
+
+    async def _serve_until_done(self, lane: Lane) -> None:
+        while not self._stopping and lane.open_for_business:
+            claimed = lane.take()
+            if claimed is None:
+                break
+            self._claimed -= 1
+            if len(lane) == (lane.account.batch_size or self._settings.batch_size) // 2 and self._wanted:
+                self._wake.set()
+            try:
+                sent = await self._sender.send(lane.account, claimed)
+            except (StoreUnavailable, JournalUnwritable) as error:
+                log.warning("nothing can be sent for now", reason=str(error))
+                self._put_back(lane, claimed)
+                await self._needs.clock.sleep(1.0)
+                break
+            if sent.untouched:
+                self._put_back(lane, claimed)
+            if sent.failure is not None and await self._outages.met(lane, sent.failure):
+                await self._give_back(lane)
+            if self._others_wait(lane):
+                break
+        if len(lane) and not lane.open_for_business:  # put back after the others had been given back
+            await self._give_back(lane)
+        if not len(lane) and self._wanted:
+            self._wake.set()
+
+    def _put_back(self, lane: Lane, claimed: Claimed) -> None:
+        lane.put(claimed)
+        self._claimed += 1
+
+    def _others_wait(self, lane: Lane) -> bool:
+        return any(pk != lane.account.pk for pk in self._waiting_for_slot)
+
+    async def _give_back(self, lane: Lane) -> None:
+        back = lane.empty()
+        self._claimed -= len(back)
+        while back:
+            try:
+                await self._needs.queue.release(back)
+            except StoreUnavailable:
+                await self._needs.clock.sleep(1.0)
+            else:
+                break
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    async def _drain(self) -> None:
+        """Give back what was not begun, let transactions finish, and end those that do not."""  # G6
+        await self._give_all_back()
+        with anyio.move_on_after(self._settings.grace):
+            while self._running:
+                self._wake.clear()
+                await self._wake.wait()
+        for scope in list(self._running.values()):
+            scope.cancel()
+        while self._running:
+            self._wake.clear()
+            await self._wake.wait()
+        await self._give_all_back()
+        await self._recorder.drained()
+
+    async def _give_all_back(self) -> None:
+        for lane in list(self._lanes.values()):
+            await self._give_back(lane)

@@ -1,0 +1,162 @@
+"""The flight journal: which final dots have gone out, and what came back, until the database has it.
+
+It is written without fsync, so it survives the process and not the machine. It makes second copies rarer; with the
+file deleted nothing is lost, only more attempts count as uncertain.
+
+    {"boot": "…", "instance": "…"}            the first line
+    ["dot", pk, token]                        about to go out
+    ["reply", pk, token, [[n, stage, code, enhanced, text], …]]
+"""  # G4
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mail_proxy.domain.attempt import Answer, Attempt, Stage
+from mail_proxy.domain.claim import Claimed
+from mail_proxy.domain.reply import Reply
+
+CUT_ABOVE = 8_000_000
+"""Bytes after which the journal is begun anew, once the database has all that is in it."""
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class JournalLocked(Exception):
+    """Another process writes this journal."""
+
+
+class JournalUnwritable(Exception):
+    """The journal cannot be written: no final dot may go out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flights:
+    """What a journal tells about the claims of the instance that wrote it.
+
+    `reliable` is false when the machine was started anew since, or nothing can be read: then every claim of that
+    instance is uncertain.
+    """
+
+    instance_id: str | None = None
+    reliable: bool = False
+    dots: frozenset[tuple[int, str]] = frozenset()
+    replies: Mapping[tuple[int, str], Mapping[int, Answer]] = field(default_factory=dict)
+
+    def reply_to(self, claimed: Claimed) -> Mapping[int, Answer] | None:
+        """What the server said about a claim's recipients, or None."""
+        return self.replies.get((claimed.pk, claimed.token))
+
+    def dot_went_out(self, claimed: Claimed) -> bool:
+        """True when a claim's final dot went out, or was about to."""
+        return (claimed.pk, claimed.token) in self.dots
+
+
+def boot_id() -> str:
+    """Name this run of the machine; empty where the system does not tell, and then no journal is believed."""
+    try:
+        return BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+class FlightJournal:
+    """One worker's journal. Not thread-safe; a record is one `write`."""
+
+    def __init__(self, path: Path, instance_id: str, boot: str) -> None:
+        """Lock the file; what it holds stays until `begin`. Raises `JournalLocked` or `JournalUnwritable`."""
+        self.path = path
+        self._head = json.dumps({"boot": boot, "instance": instance_id}).encode() + b"\n"
+        self._boot = boot
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise JournalUnwritable(f"{path}: {error.strerror}") from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._file)
+            raise JournalLocked(f"{path} is written by another process") from None
+        self._size = 0
+        self._torn = False
+
+    def read(self) -> Flights:
+        """Return what the last run wrote. A torn last line is what the crash left, and is passed over."""
+        os.lseek(self._file, 0, os.SEEK_SET)
+        with os.fdopen(os.dup(self._file), "rb") as file:
+            return _flights(file.read().splitlines(keepends=True), self._boot)
+
+    def begin(self) -> None:
+        """Start the journal anew for this instance; to be called when the database has all that is in it."""
+        try:
+            os.ftruncate(self._file, 0)
+            os.lseek(self._file, 0, os.SEEK_SET)
+        except OSError as error:
+            raise JournalUnwritable(f"{self.path}: {error.strerror}") from error
+        self._size, self._torn = 0, False
+        self._write(self._head)
+
+    @property
+    def full(self) -> bool:
+        """True when it should be begun anew at the next moment at which the database has all that is in it."""
+        return self._size > CUT_ABOVE or self._torn
+
+    def dot(self, pk: int, token: str) -> None:
+        """Note that a message's final dot is about to go out. Raises `JournalUnwritable`: then it must not."""
+        self._write(b'["dot",%d,"%s"]\n' % (pk, token.encode()))
+
+    def reply(self, pk: int, token: str, attempt: Attempt) -> None:
+        """Note what the server said about each recipient; where that cannot be written, the dot stays uncertain."""
+        answers = [
+            [n, answer.stage.value, answer.reply.code, answer.reply.enhanced, answer.reply.text]
+            for n, answer in attempt.answers.items()
+        ]
+        self._write(json.dumps(["reply", pk, token, answers], separators=(",", ":")).encode() + b"\n")
+
+    def close(self) -> None:
+        """Give the file up."""
+        os.close(self._file)
+
+    def _write(self, record: bytes) -> None:
+        if self._torn:
+            raise JournalUnwritable(f"{self.path} ends in the middle of a record")
+        try:
+            written = os.write(self._file, record)
+        except OSError as error:
+            raise JournalUnwritable(f"{self.path}: {error.strerror}") from error
+        self._size += written
+        if written < len(record):
+            self._torn = True
+            raise JournalUnwritable(f"{self.path}: the disk is full")
+
+
+def _flights(lines: list[bytes], boot: str) -> Flights:
+    if not lines:
+        return Flights()
+    try:
+        head = json.loads(lines[0])
+        instance_id = str(head["instance"])
+        reliable = bool(boot) and head["boot"] == boot
+    except (ValueError, KeyError, TypeError):
+        return Flights()
+    dots: set[tuple[int, str]] = set()
+    replies: dict[tuple[int, str], Mapping[int, Answer]] = {}
+    for line in lines[1:]:
+        if not line.endswith(b"\n"):
+            continue
+        kind, pk, token, *rest = json.loads(line)
+        if kind == "dot":
+            dots.add((pk, token))
+        else:
+            replies[pk, token] = {n: _answer(said) for n, *said in rest[0]}
+    return Flights(instance_id, reliable, frozenset(dots), replies)
+
+
+def _answer(said: list[Any]) -> Answer:
+    stage, code, enhanced, text = said
+    return Answer(Reply(code, enhanced, text), Stage(stage))

@@ -1,0 +1,57 @@
+"""One account's way out: what was claimed for it, who is sending, and whether its server is left alone for now."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from mail_proxy.delivery.breaker import Breaker
+from mail_proxy.domain.account import Account
+from mail_proxy.domain.claim import Claimed
+
+
+@dataclass(slots=True)
+class Lane:
+    """The state of one account's delivery in this instance."""
+
+    account: Account
+    breaker: Breaker = field(default_factory=Breaker)
+    senders: int = 0
+    claiming: bool = False
+    """True while a claim for it is on its way."""
+    probing: bool = False
+    """True while a probe is under way, or a timer for it runs."""
+    _jobs: list[tuple[int, int, Claimed]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def put(self, claimed: Claimed) -> None:
+        """Queue a claimed message: an urgent one overtakes what was claimed before it."""
+        heapq.heappush(self._jobs, (claimed.priority, claimed.pk, claimed))
+
+    def take(self) -> Claimed | None:
+        """Return the next message to send, or None."""
+        return heapq.heappop(self._jobs)[2] if self._jobs else None
+
+    def empty(self) -> Sequence[Claimed]:
+        """Take everything that was not begun, to give it back."""
+        jobs, self._jobs = self._jobs, []
+        return [claimed for _, _, claimed in jobs]
+
+    @property
+    def open_for_business(self) -> bool:
+        """True when messages may be claimed for it."""
+        return not self.breaker.open and self.account.hold is None
+
+    @property
+    def idle(self) -> bool:
+        """True when nothing of it is in this instance's hands."""
+        busy = self._jobs or self.senders or self.claiming or self.probing
+        return not busy and not self.breaker.open
+
+    @property
+    def wanted_senders(self) -> int:
+        """How many more senders would have something to do."""
+        return min(len(self._jobs), self.account.max_connections - self.senders)

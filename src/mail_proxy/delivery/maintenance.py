@@ -1,0 +1,203 @@
+"""What has to be done now and then: due times, expiry, retention, and the messages of dead instances."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from uuid import uuid4
+
+import anyio
+import structlog
+
+from mail_proxy.delivery.dispatcher import Dispatcher
+from mail_proxy.delivery.journal import FlightJournal, Flights
+from mail_proxy.delivery.needs import Needs
+from mail_proxy.delivery.recorder import Recorder
+from mail_proxy.delivery.sender import on_uncertain
+from mail_proxy.delivery.settings import DeliverySettings
+from mail_proxy.domain.account import OnUncertain
+from mail_proxy.domain.attempt import Attempt
+from mail_proxy.domain.claim import Claimed
+from mail_proxy.domain.errors import StoreUnavailable
+from mail_proxy.domain.settlement import Policy, Settlement, expire, give_back, recover, settle
+
+CHUNK = 500
+PRUNE_INTERVAL = 60.0
+SAMPLE_INTERVAL = 5.0
+LONGEST_PAUSE = 5.0
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Seen:
+    counter: int
+    since: float
+
+
+class LeaseWatch:
+    """Tells which instances are dead: their counter stood still for a whole lease, by this instance's own clock.
+
+    No clock of another machine is trusted, and time in which the database could not be read does not count.
+    """  # G6, G14
+
+    def __init__(self, lease: float) -> None:
+        self._lease = lease
+        self._seen: dict[str, _Seen] = {}
+
+    def look(self, counters: Mapping[str, int], now: float) -> Sequence[str]:
+        """Compare with what was seen before, at a monotonic time; return the dead."""
+        for instance, counter in counters.items():
+            seen = self._seen.get(instance)
+            if seen is None or seen.counter != counter:
+                self._seen[instance] = _Seen(counter, now)
+        for instance in self._seen.keys() - counters.keys():
+            del self._seen[instance]
+        return [instance for instance, seen in self._seen.items() if now - seen.since >= self._lease]
+
+    def forget(self) -> None:
+        """Start anew: the database was away, so nothing is known about the others."""
+        self._seen.clear()
+
+
+class Maintenance:
+    """Runs the chores of delivery, each in a loop of its own."""
+
+    def __init__(
+        self,
+        needs: Needs,
+        recorder: Recorder,
+        journal: FlightJournal,
+        dispatcher: Dispatcher,
+        settings: DeliverySettings,
+        instance_id: str,
+        rng: Random,
+        *,
+        alone: bool,
+    ) -> None:
+        """`alone`: this process owns the database, so whatever was claimed before it started is an orphan."""
+        self._needs = needs
+        self._recorder = recorder
+        self._journal = journal
+        self._dispatcher = dispatcher
+        self._settings = settings
+        self._instance_id = instance_id
+        self._rng = rng
+        self._alone = alone
+        self._watch = LeaseWatch(settings.lease)
+        self._next_due: float | None = None
+
+    async def at_start(self) -> int:
+        """Take back what earlier runs left in their hands; return how many messages.
+
+        The journal's lock shows that its writer has ended, so that one's messages go on at once, as it tells.
+        """  # G4, G6
+        flights = self._journal.read()
+        count = 0
+        if flights.instance_id is not None:
+            count += await self._rescue([flights.instance_id], flights)
+        if self._alone:
+            dead = [instance for instance in await self._needs.queue.instances() if instance != self._instance_id]
+            count += await self._rescue(dead, Flights())
+        self._journal.begin()
+        return count
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        chores: list[tuple[str, float, Callable[[], Awaitable[object]]]] = [
+            ("beat", self._settings.lease / 12, self._needs.queue.beat),
+            ("prune", PRUNE_INTERVAL, self.prune),
+            ("sample", SAMPLE_INTERVAL, self.sample),
+        ]
+        if not self._alone:
+            chores.append(("watch", self._settings.lease / 12, self.watch))
+        async with anyio.create_task_group() as group:
+            for name, interval, chore in chores:
+                group.start_soon(self._every, interval, chore, name=f"maintenance {name}")
+            if not self._settings.only_on_demand:
+                group.start_soon(self._keep_time, name="maintenance due")
+
+    async def _every(self, interval: float, chore: Callable[[], Awaitable[object]]) -> None:
+        while True:
+            await self._needs.clock.sleep(interval)
+            try:
+                await chore()
+            except StoreUnavailable:
+                self._watch.forget()
+
+    async def _keep_time(self) -> None:
+        while True:
+            try:
+                await self.look_at_times()
+            except StoreUnavailable:
+                self._next_due = None
+            pause = self._settings.poll_interval
+            if self._next_due is not None:
+                pause = min(pause, max(self._next_due - self._needs.clock.now(), 0.0))
+            await self._needs.clock.sleep(pause)
+
+    async def look_at_times(self) -> None:
+        """Make ready what is due or freed, and end what has expired."""
+        while True:
+            promotion = await self._needs.queue.promote(self._needs.clock.now(), CHUNK)
+            self._dispatcher.notify(promotion.account_pks)
+            if not promotion.more:
+                self._next_due = promotion.next_due
+                break
+        while True:
+            freed = await self._needs.queue.unhold(CHUNK)
+            self._dispatcher.notify(freed.account_pks)
+            if not freed.more:
+                break
+        while late := await self._needs.queue.claim_expired(self._needs.clock.now(), CHUNK, uuid4().hex):
+            for claimed in late:
+                self._recorder.submit(claimed, expire(claimed, self._needs.clock.now()))
+            await self._recorder.drained()
+
+    async def watch(self) -> None:
+        """Take over what instances left that are dead."""
+        counters = dict(await self._needs.queue.instances())
+        counters.pop(self._instance_id, None)
+        dead = self._watch.look(counters, self._needs.clock.monotonic())
+        if dead:
+            await self._rescue(dead, Flights())
+            self._watch.forget()
+
+    async def _rescue(self, dead: Sequence[str], flights: Flights) -> int:
+        count = 0
+        while dead and (orphans := await self._needs.queue.rescue(dead, CHUNK)):
+            for claimed in orphans:
+                self._recorder.submit(claimed, await self._recovered(claimed, flights))
+            await self._recorder.drained()
+            self._dispatcher.notify({claimed.account_pk for claimed in orphans})
+            count += len(orphans)
+        if count:
+            log.warning("messages of an instance that ended were taken back", messages=count, instances=len(dead))
+        return count
+
+    async def _recovered(self, claimed: Claimed, flights: Flights) -> Settlement:
+        """Decide by what the journal says: reply, dot without reply, no dot; or nothing that can be relied on."""  # G4
+        now = self._needs.clock.now()
+        account = await self._needs.directory.account(claimed.account_pk)
+        choice = OnUncertain.RESEND if account is None else await on_uncertain(self._needs.directory, account)
+        answers = flights.reply_to(claimed) if flights.reliable else None
+        if answers is not None:
+            policy = Policy(self._settings.schedule, choice)
+            return settle(claimed, Attempt(answers=answers), policy, now, self._rng)
+        if flights.reliable and not flights.dot_went_out(claimed):
+            return give_back(claimed, now)
+        return recover(claimed, choice, now)
+
+    async def prune(self) -> None:
+        """Remove what is finished, reported and old, in chunks."""
+        silent = [t.id for t in await self._needs.registry.tenants() if not self._needs.sink.has_endpoint(t)]
+        before = self._needs.clock.now() - self._settings.retention
+        while await self._needs.queue.prune(before, CHUNK, silent) >= CHUNK:
+            pass
+
+    async def sample(self) -> None:
+        """Count what is not finished, for metrics and status; the bigger the queue, the rarer."""
+        began = self._needs.clock.monotonic()
+        self._needs.meter.pending(await self._needs.queue.count_pending())
+        await self._needs.clock.sleep(min((self._needs.clock.monotonic() - began) * 50, 60.0))

@@ -1,0 +1,20 @@
+"""The ports that delivery works through."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mail_proxy.ports import Clock, Directory, Meter, Queue, Registry, ReportSink, Transport
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What delivery is given by the composition root."""
+
+    queue: Queue
+    directory: Directory
+    registry: Registry
+    transport: Transport
+    sink: ReportSink
+    clock: Clock
+    meter: Meter

@@ -1,0 +1,103 @@
+"""Servers that cannot be talked to and accounts that are refused: left alone, and tried without a message at stake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from mail_proxy.delivery.breaker import HOLD_PAUSE, Breaker, failed
+from mail_proxy.delivery.lane import Lane
+from mail_proxy.delivery.needs import Needs
+from mail_proxy.domain.account import Hold
+from mail_proxy.domain.attempt import AccountRefused, Failure, HostFailed, Interrupted, Probed
+from mail_proxy.domain.errors import StoreUnavailable
+
+log = structlog.get_logger(__name__)
+
+Start = Callable[[Callable[[Lane], Coroutine[Any, Any, None]], Lane, str], None]
+
+
+class Outages:
+    """Opens and closes the breakers of lanes.
+
+    `start` runs a probe beside the caller; `want` says that an account may be sent for again.
+    """
+
+    def __init__(self, needs: Needs, start: Start, want: Callable[[int], None]) -> None:
+        self._needs = needs
+        self._start = start
+        self._want = want
+
+    async def met(self, lane: Lane, failure: Failure) -> bool:
+        """Take note of what ended an attempt early; True when the server is to be left alone from now on."""
+        match failure:
+            case Interrupted():
+                return False
+            case AccountRefused(text):
+                await self._hold(lane, text)
+            case HostFailed(text):
+                lane.breaker = failed(lane.breaker, text, self._needs.clock.monotonic())
+                log.warning("server left alone", **_who(lane), reason=text, seconds=lane.breaker.pause)
+        self._start_probing(lane)
+        return True
+
+    def take_up(self, lane: Lane) -> None:
+        """Take up the probing of an account that was put on hold elsewhere, or before the start."""
+        if lane.account.hold is not None and not lane.breaker.open:
+            hold, now = lane.account.hold, self._needs.clock.monotonic()
+            waited = min(max(self._needs.clock.now() - hold.since, 0.0), HOLD_PAUSE)
+            lane.breaker = Breaker(HOLD_PAUSE, now + HOLD_PAUSE - waited, hold.reason, now - waited)
+            self._start_probing(lane)
+
+    async def _hold(self, lane: Lane, reason: str) -> None:
+        """Put the account on hold for every instance; its messages keep their attempts."""  # G8
+        now = self._needs.clock.monotonic()
+        lane.breaker = Breaker(HOLD_PAUSE, now + HOLD_PAUSE, reason, now)
+        log.error("account on hold", **_who(lane), reason=reason)
+        try:
+            await self._needs.registry.set_hold(lane.account.pk, Hold(reason, self._needs.clock.now()))
+            lane.account = await self._needs.directory.account(lane.account.pk) or lane.account
+        except StoreUnavailable as error:  # this instance leaves the server alone all the same
+            log.warning("the hold could not be written", **_who(lane), reason=error.sentence)
+
+    def _start_probing(self, lane: Lane) -> None:
+        if not lane.probing:
+            lane.probing = True
+            self._start(self._probe, lane, "probe")
+
+    async def _probe(self, lane: Lane) -> None:
+        """Log in now and then, with no message at stake, until the server answers again."""
+        while lane.breaker.open:
+            await self._needs.clock.sleep(max(lane.breaker.probe_at - self._needs.clock.monotonic(), 0.0))
+            try:
+                if not await self._probe_once(lane):
+                    break
+            except StoreUnavailable:
+                await self._needs.clock.sleep(1.0)
+        lane.breaker = Breaker()
+        lane.probing = False
+        self._want(lane.account.pk)
+
+    async def _probe_once(self, lane: Lane) -> bool:
+        """Try the account as it is set now; False when it is gone, or somebody else ended the outage."""
+        account = await self._needs.directory.account(lane.account.pk)
+        if account is None or not lane.breaker.open:
+            return False
+        lane.account = account
+        match await self._needs.transport.probe(account):
+            case Probed():
+                if account.hold is not None:
+                    await self._needs.registry.set_hold(account.pk, None)
+                log.info("server answers again", **_who(lane))
+                return False
+            case HostFailed(text):
+                lane.breaker = failed(lane.breaker, text, self._needs.clock.monotonic())
+            case AccountRefused(text):
+                await self._hold(lane, text)
+        return True
+
+
+def _who(lane: Lane) -> dict[str, str]:
+    return {"tenant_id": lane.account.tenant_id, "account_id": lane.account.id, "host": lane.account.host}

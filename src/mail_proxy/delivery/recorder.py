@@ -1,0 +1,132 @@
+"""Writing outcomes down, many at a time, and not going on while they cannot be written."""  # G12
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple
+
+import structlog
+
+from mail_proxy.domain.claim import Claimed
+from mail_proxy.domain.errors import StoreUnavailable
+from mail_proxy.domain.message import MessageState
+from mail_proxy.domain.report import EventType
+from mail_proxy.domain.settlement import Settlement
+from mail_proxy.ports import Clock, Meter, Queue
+
+LONGEST_PAUSE = 5.0
+MOST_TOGETHER = 500
+MOST_UNRECORDED = 1000
+"""Outcomes that may wait for their commit before no further dot goes out."""  # G12
+
+log = structlog.get_logger(__name__)
+
+
+class _Waiting(NamedTuple):
+    claimed: Claimed
+    settlement: Settlement
+    written: asyncio.Future[bool]
+
+
+class Recorder:
+    """Takes settlements from the senders and has them committed together.
+
+    A settlement whose commit fails because the store is away is tried again until it is written: what a server has
+    answered is never forgotten while this process lives. `on_events` is told the tenants that have news.
+    """
+
+    def __init__(self, queue: Queue, clock: Clock, meter: Meter, on_events: Callable[[frozenset[str]], None]) -> None:
+        self._queue = queue
+        self._clock = clock
+        self._meter = meter
+        self._on_events = on_events
+        self._waiting: list[_Waiting] = []
+        self._news = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._room = asyncio.Event()
+        self._room.set()
+
+    def record(self, claimed: Claimed, settlement: Settlement) -> asyncio.Future[bool]:
+        """Hand a settlement over; the future tells whether it was written (False: the claim was lost)."""
+        written: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(claimed, settlement, written))
+        self._idle.clear()
+        self._news.set()
+        if len(self._waiting) >= MOST_UNRECORDED:
+            self._room.clear()
+        return written
+
+    def submit(self, claimed: Claimed, settlement: Settlement) -> None:
+        """Hand a settlement over whose writing nobody waits for, but `drained`."""
+        _ = self.record(claimed, settlement)
+
+    @property
+    def available(self) -> bool:
+        """False while the store does not take settlements, or has to catch up."""
+        return self._room.is_set()
+
+    async def room(self) -> None:
+        """Return when another outcome can be taken: no final dot goes out before."""  # G12
+        await self._room.wait()
+
+    async def run(self) -> None:
+        """Write what is handed over until cancelled."""
+        pause = 0.0
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            while self._waiting:
+                taken, self._waiting = self._waiting[:MOST_TOGETHER], self._waiting[MOST_TOGETHER:]
+                try:
+                    written = await self._queue.settle([each.settlement for each in taken])
+                except StoreUnavailable as error:
+                    self._waiting[:0] = taken
+                    self._room.clear()
+                    pause = min(max(pause * 2, 0.1), LONGEST_PAUSE)
+                    log.warning("outcomes cannot be recorded", reason=error.sentence, waiting=len(self._waiting))
+                    await self._clock.sleep(pause)
+                else:
+                    pause = 0.0
+                    if len(self._waiting) < MOST_UNRECORDED:
+                        self._room.set()
+                    self._answer(taken, list(written))
+            self._idle.set()
+
+    async def drained(self) -> None:
+        """Return when everything that was handed over is written."""
+        await self._idle.wait()
+
+    def _answer(self, taken: list[_Waiting], written: list[bool]) -> None:
+        news = set()
+        for each, ok in zip(taken, written, strict=True):
+            if ok:
+                self._count(each.claimed, each.settlement)
+                if each.settlement.events:
+                    news.add(each.claimed.tenant_id)
+            else:
+                log.warning(
+                    "claim lost, its outcome is not recorded",
+                    tenant_id=each.claimed.tenant_id,
+                    id=each.claimed.identity.mail_id,
+                    outcome=each.settlement.state.value,
+                )
+            if not each.written.done():
+                each.written.set_result(ok)
+        if news:
+            self._on_events(frozenset(news))
+
+    def _count(self, claimed: Claimed, settlement: Settlement) -> None:
+        who = (claimed.tenant_id, claimed.account_id)
+        if any(event.type is EventType.UNCERTAIN for event in settlement.events):
+            self._meter.uncertain(*who)
+        match settlement.state:
+            case MessageState.SENT:
+                self._meter.sent(*who)
+            case MessageState.FAILED | MessageState.EXPIRED:
+                self._meter.failed(*who)
+            case MessageState.SCHEDULED:
+                self._meter.deferred(*who)
+            case _:
+                pass

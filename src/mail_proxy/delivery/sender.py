@@ -1,0 +1,150 @@
+"""One attempt: compose, send, decide, hand the outcome to the recorder."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from random import Random
+
+import anyio
+import structlog
+
+from mail_proxy.delivery.journal import FlightJournal, JournalUnwritable
+from mail_proxy.delivery.needs import Needs
+from mail_proxy.delivery.recorder import Recorder
+from mail_proxy.delivery.settings import DeliverySettings
+from mail_proxy.domain.account import Account, OnUncertain
+from mail_proxy.domain.attempt import AccountRefused, Attempt, Envelope, Failure, Interrupted
+from mail_proxy.domain.claim import Claimed
+from mail_proxy.domain.compose import compose
+from mail_proxy.domain.errors import StoreUnavailable
+from mail_proxy.domain.settlement import Policy, Settlement, expire, expired, settle
+from mail_proxy.domain.submission import build_message
+from mail_proxy.ports import Directory
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Flight:
+    """One message on its way: what has to be so before its final dot may go out."""
+
+    claimed: Claimed
+    recorder: Recorder
+    journal: FlightJournal
+    dot_sent: bool = False
+
+    async def before_dot(self) -> None:
+        """Wait until outcomes can be recorded, then note the dot. Raises `JournalUnwritable`."""  # G4, G12
+        await self.recorder.room()
+        if self.journal.full:
+            await self.recorder.drained()
+            if self.journal.full:  # several may have waited for that
+                self.journal.begin()
+        self.journal.dot(self.claimed.pk, self.claimed.token)
+        self.dot_sent = True
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """How an attempt ended for the account; `untouched`: the message was not tried and is still the caller's."""
+
+    failure: Failure | None = None
+    untouched: bool = False
+
+
+async def on_uncertain(directory: Directory, account: Account) -> OnUncertain:
+    """Return what the account, else its tenant, wants done with an attempt whose end is not known."""  # G4
+    if account.on_uncertain is not None:
+        return account.on_uncertain
+    tenant = await directory.tenant(account.tenant_id)
+    return OnUncertain.RESEND if tenant is None else tenant.on_uncertain
+
+
+class Sender:
+    """Carries claimed messages to their server."""
+
+    def __init__(
+        self, needs: Needs, recorder: Recorder, journal: FlightJournal, settings: DeliverySettings, rng: Random
+    ) -> None:
+        self._needs = needs
+        self._recorder = recorder
+        self._journal = journal
+        self._settings = settings
+        self._rng = rng
+
+    async def send(self, account: Account, claimed: Claimed) -> Sent:
+        """Make one attempt and hand over its outcome.
+
+        Raises `StoreUnavailable` and `JournalUnwritable` before anything has gone out.
+        """
+        now = self._needs.clock.now()
+        if expired(claimed, self._settings.schedule, now):
+            self._recorder.submit(claimed, expire(claimed, now))
+            return Sent()
+        policy = Policy(self._settings.schedule, await on_uncertain(self._needs.directory, account))
+        flight = Flight(claimed, self._recorder, self._journal)
+        started = self._needs.clock.monotonic()
+        try:
+            attempt = await self._attempt(account, claimed, flight)
+        except asyncio.CancelledError:
+            with anyio.CancelScope(shield=True):
+                await self._interrupted(claimed, flight, policy)
+            raise
+        except JournalUnwritable:
+            raise
+        except Exception as error:
+            log.exception("attempt failed", tenant_id=claimed.tenant_id, id=claimed.identity.mail_id)
+            attempt = self._broken(claimed, flight, error)
+        if isinstance(attempt.failure, AccountRefused) and not attempt.answers and not attempt.uncertain:
+            return Sent(attempt.failure, untouched=True)  # G8: the account is at fault, not the message
+        settlement = settle(claimed, attempt, policy, self._needs.clock.now(), self._rng)
+        if flight.dot_sent:
+            self._note_reply(claimed, attempt)
+        self._recorder.submit(claimed, settlement)
+        if self._settings.log_each_attempt:
+            self._tell(claimed, settlement, attempt, self._needs.clock.monotonic() - started)
+        return Sent(attempt.failure)
+
+    async def _attempt(self, account: Account, claimed: Claimed, flight: Flight) -> Attempt:
+        message = build_message(json.loads(claimed.fields))
+        wire = compose(message, claimed.identity)
+        envelope = Envelope(message.envelope_sender, tuple((r.n, r.address) for r in claimed.waiting))
+        return await self._needs.transport.send(account, envelope, wire, flight.before_dot)
+
+    def _note_reply(self, claimed: Claimed, attempt: Attempt) -> None:
+        try:
+            self._journal.reply(claimed.pk, claimed.token, attempt)
+        except JournalUnwritable as error:  # the outcome is on its way to the database all the same
+            log.warning("the flight journal cannot be written", reason=str(error))
+
+    def _broken(self, claimed: Claimed, flight: Flight, error: Exception) -> Attempt:
+        failure = Interrupted(f"{type(error).__name__}: {error}"[:200])
+        waiting = frozenset(r.n for r in claimed.waiting)
+        return Attempt(uncertain=waiting if flight.dot_sent else frozenset(), failure=failure)
+
+    async def _interrupted(self, claimed: Claimed, flight: Flight, policy: Policy) -> None:
+        """Finish what was begun when this instance stops: unanswered dots are uncertain, the rest goes back."""  # G6
+        if flight.dot_sent:
+            attempt = Attempt(uncertain=frozenset(r.n for r in claimed.waiting))
+            self._recorder.submit(claimed, settle(claimed, attempt, policy, self._needs.clock.now(), self._rng))
+            return
+        try:
+            await self._needs.queue.release([claimed])
+        except StoreUnavailable as error:  # another instance, or the next start, finds it
+            log.warning("a message could not be given back", id=claimed.identity.mail_id, reason=error.sentence)
+
+    def _tell(self, claimed: Claimed, settlement: Settlement, attempt: Attempt, seconds: float) -> None:
+        log.info(
+            "attempt",
+            tenant_id=claimed.tenant_id,
+            account_id=claimed.account_id,
+            id=claimed.identity.mail_id,
+            attempt=claimed.attempts,
+            outcome=settlement.state.value,
+            reply=settlement.reply,
+            recipients=len(claimed.waiting),
+            transactions=attempt.transactions,
+            ms=round(seconds * 1000, 1),
+        )

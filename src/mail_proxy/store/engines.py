@@ -1,0 +1,91 @@
+"""Connections as the store wants them: durable, and with the same plans whatever the tables hold."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.pool import QueuePool
+
+CONNECT_TIMEOUT = 4
+"""Seconds; a database that does not answer must be told within 5."""  # G12
+
+# Each statement of the queue takes a few rows by an index, in the index's order. PostgreSQL keeps a prepared
+# statement's plan, and one made while the tables were empty would read them from end to end once they are full.
+_POSTGRESQL_SESSION = {
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "enable_sort": "off",
+    "plan_cache_mode": "force_generic_plan",
+    "jit": "off",
+    "lock_timeout": f"{CONNECT_TIMEOUT}s",
+}
+
+
+def sqlite_engine(url: URL, *, connections: int, read_only: bool) -> Engine:
+    """Make an engine on an SQLite file; its transactions take the write lock at once unless they only read."""
+    engine = create_engine(
+        url,
+        poolclass=QueuePool,
+        pool_size=connections,
+        max_overflow=0,
+        connect_args={"isolation_level": None, "check_same_thread": False, "timeout": CONNECT_TIMEOUT},
+    )
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: sqlite3.Connection, _record: object) -> None:
+        # G1: WAL with FULL makes each commit durable; the reader side cannot write at all
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute(f"PRAGMA busy_timeout = {CONNECT_TIMEOUT * 1000}")
+        connection.execute("PRAGMA cache_size = -32000")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        if read_only:
+            connection.execute("PRAGMA query_only = ON")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def postgresql_engine(url: URL, *, connections: int) -> Engine:
+    """Make an engine on a PostgreSQL database."""
+    engine = create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        pool_size=connections,
+        max_overflow=0,
+        pool_pre_ping=False,
+        connect_args={
+            "connect_timeout": CONNECT_TIMEOUT,
+            "application_name": "genro-mail-proxy",
+            # G12: a server that went silent is noticed within seconds, not after the kernel's quarter of an hour
+            "keepalives_idle": 2,
+            "keepalives_interval": 1,
+            "keepalives_count": 2,
+            "tcp_user_timeout": CONNECT_TIMEOUT * 1000,
+        },
+    )
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: DBAPIConnection, _record: object) -> None:
+        settings = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in _POSTGRESQL_SESSION.items())
+        cursor = connection.cursor()
+        cursor.execute(f"SELECT {settings}")
+        cursor.close()
+        connection.commit()
+
+    return engine
+
+
+def repeatable(engine: Engine) -> Engine:
+    """The same connections for reading: all statements of a transaction see the database at one moment."""
+    if engine.dialect.name == "sqlite":
+        return engine
+    return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)

@@ -1,0 +1,49 @@
+"""Walking a tenant's rows in the order of their numbers, from any place on, at the same cost everywhere.
+
+PostgreSQL would rather walk the primary key and pass over the rows of others where it guesses that there are few.
+Asked for an order by tenant and number, and not told that the tenant is always the same, it has only the index on both.
+SQLite goes by the index anyway, but starts at the right place only when it is told.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, tuple_
+
+LAST = 2**63 - 1
+"""Above every number that a database gives."""
+
+
+class Walk(NamedTuple):
+    """A condition and an order, for the same statement."""
+
+    condition: ColumnElement[bool]
+    order: tuple[ColumnElement[Any], ...]
+
+
+def upwards(
+    dialect: str,
+    columns: tuple[ColumnElement[str], ColumnElement[int]],
+    tenant_id: ColumnElement[str],
+    after: ColumnElement[int],
+) -> Walk:
+    """Walk the rows of a tenant whose number is above `after`, lowest first. `columns` are tenant and number."""
+    tenant, number = columns
+    if dialect == "sqlite":
+        return Walk((tenant == tenant_id) & (number > after), (number,))
+    return Walk((tuple_(tenant, number) > tuple_(tenant_id, after)) & (tenant <= tenant_id), (tenant, number))
+
+
+def downwards(
+    dialect: str,
+    columns: tuple[ColumnElement[str], ColumnElement[int]],
+    tenant_id: ColumnElement[str],
+    before: ColumnElement[int],
+) -> Walk:
+    """Walk the rows of a tenant whose number is below `before`, highest first."""
+    tenant, number = columns
+    if dialect == "sqlite":
+        return Walk((tenant == tenant_id) & (number < before), (number.desc(),))
+    condition = (tuple_(tenant, number) < tuple_(tenant_id, before)) & (tenant >= tenant_id)
+    return Walk(condition, (tenant.desc(), number.desc()))

@@ -1,0 +1,106 @@
+"""What every report sink promises: always an answer, in bounded time and size, whatever an endpoint does."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from mail_proxy.domain.tenant import Tenant
+from mail_proxy.outbound.callback import HttpReportSink
+from mail_proxy.outbound.client import OutboundClient
+from mail_proxy.outbound.guard import Trusted
+from mail_proxy.ports import ReportSink
+from mail_proxy.reporting.answer import Acknowledged, understand
+from tests.support.callback_server import CallbackServer, Manner, Reply
+from tests.support.fake_clock import FakeClock
+
+TIMEOUT = 0.5
+MAX_BYTES = 10_000
+PAYLOAD = json.dumps({"delivery_report": [{"event_id": "1", "id": "M1"}]}).encode()
+
+# A further sink takes part by its line here: how it is made from a client that reaches the receiver.
+SINKS: dict[str, Callable[[OutboundClient], ReportSink]] = {
+    "http": lambda client: HttpReportSink(client, FakeClock(), timeout=TIMEOUT, max_bytes=MAX_BYTES),
+}
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[CallbackServer]:
+    async with CallbackServer() as running:
+        yield running
+
+
+@pytest.fixture(params=SINKS)
+async def sink(request: pytest.FixtureRequest) -> AsyncIterator[ReportSink]:
+    async with OutboundClient(Trusted()) as client:
+        yield SINKS[request.param](client)
+
+
+@pytest.fixture
+def tenant(server: CallbackServer) -> Tenant:
+    return Tenant("acme", client_base_url=server.url)
+
+
+async def test_the_payload_arrives_as_it_is_and_the_answer_comes_back(
+    sink: ReportSink, server: CallbackServer, tenant: Tenant
+) -> None:
+    server.script(Reply(202, b'{"ok": true, "error": ["M1"]}', {"Retry-After": "5"}))
+    answer = await sink.deliver(tenant, PAYLOAD)
+    assert (answer.status, answer.body, answer.retry_after) == (202, b'{"ok": true, "error": ["M1"]}', 5.0)
+    assert answer.error is None
+    assert [request.body for request in server.requests] == [PAYLOAD]
+
+
+async def test_there_is_an_endpoint_where_the_tenant_names_one(sink: ReportSink, tenant: Tenant) -> None:
+    assert sink.has_endpoint(tenant)
+
+
+async def test_without_endpoint_nothing_is_sent_and_nothing_breaks(sink: ReportSink, server: CallbackServer) -> None:
+    nowhere = Tenant("silent")
+    assert not sink.has_endpoint(nowhere)
+    answer = await sink.deliver(nowhere, PAYLOAD)
+    assert (answer.status, answer.body) == (None, b"")
+    assert answer.error
+
+
+@pytest.mark.parametrize("manner", list(Manner))
+@pytest.mark.parametrize("status", [200, 204, 302, 410, 429, 500])
+async def test_whatever_an_endpoint_does_there_is_an_answer_within_its_bounds(
+    sink: ReportSink, server: CallbackServer, tenant: Tenant, manner: Manner, status: int
+) -> None:
+    server.script(Reply(status, b"x" * 5000, {"Location": "/elsewhere"}, manner=manner))
+    start = time.monotonic()
+    answer = await sink.deliver(tenant, PAYLOAD)
+    assert time.monotonic() - start < TIMEOUT + 2
+    assert len(answer.body) <= MAX_BYTES
+    assert answer.status in (None, status)
+    assert answer.status is not None or answer.error
+    assert not isinstance(understand(answer), Acknowledged)
+    assert len(server.requests) == 1
+
+    assert (await sink.deliver(tenant, PAYLOAD)).status == 200
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:1",
+        "http://no-such-host.invalid",
+        "http://",
+        "not a url",
+        "ftp://example.com",
+        "http://user:pw@127.0.0.1:1",
+        "http://[::1",
+        "http://a..b",
+        "http://" + "a" * 300,
+        "http://\x00",
+    ],
+)
+async def test_an_endpoint_that_cannot_be_reached_is_no_answer(sink: ReportSink, url: str) -> None:
+    answer = await sink.deliver(Tenant("acme", client_base_url=url), PAYLOAD)
+    assert answer.status is None
+    assert answer.error
+    assert "pw" not in answer.error

@@ -1,0 +1,164 @@
+"""Logins: which mechanism, how often, and whose fault a refusal is."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+
+import pytest
+
+from mail_proxy.domain.account import AuthMethod
+from mail_proxy.domain.attempt import AccountRefused, HostFailed, Probed
+from mail_proxy.smtp.login import mechanisms
+from mail_proxy.smtp.pool import SmtpTransport
+from tests.edge.smtp.making import Dots, account, envelope, wire
+from tests.support.smtp_servers import EXTENSIONS, Dialogue, Peer, Said, scripted_server
+
+ALL = (*EXTENSIONS, "AUTH LOGIN XOAUTH2 PLAIN CRAM-MD5")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "offered", "expected"),
+    [
+        ("auto", ["plain", "login", "cram-md5"], ["cram-md5", "plain"]),
+        ("auto", ["login", "plain"], ["plain"]),
+        ("auto", ["login", "xoauth2"], ["login"]),
+        ("auto", ["cram-md5", "login"], ["cram-md5", "login"]),
+        ("auto", ["cram-md5"], ["cram-md5"]),
+        ("auto", ["gssapi"], []),
+        ("auto", [], []),
+        ("plain", ["plain", "login", "cram-md5"], ["plain"]),
+        ("login", ["plain", "login"], ["login"]),
+        ("cram-md5", ["plain", "cram-md5"], ["cram-md5"]),
+        ("cram-md5", ["plain"], []),
+    ],
+)
+def test_which_mechanisms_are_tried(wanted: str, offered: list[str], expected: list[str]) -> None:
+    assert mechanisms(AuthMethod(wanted), offered) == tuple(map(AuthMethod, expected))
+
+
+async def test_cram_md5_does_not_show_the_password(transport: SmtpTransport) -> None:
+    challenge = b"<1896.697170952@postoffice.example.net>"
+    answers: list[str] = []
+
+    async def challenge_them(peer: Peer) -> None:
+        peer.say(f"334 {base64.b64encode(challenge).decode()}")
+        answers.append(await peer.hear())
+        peer.say("235 2.7.0 welcome")
+
+    async with scripted_server(Dialogue(extensions=ALL, auth=challenge_them)) as server:
+        ann = account(server.port, user="ann", password="tanstaaftanstaaf", auth=AuthMethod.CRAM_MD5)
+        assert (await transport.send(ann, envelope(), wire(), Dots())).answers[0].accepted
+    digest = hmac.new(b"tanstaaftanstaaf", challenge, hashlib.md5).hexdigest()
+    assert base64.b64decode(answers[0]).decode() == f"ann {digest}"
+    assert server.heard[0][1] == "AUTH CRAM-MD5"
+
+
+async def test_auto_falls_back_once_where_nobody_can_listen(transport: SmtpTransport) -> None:
+    replies = iter(["504 5.5.4 no such mechanism", "235 2.7.0 welcome"])
+
+    async def auth(peer: Peer) -> None:
+        peer.say(next(replies))
+
+    async with scripted_server(Dialogue(extensions=ALL, auth=auth)) as server:
+        ann = account(server.port, user="ann", password="pw")
+        assert (await transport.send(ann, envelope(), wire(), Dots())).answers[0].accepted
+    assert server.heard[0][1:3] == ["AUTH CRAM-MD5", "AUTH PLAIN AGFubgBwdw=="]
+
+
+@pytest.mark.parametrize("code", [500, 501, 504, 530, 534, 535, 538])
+async def test_a_login_refused_for_good_is_the_accounts_fault(transport: SmtpTransport, code: int) -> None:
+    dialogue = Dialogue(extensions=(*EXTENSIONS, "AUTH PLAIN"), auth=f"{code} 5.7.8 no \x1b[2J")
+    async with scripted_server(dialogue) as server:
+        ann = account(server.port, user="ann", password="pw")
+        attempt = await transport.send(ann, envelope(), wire(), Dots())
+        assert isinstance(attempt.failure, AccountRefused)
+        assert attempt.failure.text == f"logging in: the server said {code} 5.7.8 no ?[2J"
+        assert attempt.failure.reply is not None
+        assert attempt.failure.reply.code == code
+        assert await transport.probe(ann) == attempt.failure
+
+
+async def test_a_login_that_is_not_offered_is_the_accounts_fault(transport: SmtpTransport) -> None:
+    async with scripted_server(Dialogue(extensions=(*EXTENSIONS, "AUTH GSSAPI XOAUTH2"))) as server:
+        ann = account(server.port, user="ann", password="pw")
+        attempt = await transport.send(ann, envelope(), wire(), Dots())
+    assert attempt.failure == AccountRefused(
+        "logging in: plain, login or cram-md5 is wanted, the server offers gssapi, xoauth2"
+    )
+
+
+async def test_454_is_temporary_until_it_keeps_coming(transport: SmtpTransport) -> None:
+    dialogue = Dialogue(extensions=(*EXTENSIONS, "AUTH PLAIN"), auth="454 4.7.0 temporary authentication failure")
+    async with scripted_server(dialogue) as server:
+        ann = account(server.port, user="ann", password="pw")
+        ends = [await transport.probe(ann) for _ in range(2)]
+        ends += [(await transport.send(ann, envelope(), wire(), Dots())).failure for _ in range(2)]
+        assert [type(end) for end in ends] == [HostFailed, HostFailed, AccountRefused, AccountRefused]
+        dialogue.auth = "235 2.7.0 welcome"
+        assert isinstance(await transport.probe(ann), Probed)
+        dialogue.auth = "454 4.7.0 temporary authentication failure"
+        assert isinstance(await transport.probe(ann), HostFailed)
+
+
+@pytest.mark.parametrize("said", ["421 4.3.2 going down", "334 ???", "garbage"])
+async def test_any_other_end_of_a_login_is_the_hosts_failure(transport: SmtpTransport, said: Said) -> None:
+    async with scripted_server(Dialogue(extensions=(*EXTENSIONS, "AUTH PLAIN"), auth=said)) as server:
+        ann = account(server.port, user="ann", password="pw")
+        attempt = await transport.send(ann, envelope(), wire(), Dots())
+    assert isinstance(attempt.failure, HostFailed)
+
+
+# The first login
+
+
+async def test_the_first_login_is_made_once_and_not_by_all_sessions(transport: SmtpTransport) -> None:
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def auth(peer: Peer) -> None:
+        asked.set()
+        await answer.wait()
+        peer.say("235 2.7.0 welcome")
+
+    async with scripted_server(Dialogue(extensions=(*EXTENSIONS, "AUTH PLAIN"), auth=auth)) as server:
+        ann = account(server.port, user="ann", password="pw", max_connections=4)
+        sending = [asyncio.ensure_future(transport.send(ann, envelope(), wire(), Dots())) for _ in range(4)]
+        await asked.wait()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(server.peers) == 1
+        answer.set()
+        assert all([(await attempt).answers[0].accepted for attempt in sending])
+    assert 1 < len(server.peers) <= 4
+
+
+async def test_a_wrong_password_is_tried_once_for_all_that_wait(transport: SmtpTransport) -> None:
+    dialogue = Dialogue(extensions=(*EXTENSIONS, "AUTH PLAIN"), auth="535 5.7.8 wrong")
+    async with scripted_server(dialogue) as server:
+        ann = account(server.port, user="ann", password="pw", max_connections=4)
+        attempts = await asyncio.gather(*(transport.send(ann, envelope(), wire(), Dots()) for _ in range(4)))
+        assert {type(attempt.failure) for attempt in attempts} == {AccountRefused}
+        assert len(server.peers) == 1
+        # The next one tries again.
+        dialogue.auth = "235 2.7.0 welcome"
+        assert (await transport.send(ann, envelope(), wire(), Dots())).answers[0].accepted
+
+
+async def test_a_first_login_that_is_cancelled_is_made_by_the_next(transport: SmtpTransport) -> None:
+    asked = asyncio.Event()
+
+    async def hang(peer: Peer) -> None:
+        asked.set()
+        await peer.hear_end()
+
+    extensions = (*EXTENSIONS, "AUTH PLAIN")
+    async with scripted_server(Dialogue(extensions=extensions, auth=hang), Dialogue(extensions=extensions)) as server:
+        ann = account(server.port, user="ann", password="pw")
+        first, second = (asyncio.ensure_future(transport.send(ann, envelope(), wire(), Dots())) for _ in range(2))
+        await asked.wait()
+        first.cancel()
+        assert (await second).answers[0].accepted
+        assert first.cancelled()
+        await server.peers[0].hear_end()

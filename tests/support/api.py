@@ -1,0 +1,147 @@
+"""The real application over a real store, with what sends and reports replaced by notes of what it was told."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import httpx
+from fastapi import FastAPI
+
+from mail_proxy.administration.accounts import Accounts
+from mail_proxy.administration.scheduling import Scheduling
+from mail_proxy.administration.tenants import Tenants
+from mail_proxy.api.application import create_app
+from mail_proxy.api.services import ApiSettings, Insight, Services
+from mail_proxy.domain.secret import Secret
+from mail_proxy.intake.intake import Intake, IntakeSettings
+from mail_proxy.runtime.telemetry import PrometheusMeter
+from mail_proxy.secrets import tokens
+from mail_proxy.secrets.cipher import AesGcmCipher, check_key
+from mail_proxy.store.opening import database_url
+from mail_proxy.store.store import Store, open_store
+from tests.support.stores import SetClock
+
+ADMIN_TOKEN = "admin-token-of-the-tests"
+KEY = bytes(range(32))
+
+
+@dataclass(slots=True)
+class Told:
+    """What the sending side was told."""
+
+    run_now: list[str | None] = field(default_factory=list)
+    accounts: list[frozenset[int]] = field(default_factory=list)
+    submitted: list[tuple[frozenset[int], bool]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Instance:
+    """A service without its sending side."""
+
+    services: Services
+    store: Store
+    clock: SetClock
+    meter: PrometheusMeter
+    told: Told
+    reasons: list[str]
+    insight: Insight
+
+    @property
+    def app(self) -> FastAPI:
+        """A fresh application over these services."""
+        return create_app(self.services)
+
+    def client(self, token: str | None = ADMIN_TOKEN, app: FastAPI | None = None) -> httpx.AsyncClient:
+        """Return a client in process; an exception that the application lets out fails the test."""
+        headers = {} if token is None else {"X-API-Token": token}
+        transport = httpx.ASGITransport(app or self.app)
+        return httpx.AsyncClient(transport=transport, base_url="http://testserver", headers=headers)
+
+
+@asynccontextmanager
+async def running_instance(
+    folder: Path, *, max_request_bytes: int | None = 1_000_000, max_batch: int = 1000, metrics_token: str | None = None
+) -> AsyncIterator[Instance]:
+    """Open a store in a folder and put the services together as the composition root does."""
+    clock, meter, told, reasons = SetClock(), PrometheusMeter(process=False), Told(), list[str]()
+    cipher = AesGcmCipher(KEY)
+    store = await open_store(
+        database_url(str(folder / "mail_service.db")),
+        instance_id="api-tests",
+        address="in process",
+        cipher=cipher,
+        check_key=partial(check_key, cipher),
+        clock=clock,
+    )
+    directory = store.directory
+
+    async def run_now(tenant_id: str | None) -> None:
+        told.run_now.append(tenant_id)
+
+    async def not_ready() -> list[str]:
+        return reasons
+
+    services = Services(
+        settings=ApiSettings(
+            api_token=Secret(ADMIN_TOKEN),
+            metrics_token=None if metrics_token is None else Secret(metrics_token),
+            max_request_bytes=max_request_bytes,
+            instance_name="tests",
+            database="sqlite",
+        ),
+        intake=Intake(
+            store.queue,
+            directory,
+            clock,
+            IntakeSettings(host="proxy.example", max_batch=max_batch),
+            lambda pks, urgent: told.submitted.append((pks, urgent)),
+        ),
+        tenants=Tenants(directory, directory, clock, tokens.new_token, tokens.digest),
+        accounts=Accounts(directory, directory, _refuse_localhost, told.accounts.append),
+        scheduling=Scheduling(directory, directory, store.archive, told.accounts.append),
+        directory=directory,
+        registry=directory,
+        archive=store.archive,
+        clock=clock,
+        started=clock.monotonic(),
+        run_now=run_now,
+        not_ready=not_ready,
+        insight=lambda: instance.insight,
+        render_metrics=meter.render,
+    )
+    instance = Instance(services, store, clock, meter, told, reasons, Insight())
+    try:
+        yield instance
+    finally:
+        await store.close()
+
+
+def _refuse_localhost(host: str) -> str | None:
+    return "is an address inside the network" if host in {"localhost", "127.0.0.1", "::1"} else None
+
+
+async def new_tenant(client: httpx.AsyncClient, tenant_id: str, *accounts: str) -> str:
+    """Make a tenant with accounts by the API and return its token."""
+    made = await client.post("/tenant", json={"id": tenant_id})
+    assert made.status_code == 200, made.text
+    for account_id in accounts:
+        body = {"id": account_id, "tenant_id": tenant_id, "host": "smtp.example.com", "port": 25}
+        assert (await client.post("/account", json=body)).status_code == 200
+    token: str = made.json()["api_key"]
+    return token
+
+
+def a_submission(id_: str = "M1", **fields: object) -> dict[str, object]:
+    """Return a message as clients submit it."""
+    message = {"id": id_, "from": "a@example.com", "to": "b@example.net", "subject": "S", "body": "B"}
+    return {**message, **fields}
+
+
+def with_settings(instance: Instance, **changes: object) -> Services:
+    """Return the services with other settings."""
+    settings = replace(instance.services.settings, **changes)  # type: ignore[arg-type]  # the caller's business
+    return replace(instance.services, settings=settings)
