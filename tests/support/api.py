@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from mail_proxy.administration.scheduling import Scheduling
 from mail_proxy.administration.tenants import Tenants
 from mail_proxy.api.application import create_app
 from mail_proxy.api.services import ApiSettings, Insight, Services
-from mail_proxy.domain.secret import Secret
 from mail_proxy.intake.intake import Intake, IntakeSettings
 from mail_proxy.runtime.telemetry import PrometheusMeter
 from mail_proxy.secrets import tokens
@@ -49,11 +48,7 @@ class Instance:
     told: Told
     reasons: list[str]
     insight: Insight
-
-    @property
-    def app(self) -> FastAPI:
-        """A fresh application over these services."""
-        return create_app(self.services)
+    app: FastAPI
 
     def client(self, token: str | None = ADMIN_TOKEN, app: FastAPI | None = None) -> httpx.AsyncClient:
         """Return a client in process; an exception that the application lets out fails the test."""
@@ -87,8 +82,8 @@ async def running_instance(
 
     services = Services(
         settings=ApiSettings(
-            api_token=Secret(ADMIN_TOKEN),
-            metrics_token=None if metrics_token is None else Secret(metrics_token),
+            api_token_digest=tokens.digest(ADMIN_TOKEN),
+            metrics_token_digest=None if metrics_token is None else tokens.digest(metrics_token),
             max_request_bytes=max_request_bytes,
             instance_name="tests",
             database="sqlite",
@@ -113,7 +108,7 @@ async def running_instance(
         insight=lambda: instance.insight,
         render_metrics=meter.render,
     )
-    instance = Instance(services, store, clock, meter, told, reasons, Insight())
+    instance = Instance(services, store, clock, meter, told, reasons, Insight(), create_app(services))
     try:
         yield instance
     finally:
@@ -139,9 +134,3 @@ def a_submission(id_: str = "M1", **fields: object) -> dict[str, object]:
     """Return a message as clients submit it."""
     message = {"id": id_, "from": "a@example.com", "to": "b@example.net", "subject": "S", "body": "B"}
     return {**message, **fields}
-
-
-def with_settings(instance: Instance, **changes: object) -> Services:
-    """Return the services with other settings."""
-    settings = replace(instance.services.settings, **changes)  # type: ignore[arg-type]  # the caller's business
-    return replace(instance.services, settings=settings)

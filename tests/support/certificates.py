@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import ipaddress
 import ssl
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-_DAY = datetime.timedelta(days=1)
+_DAY = dt.timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Authority:
     ) -> ssl.SSLContext:
         """A server's side of TLS, with a certificate for these host names and IP addresses."""
         key = ec.generate_private_key(ec.SECP256R1())
-        now = datetime.datetime.now(datetime.timezone.utc)
+        now = dt.datetime.now(dt.timezone.utc)
         ends = now - _DAY if expired else now + _DAY
         certificate = (
             x509.CertificateBuilder()
@@ -45,9 +45,7 @@ class Authority:
             .not_valid_before(now - 2 * _DAY)
             .not_valid_after(ends)
             .add_extension(x509.SubjectAlternativeName([_alternative(name) for name in names]), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False
-            )
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
             .sign(self.key, hashes.SHA256())
         )
         path = self.folder / f"{certificate.serial_number}.pem"
@@ -62,7 +60,7 @@ class Authority:
 def create_authority(folder: Path) -> Authority:
     """Make an authority that keeps its files in a folder."""
     key = ec.generate_private_key(ec.SECP256R1())
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = dt.datetime.now(dt.timezone.utc)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(_name("Tests"))

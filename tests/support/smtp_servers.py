@@ -8,7 +8,7 @@ import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Union, cast
+from typing import Any, cast
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
@@ -36,6 +36,8 @@ class RealServer:
     logins: list[tuple[str, str]] = field(default_factory=list)
     """Mechanism and user of each attempt to log in."""
     ehlo_names: list[str] = field(default_factory=list)
+    stop: Callable[[], None] = lambda: None
+    """Go away, in the middle of whatever is going on."""
 
     # aiosmtpd calls these by name.
 
@@ -55,10 +57,10 @@ class RealServer:
         return "250 2.1.5 OK"
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
-        data = session.auth_data if session.authenticated else None
+        data: Any = session.auth_data if session.authenticated else None
         self.messages.append(
             Received(
-                sender=envelope.mail_from or "",
+                sender=(envelope.mail_from or "").replace("<>", ""),
                 recipients=tuple(envelope.rcpt_tos),
                 content=cast("bytes", envelope.original_content),
                 encrypted=session.ssl is not None,
@@ -82,9 +84,7 @@ async def real_server(
     server = RealServer()
     protocols: list[SMTP] = []
 
-    def authenticate(
-        _server: SMTP, _session: Session, _envelope: Envelope, mechanism: str, login: Any
-    ) -> AuthResult:
+    def authenticate(_server: SMTP, _session: Session, _envelope: Envelope, mechanism: str, login: Any) -> AuthResult:
         name = cast("LoginPassword", login).login.decode()
         server.logins.append((mechanism, name))
         right = (users or {}).get(name) == cast("LoginPassword", login).password.decode()
@@ -113,13 +113,18 @@ async def real_server(
 
     listener = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0, ssl=implicit_tls)
     server.port = listener.sockets[0].getsockname()[1]
-    try:
-        yield server
-    finally:
+
+    def stop() -> None:
         listener.close()
         for client in protocols:
             if client.transport is not None:
-                client.transport.abort()
+                cast("asyncio.Transport", client.transport).abort()
+
+    server.stop = stop
+    try:
+        yield server
+    finally:
+        stop()
         await listener.wait_closed()
 
 
@@ -288,7 +293,7 @@ async def scripted_server(*scripts: Script, tls: ssl.SSLContext | None = None) -
             raise outcome
 
 
-Said = Union[str, Script]
+Said = str | Script
 """A reply, or something else that happens in its place."""
 
 EXTENSIONS = ("PIPELINING", "8BITMIME", "SMTPUTF8", "SIZE 10000000")
@@ -318,46 +323,37 @@ class Dialogue:
 
     async def __call__(self, peer: Peer) -> None:
         await self._say(peer, self.greeting)
-        sender = ""
+        verb, sender = "", ""
         recipients: list[str] = []
-        while True:
-            line = await peer.hear()
-            verb, _, rest = line.partition(" ")
-            match verb.upper():
-                case "EHLO":
-                    await self._say(peer, self.ehlo or self._extensions())
-                case "HELO" | "NOOP":
-                    peer.say("250 ok")
-                case "AUTH":
-                    await self._say(peer, self.auth)
-                case "STARTTLS":
-                    await self._say(peer, self.starttls)
-                    if self.context is not None:
-                        await peer.encrypt(self.context)
-                case "MAIL":
-                    sender, recipients = _address(rest), []
-                    await self._say(peer, self.mail)
-                case "RCPT":
-                    said = self.rcpt(_address(rest))
-                    if isinstance(said, str) and said.startswith("2"):
-                        recipients.append(_address(rest))
-                    await self._say(peer, said)
-                case "DATA":
-                    await self._say(peer, self.data)
-                    if isinstance(self.data, str) and self.data.startswith("354"):
-                        await self._take_message(peer, sender, tuple(recipients))
-                case "RSET":
-                    await self._say(peer, self.rset)
-                case "QUIT":
-                    await self._say(peer, self.quit)
-                    return
-                case _:
-                    peer.say("500 5.5.1 what?")
+        while verb != "QUIT":
+            verb, _, rest = (await peer.hear()).partition(" ")
+            verb = verb.upper()
+            if verb == "MAIL":
+                sender, recipients = _address(rest), []
+            said = self.rcpt(_address(rest)) if verb == "RCPT" else self._reply_to(verb)
+            if verb == "RCPT" and _begins(said, "2"):
+                recipients.append(_address(rest))
+            await self._say(peer, said)
+            if verb == "STARTTLS" and self.context is not None:
+                await peer.encrypt(self.context)
+            if verb == "DATA" and _begins(said, "354"):
+                self.messages.append(await peer.hear_message())
+                self.transactions.append((sender, tuple(recipients)))
+                await self._say(peer, self.dot)
 
-    async def _take_message(self, peer: Peer, sender: str, recipients: tuple[str, ...]) -> None:
-        self.messages.append(await peer.hear_message())
-        self.transactions.append((sender, recipients))
-        await self._say(peer, self.dot)
+    def _reply_to(self, verb: str) -> Said:
+        replies: dict[str, Said] = {
+            "EHLO": self.ehlo or self._extensions(),
+            "HELO": "250 ok",
+            "NOOP": "250 ok",
+            "AUTH": self.auth,
+            "STARTTLS": self.starttls,
+            "MAIL": self.mail,
+            "DATA": self.data,
+            "RSET": self.rset,
+            "QUIT": self.quit,
+        }
+        return replies.get(verb, "500 5.5.1 what?")
 
     async def _say(self, peer: Peer, said: Said) -> None:
         if isinstance(said, str):
@@ -373,3 +369,6 @@ class Dialogue:
 def _address(rest: str) -> str:
     return rest[rest.index("<") + 1 : rest.rindex(">")]
 
+
+def _begins(said: Said, code: str) -> bool:
+    return isinstance(said, str) and said.startswith(code)

@@ -145,7 +145,7 @@ class AccountIn(Request):
     use_tls: bool | None = Field(
         None,
         description="Older form of `tls`: true is `implicit` on port 465, else `starttls`; false is `auto`.",
-        deprecated=True,
+        json_schema_extra={"deprecated": True},
     )
     verify_tls: bool | None = Field(
         None, description="Whether the server's certificate must be valid. Default true.", examples=[True]

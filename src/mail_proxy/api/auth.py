@@ -14,6 +14,7 @@ from starlette.types import Scope
 
 from mail_proxy.api.services import Services, services_of
 from mail_proxy.domain.errors import Forbidden, Invalid, NotFound, Problem, Unauthorized
+from mail_proxy.domain.reply import printable
 from mail_proxy.domain.tenant import id_problem
 from mail_proxy.secrets import tokens
 
@@ -49,7 +50,7 @@ async def authenticate(scope: Scope, services: Services) -> Caller:
     if token is None:
         raise Unauthorized(_REFUSED)
     digest = tokens.digest(token)
-    if tokens.same(digest, tokens.digest(services.settings.api_token.reveal())):
+    if tokens.same(digest, services.settings.api_token_digest):
         return ADMIN
     keyed = await services.registry.tenant_by_key(digest)
     if keyed is None or (keyed.expires_at is not None and keyed.expires_at <= services.clock.now()):
@@ -86,7 +87,7 @@ async def any_caller(
     query = request.query_params
     twice = sorted(name for name in query if len(query.getlist(name)) > 1)
     if twice:
-        raise Invalid(*(Problem(name[:80], "is given more than once") for name in twice))
+        raise Invalid(*(Problem(printable(name, 80), "is given more than once") for name in twice))
     return caller
 
 

@@ -54,8 +54,8 @@ TAGS = [
 ]
 
 
-class Api(FastAPI):
-    """The application with its OpenAPI document."""
+class DocumentedApi(FastAPI):
+    """An application whose OpenAPI document also has the bodies that routes read themselves."""
 
     @override
     def openapi(self) -> dict[str, Any]:
@@ -68,7 +68,6 @@ class Api(FastAPI):
                 tags=self.openapi_tags,
                 license_info=self.license_info,
             )
-            # bodies that the routes read themselves
             _, schemas = models_json_schema(
                 [(model, "validation") for model in _BODIES], ref_template="#/components/schemas/{model}"
             )

@@ -60,9 +60,12 @@ _HEADERS: Mapping[int, Mapping[str, str]] = {
 }
 
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
 def to_json(value: object) -> bytes:
     """Return a value as JSON in ASCII, so that also half of a surrogate pair can be answered."""
-    return json.dumps(value, separators=(",", ":")).encode("ascii")
+    return _encode(value).encode("ascii")
 
 
 def answer(value: Mapping[str, object], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -10,21 +10,22 @@ from starlette.requests import Request
 from mail_proxy.administration.accounts import Accounts
 from mail_proxy.administration.scheduling import Scheduling
 from mail_proxy.administration.tenants import Tenants
-from mail_proxy.domain.secret import Secret
 from mail_proxy.intake.intake import Intake
 from mail_proxy.ports import Archive, Clock, Directory, Registry
 
 
 @dataclass(frozen=True, slots=True)
 class ApiSettings:
-    """What the instance sets. `database` is shown by `/status`: `sqlite` or `postgresql`."""
+    """What the instance sets. Tokens are only known by their SHA-256 (`secrets.tokens.digest`)."""
 
-    api_token: Secret
-    metrics_token: Secret | None
+    api_token_digest: str
+    metrics_token_digest: str | None
+    """None: `/metrics` is for everybody."""
     max_request_bytes: int | None
     """None: no limit."""
     instance_name: str
     database: str
+    """For `/status`: `sqlite` or `postgresql`."""
 
 
 @dataclass(frozen=True, slots=True)

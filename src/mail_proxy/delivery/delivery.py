@@ -17,7 +17,7 @@ from mail_proxy.delivery.settings import DeliverySettings
 
 
 class Delivery:
-    """Sends what is queued. `on_events` is told the tenants that have something to be told."""
+    """Sends what is queued. `on_events` is told the tenant of each new event."""
 
     def __init__(
         self,
@@ -25,7 +25,7 @@ class Delivery:
         settings: DeliverySettings,
         instance_id: str,
         journal: FlightJournal,
-        on_events: Callable[[frozenset[str]], None],
+        on_events: Callable[[Iterable[str]], None],
         *,
         alone: bool,
         rng: Random | None = None,

@@ -8,6 +8,7 @@ Everything here runs on one event loop; nothing is shared with other threads.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 from uuid import uuid4
@@ -136,10 +137,29 @@ class Dispatcher:
         demands = await self._demands()
         if not demands:
             return False
+        claimed = await self._claim(demands)
+        found: Counter[int] = Counter()
+        for message in claimed:
+            self._lanes[message.account_pk].put(message)
+            found[message.account_pk] += 1
+        self._claimed += len(claimed)
+        full_helping = sum(len(message.fields) for message in claimed) >= HELPING
+        for demand in demands:
+            if found[demand.account_pk]:
+                self._waiting_for_slot.setdefault(demand.account_pk)
+            if full_helping or found[demand.account_pk] >= demand.limit:  # there may be more
+                self._wanted[demand.account_pk] = None
+                if demand.urgent_only:
+                    self._urgent.add(demand.account_pk)
+            self._forget_if_idle(demand.account_pk)
+        self._start_senders()
+        return True
+
+    async def _claim(self, demands: Sequence[Demand]) -> Sequence[Claimed]:
         for demand in demands:
             self._lanes[demand.account_pk].claiming = True
         try:
-            claimed = await self._needs.queue.claim(demands, uuid4().hex, self._needs.clock.now())
+            return await self._needs.queue.claim(demands, uuid4().hex, self._needs.clock.now())
         except StoreUnavailable:
             for demand in demands:
                 self._want(demand.account_pk)
@@ -147,23 +167,6 @@ class Dispatcher:
         finally:
             for demand in demands:
                 self._lanes[demand.account_pk].claiming = False
-        counts: dict[int, int] = {}
-        for message in claimed:
-            self._lanes[message.account_pk].put(message)
-            counts[message.account_pk] = counts.get(message.account_pk, 0) + 1
-        self._claimed += len(claimed)
-        full_helping = sum(len(message.fields) for message in claimed) >= HELPING
-        for demand in demands:
-            found = counts.get(demand.account_pk, 0)
-            if found:
-                self._waiting_for_slot.setdefault(demand.account_pk)
-            if found >= demand.limit or full_helping:  # there may be more
-                self._wanted[demand.account_pk] = None
-                if demand.urgent_only:
-                    self._urgent.add(demand.account_pk)
-            self._forget_if_idle(demand.account_pk)
-        self._start_senders()
-        return True
 
     async def _demands(self) -> Sequence[Demand]:
         """Ask for each wanted account with room in its lane, and take those off the list."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import structlog
@@ -33,10 +33,11 @@ class Recorder:
     """Takes settlements from the senders and has them committed together.
 
     A settlement whose commit fails because the store is away is tried again until it is written: what a server has
-    answered is never forgotten while this process lives. `on_events` is told the tenants that have news.
+    answered is never forgotten while this process lives. `on_events` is told
+    the tenant of each new event.
     """
 
-    def __init__(self, queue: Queue, clock: Clock, meter: Meter, on_events: Callable[[frozenset[str]], None]) -> None:
+    def __init__(self, queue: Queue, clock: Clock, meter: Meter, on_events: Callable[[Iterable[str]], None]) -> None:
         self._queue = queue
         self._clock = clock
         self._meter = meter
@@ -99,12 +100,11 @@ class Recorder:
         await self._idle.wait()
 
     def _answer(self, taken: list[_Waiting], written: list[bool]) -> None:
-        news = set()
+        news: list[str] = []
         for each, ok in zip(taken, written, strict=True):
             if ok:
                 self._count(each.claimed, each.settlement)
-                if each.settlement.events:
-                    news.add(each.claimed.tenant_id)
+                news += [each.claimed.tenant_id] * len(each.settlement.events)
             else:
                 log.warning(
                     "claim lost, its outcome is not recorded",
@@ -115,7 +115,7 @@ class Recorder:
             if not each.written.done():
                 each.written.set_result(ok)
         if news:
-            self._on_events(frozenset(news))
+            self._on_events(news)
 
     def _count(self, claimed: Claimed, settlement: Settlement) -> None:
         who = (claimed.tenant_id, claimed.account_id)

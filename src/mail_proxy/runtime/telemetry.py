@@ -85,6 +85,11 @@ class PrometheusMeter(Meter, Collector):
     def pending(self, messages: int) -> None:
         self._pending = messages
 
+    @property
+    def pending_messages(self) -> int | None:
+        """The number of messages that were not finished when they were last counted; None before that."""
+        return self._pending
+
     def render(self) -> bytes:
         """Return everything in the text format, to be answered with `CONTENT_TYPE`."""
         return generate_latest(self._registry)

@@ -172,6 +172,7 @@ class _CatcherSession(asyncio.Protocol):
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._buffer = bytearray()
         self._in_data = False
+        self._too_much = False
         self._searched = 0
         """Where the search for the final dot goes on."""
         self._sender: str | None = None
@@ -202,9 +203,10 @@ class _CatcherSession(asyncio.Protocol):
         if self._replies:
             self._transport.write(b"".join(self._replies))
             self._replies.clear()
-        if len(self._buffer) > (self._catcher.size_limit if self._in_data else _MAX_COMMAND):
-            self._transport.write(b"552 5.3.4 too much\r\n")
-            self._transport.close()
+        if self._in_data and len(self._buffer) > self._catcher.size_limit:
+            self._forget_content()
+        elif not self._in_data and len(self._buffer) > _MAX_COMMAND:
+            self._transport.abort()
 
     def _command(self) -> bool:
         """Take one command from the buffer; False when there is none."""
@@ -225,7 +227,7 @@ class _CatcherSession(asyncio.Protocol):
     def _message(self) -> bool:
         """Take the message from the buffer once its final dot is there; False until then."""
         buffer = self._buffer
-        if buffer.startswith(b".\r\n"):
+        if buffer.startswith(b".\r\n") and not self._too_much:
             content, end = b"", 3
         else:
             found = buffer.find(_FINAL_DOT, self._searched)
@@ -234,13 +236,23 @@ class _CatcherSession(asyncio.Protocol):
                 return False
             content, end = unstuff(bytes(buffer[: found + 2])), found + len(_FINAL_DOT)
         del buffer[:end]
-        self._catcher.on_message(self._sender or "", tuple(self._recipients), content)
-        self._replies.append(b"250 2.0.0 caught\r\n")
+        if self._too_much:
+            self._replies.append(b"552 5.3.4 too much\r\n")
+        else:
+            self._catcher.on_message(self._sender or "", tuple(self._recipients), content)
+            self._replies.append(b"250 2.0.0 caught\r\n")
         self._forget()
         return True
 
+    def _forget_content(self) -> None:
+        """Keep of a message that is too big only what the final dot may begin in."""
+        self._too_much = True
+        del self._buffer[: -len(_FINAL_DOT)]
+        self._searched = 0
+
     def _forget(self) -> None:
         self._in_data = False
+        self._too_much = False
         self._searched = 0
         self._sender = None
         self._recipients = []

@@ -70,11 +70,12 @@ def failure_of(error: Exception, step: Step) -> OpeningFailure | None:
 def _tls_failure(error: ssl.SSLError, step: Step) -> OpeningFailure:
     match error:
         case ssl.SSLCertVerificationError():
-            return AccountRefused(_sentence(step, f"the server's certificate is not valid: {error.verify_message}"))
+            reason = getattr(error, "verify_message", None) or str(error)
+            return AccountRefused(_sentence(step, f"the server's certificate is not valid: {reason}"))
         case ssl.SSLEOFError() | ssl.SSLZeroReturnError() | ssl.SSLSyscallError():
             return HostFailed(_sentence(step, "the connection ended during the TLS handshake"))
         case _:
-            reason = (error.reason or str(error)).replace("_", " ").lower()
+            reason = (getattr(error, "reason", None) or str(error)).replace("_", " ").lower()
             return AccountRefused(
                 _sentence(step, f"no TLS of version 1.2 or newer with this server and port: {reason}")
             )

@@ -94,13 +94,13 @@ class StoreArchive:
 
     async def pending(self, tenant_id: str, batch_code: str | None = None) -> int:
         """See `Archive.pending`."""
-        statement = unfinished(tenant_id)
+        statement = count_unfinished(tenant_id)
         if batch_code is not None:
             statement = statement.where(messages.c.batch_code == batch_code)
         return await self._database.read(lambda connection: int(connection.execute(statement).scalar_one()))
 
 
-def unfinished(tenant_id: str) -> Select[Any]:
+def count_unfinished(tenant_id: str) -> Select[Any]:
     """Count a tenant's unfinished messages, account by account: each of them has an account that exists."""
     owned = select(accounts.c.pk).where(accounts.c.tenant_id == tenant_id)
     return (

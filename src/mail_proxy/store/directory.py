@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from mail_proxy.domain.account import Account, AuthMethod, Hold, OnUncertain, TlsMode
+from mail_proxy.domain.account import Account, Hold
 from mail_proxy.domain.errors import Conflict
-from mail_proxy.domain.secret import Secret
-from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Suspension, Tenant
+from mail_proxy.domain.message import MessageState
+from mail_proxy.domain.tenant import Suspension, Tenant
 from mail_proxy.ports import Cipher, Clock, KeyedTenant
+from mail_proxy.store.archive import count_unfinished
 from mail_proxy.store.claim import SCHEDULER_ACTIVE
 from mail_proxy.store.database import Database, Operation, Transaction
+from mail_proxy.store.directory_rows import DirectoryRows
 from mail_proxy.store.prune import Prune
 from mail_proxy.store.removal import CancelWaiting
 from mail_proxy.store.schema import accounts, events, messages, settings, suspended_batches, tenants
@@ -29,13 +30,16 @@ CHUNK = 500
 
 @dataclass(slots=True)
 class _Known:
-    """What was read at one version; thrown away as a whole when the version changes."""
+    """What was read at one version; thrown away as a whole when the version changes.
+
+    What was not found is not remembered: anybody can ask for any number of things that do not exist. G11.
+    """
 
     version: int
-    tenants: dict[str, Tenant | None] = field(default_factory=dict)
-    accounts: dict[int, Account | None] = field(default_factory=dict)
+    tenants: dict[str, Tenant] = field(default_factory=dict)
+    accounts: dict[int, Account] = field(default_factory=dict)
     accounts_of: dict[str, tuple[Account, ...]] = field(default_factory=dict)
-    keys: dict[str, KeyedTenant | None] = field(default_factory=dict)
+    keys: dict[str, KeyedTenant] = field(default_factory=dict)
     owners: dict[str, tuple[str, ...]] = field(default_factory=dict)
     only_tenant: tuple[str | None] | None = None
     scheduler_active: bool | None = None
@@ -50,7 +54,7 @@ class StoreDirectory:
 
     def __init__(self, database: Database, cipher: Cipher, clock: Clock) -> None:
         self._database = database
-        self._cipher = cipher
+        self._rows = DirectoryRows(cipher)
         self._clock = clock
         self._check = VersionCheck(database.dialect)
         self._known = _Known(version=0)
@@ -85,7 +89,9 @@ class StoreDirectory:
         known = self._known
         if tenant_id not in known.tenants:
             found = await self._database.read(lambda c: self._load_tenants(c, tenants.c.id == tenant_id))
-            known.tenants[tenant_id] = found[0] if found else None
+            if not found:
+                return None
+            known.tenants[tenant_id] = found[0]
         return known.tenants[tenant_id]
 
     async def account(self, account_pk: int) -> Account | None:
@@ -93,7 +99,9 @@ class StoreDirectory:
         known = self._known
         if account_pk not in known.accounts:
             found = await self._database.read(lambda c: self._load_accounts(c, accounts.c.pk == account_pk))
-            known.accounts[account_pk] = found[0] if found else None
+            if not found:
+                return None
+            known.accounts[account_pk] = found[0]
         return known.accounts[account_pk]
 
     async def accounts_of(self, tenant_id: str) -> Sequence[Account]:
@@ -101,6 +109,8 @@ class StoreDirectory:
         known = self._known
         if tenant_id not in known.accounts_of:
             found = await self._database.read(lambda c: self._load_accounts(c, accounts.c.tenant_id == tenant_id))
+            if not found:
+                return ()
             known.accounts_of[tenant_id] = tuple(found)
             known.accounts.update((account.pk, account) for account in found)
         return known.accounts_of[tenant_id]
@@ -110,7 +120,10 @@ class StoreDirectory:
         known = self._known
         if account_id not in known.owners:
             statement = select(accounts.c.tenant_id).where(accounts.c.id == account_id).limit(2)
-            known.owners[account_id] = tuple(await self._database.read(lambda c: c.execute(statement).scalars().all()))
+            found = tuple(await self._database.read(lambda c: c.execute(statement).scalars().all()))
+            if not found:
+                return ()
+            known.owners[account_id] = found
         return known.owners[account_id]
 
     async def only_tenant(self) -> str | None:
@@ -132,7 +145,7 @@ class StoreDirectory:
         if api_key_hash not in known.keys:
             found = await self._database.read(lambda c: self._load_tenants(c, tenants.c.api_key_hash == api_key_hash))
             if not found:
-                return None  # not remembered: anybody can try any number of tokens
+                return None
             known.keys[api_key_hash] = KeyedTenant(found[0], found[0].api_key_expires_at)
         return known.keys[api_key_hash]
 
@@ -153,50 +166,11 @@ class StoreDirectory:
         )
         for tenant_id, batch_code in connection.execute(statement) if rows else ():
             held.setdefault(tenant_id, set()).add(batch_code)
-        return [self._tenant(row, frozenset(held.get(row.id, ()))) for row in rows]
-
-    def _tenant(self, row: Row[Any], batches: frozenset[str]) -> Tenant:
-        return Tenant(
-            id=row.id,
-            name=row.name,
-            client_base_url=row.client_base_url,
-            client_sync_path=row.client_sync_path,
-            client_attachment_path=row.client_attachment_path,
-            client_auth=self._open_client_auth(row.id, row.client_auth),
-            active=row.active,
-            on_uncertain=OnUncertain(row.on_uncertain),
-            api_key_expires_at=row.api_key_expires_at,
-            has_api_key=row.api_key_hash is not None,
-            suspension=Suspension(row.suspended, batches),
-            created_ts=row.created_ts,
-        )
+        return [self._rows.tenant(row, frozenset(held.get(row.id, ()))) for row in rows]
 
     def _load_accounts(self, connection: Connection, condition: ColumnElement[bool]) -> list[Account]:
         rows = connection.execute(select(accounts).where(condition).order_by(accounts.c.pk)).all()
-        return [self._account(row) for row in rows]
-
-    def _account(self, row: Row[Any]) -> Account:
-        password = None
-        if row.password is not None:
-            password = Secret(self._cipher.open(row.password, _password_place(row.tenant_id, row.id)))
-        return Account(
-            pk=row.pk,
-            tenant_id=row.tenant_id,
-            id=row.id,
-            host=row.host,
-            port=row.port,
-            user=row.user,
-            password=password,
-            auth=AuthMethod(row.auth),
-            tls=TlsMode(row.tls),
-            verify_tls=row.verify_tls,
-            ttl=row.ttl,
-            max_connections=row.max_connections,
-            batch_size=row.batch_size,
-            on_uncertain=None if row.on_uncertain is None else OnUncertain(row.on_uncertain),
-            is_default=row.is_default,
-            hold=None if row.hold_since is None else Hold(row.hold_reason or "", row.hold_since),
-        )
+        return [self._rows.account(row) for row in rows]
 
     # -- changing ----------------------------------------------------------------------------------------------------
 
@@ -209,15 +183,7 @@ class StoreDirectory:
 
     async def put_tenant(self, tenant: Tenant, api_key_hash: str | None) -> bool:
         """See `Registry.put_tenant`."""
-        values: dict[str, Any] = {
-            "name": tenant.name,
-            "client_base_url": tenant.client_base_url,
-            "client_sync_path": tenant.client_sync_path,
-            "client_attachment_path": tenant.client_attachment_path,
-            "client_auth": self._seal_client_auth(tenant),
-            "active": tenant.active,
-            "on_uncertain": tenant.on_uncertain.value,
-        }
+        values = self._rows.tenant_values(tenant)
         first = {
             "id": tenant.id,
             "suspended": False,
@@ -228,8 +194,10 @@ class StoreDirectory:
 
         def change(transaction: Transaction) -> bool:
             connection = transaction.connection
-            if connection.execute(update(tenants).where(tenants.c.id == tenant.id).values(values)).rowcount:
-                return False
+            mine = tenants.c.id == tenant.id
+            if connection.execute(update(tenants).where(mine).values(values)).rowcount:
+                created_ts = connection.execute(select(tenants.c.created_ts).where(mine)).scalar_one()
+                return transaction.again and created_ts == first["created_ts"]  # by the commit that this one repeats
             connection.execute(insert(tenants).values(values | first))
             return True
 
@@ -237,19 +205,18 @@ class StoreDirectory:
 
     async def delete_tenant(self, tenant_id: str, *, force: bool) -> bool:
         """See `Registry.delete_tenant`."""
-        if await self.tenant(tenant_id) is None:
+
+        def deactivate(transaction: Transaction) -> bool:
+            if not force:
+                _refuse_while_untold(transaction.connection, tenant_id)
+            stopped = update(tenants).where(tenants.c.id == tenant_id).values(active=False, api_key_hash=None)
+            return transaction.connection.execute(stopped).rowcount > 0
+
+        if not await self._change(deactivate):
             return False
-        if not force:
-            await self._change(lambda transaction: _refuse_while_untold(transaction.connection, tenant_id))
-        await self._change(lambda t: _deactivate(t.connection, tenant_id))
         while await self._database.write(self._remove_tenant_op, (tenant_id, CHUNK)):
             pass
-
-        def change(transaction: Transaction) -> None:
-            transaction.connection.execute(delete(events).where(events.c.tenant_id == tenant_id))
-            transaction.connection.execute(delete(tenants).where(tenants.c.id == tenant_id))
-
-        await self._change(change)
+        await self._change(lambda t: t.connection.execute(delete(tenants).where(tenants.c.id == tenant_id)).rowcount)
         return True
 
     async def set_api_key(self, tenant_id: str, api_key_hash: str | None, expires_at: float | None) -> bool:
@@ -263,7 +230,7 @@ class StoreDirectory:
 
     async def put_account(self, account: Account) -> Account:
         """See `Registry.put_account`."""
-        values = self._account_values(account)
+        values = self._rows.account_values(account)
 
         def change(transaction: Transaction) -> int:
             connection = transaction.connection
@@ -280,29 +247,9 @@ class StoreDirectory:
 
         return replace(account, pk=await self._change(change), hold=None)
 
-    def _account_values(self, account: Account) -> dict[str, Any]:
-        sealed = None
-        if account.password is not None:
-            sealed = self._cipher.seal(account.password.reveal(), _password_place(account.tenant_id, account.id))
-        return {
-            "host": account.host,
-            "port": account.port,
-            "user": account.user,
-            "password": sealed,
-            "auth": account.auth.value,
-            "tls": account.tls.value,
-            "verify_tls": account.verify_tls,
-            "ttl": account.ttl,
-            "max_connections": account.max_connections,
-            "batch_size": account.batch_size,
-            "on_uncertain": None if account.on_uncertain is None else account.on_uncertain.value,
-            "is_default": account.is_default,
-            "hold_reason": None,
-            "hold_since": None,
-        }
-
     async def delete_account(self, tenant_id: str, account_id: str, *, force: bool) -> bool:
         """See `Registry.delete_account`."""
+        await self.refresh()
         account = next((a for a in await self.accounts_of(tenant_id) if a.id == account_id), None)
         if account is None:
             return False
@@ -312,14 +259,7 @@ class StoreDirectory:
                 pass
 
         def change(transaction: Transaction) -> None:
-            waiting = select(messages.c.state).where(
-                messages.c.tenant_id == tenant_id,
-                messages.c.finished_ts.is_(None),
-                messages.c.account_pk == account.pk,
-            )
-            states = set(transaction.connection.execute(waiting).scalars())
-            if states:
-                raise Conflict(_why_account_stays(account_id, states), code="account_in_use")
+            _refuse_while_in_use(transaction.connection, account)
             transaction.connection.execute(delete(accounts).where(accounts.c.pk == account.pk))
 
         await self._change(change)
@@ -370,41 +310,6 @@ class StoreDirectory:
         )
         await self._change(lambda t: t.connection.execute(statement).rowcount)
 
-    # -- secrets -----------------------------------------------------------------------------------------------------
-
-    def _seal_client_auth(self, tenant: Tenant) -> str | None:
-        auth = tenant.client_auth
-        if auth.method is ClientAuthMethod.NONE:
-            return None
-        text = json.dumps(
-            {
-                "method": auth.method.value,
-                "token": auth.token and auth.token.reveal(),
-                "user": auth.user,
-                "password": auth.password and auth.password.reveal(),
-            }
-        )
-        return self._cipher.seal(text, _client_auth_place(tenant.id))
-
-    def _open_client_auth(self, tenant_id: str, sealed: str | None) -> ClientAuth:
-        if sealed is None:
-            return ClientAuth()
-        values = json.loads(self._cipher.open(sealed, _client_auth_place(tenant_id)))
-        return ClientAuth(
-            ClientAuthMethod(values["method"]),
-            None if values["token"] is None else Secret(values["token"]),
-            values["user"],
-            None if values["password"] is None else Secret(values["password"]),
-        )
-
-
-def _password_place(tenant_id: str, account_id: str) -> str:
-    return f"accounts.password/{tenant_id}/{account_id}"
-
-
-def _client_auth_place(tenant_id: str) -> str:
-    return f"tenants.client_auth/{tenant_id}"
-
 
 def _run_changes(
     transaction: Transaction, changes: Sequence[Callable[[Transaction], Any]]
@@ -417,11 +322,7 @@ def _run_changes(
 
 
 def _refuse_while_untold(connection: Connection, tenant_id: str) -> None:
-    unfinished = connection.execute(
-        select(func.count())
-        .select_from(messages)
-        .where(messages.c.tenant_id == tenant_id, messages.c.finished_ts.is_(None))
-    ).scalar_one()
+    unfinished = connection.execute(count_unfinished(tenant_id)).scalar_one()
     unreported = connection.execute(
         select(func.count()).select_from(events).where(events.c.tenant_id == tenant_id, events.c.reported_ts.is_(None))
     ).scalar_one()
@@ -433,11 +334,16 @@ def _refuse_while_untold(connection: Connection, tenant_id: str) -> None:
         )
 
 
-def _deactivate(connection: Connection, tenant_id: str) -> None:
-    connection.execute(update(tenants).where(tenants.c.id == tenant_id).values(active=False, api_key_hash=None))
-
-
-def _why_account_stays(account_id: str, states: set[str]) -> str:
-    if states == {"sending"}:
-        return f"a message of account '{account_id}' is being sent at this moment; try again shortly"
-    return f"messages wait for account '{account_id}'; let them go out, or delete it with force=true"
+def _refuse_while_in_use(connection: Connection, account: Account) -> None:
+    unfinished = select(messages.c.state).where(messages.c.account_pk == account.pk, messages.c.finished_ts.is_(None))
+    sending = messages.c.state == MessageState.SENDING.value
+    if connection.execute(unfinished.where(~sending).limit(1)).first() is not None:
+        raise Conflict(
+            f"messages wait for account '{account.id}'; let them go out, or delete it with force=true",
+            code="account_in_use",
+        )
+    if connection.execute(unfinished.limit(1)).first() is not None:
+        raise Conflict(
+            f"a message of account '{account.id}' is being sent at this moment; try again shortly",
+            code="account_in_use",
+        )

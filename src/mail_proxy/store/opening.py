@@ -12,10 +12,11 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, insert, select, text
+from sqlalchemy import Connection, insert, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.store.database import Database
 from mail_proxy.store.errors import SchemaTooNew, translate
 from mail_proxy.store.schema import settings
@@ -44,9 +45,18 @@ class FileLock:
 
     @classmethod
     def take(cls, database_file: Path, address: str) -> FileLock:
-        """Lock `<database>.lock` and write pid and address into it; raises `AlreadyOpen` naming the owner."""
-        path = database_file.with_name(database_file.name + ".lock")
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        """Lock `<database>.lock` and write pid and address into it; raises `AlreadyOpen` naming the owner.
+
+        A symbolic link to the file finds the same lock. Raises `StoreRefused` where there can be no such file.
+        """
+        if database_file.is_dir():
+            raise StoreRefused(f"{database_file} is a folder; name a file in it, such as {database_file / 'mail.db'}")
+        real = database_file.resolve()
+        path = real.with_name(real.name + ".lock")
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreRefused(f"there can be no database at {database_file}: {path}: {error.strerror}") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -91,12 +101,15 @@ def prepare(url: str, check_key: Callable[[str | None], str]) -> Database:
     try:
         with database.engine.connect() as connection:
             _refuse_weak_settings(connection, dialect)
-        _migrate(database.engine, dialect)
         with database.engine.begin() as connection:
+            _migrate(connection, dialect)
             _check_key(connection, check_key)
     except SQLAlchemyError as error:
         database.engine.dispose()
-        raise translate(error) from error
+        failure = translate(error)
+        if dialect == "sqlite" and isinstance(failure, StoreUnavailable):  # no file comes back by waiting for it
+            raise StoreRefused(f"{database.url.database} cannot be opened: {failure.sentence}") from error
+        raise failure from error
     except BaseException:
         database.engine.dispose()
         raise
@@ -115,20 +128,21 @@ def _refuse_weak_settings(connection: Connection, dialect: str) -> None:
             raise StoreRefused(f"PostgreSQL has {name} = {value}: an accepted message could be lost; set it to on")
 
 
-def _migrate(engine: Engine, dialect: str) -> None:
+def _migrate(connection: Connection, dialect: str) -> None:
+    """Bring the schema up to date; on PostgreSQL other instances wait until the transaction has ended."""
     config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     scripts = ScriptDirectory.from_config(config)
-    with engine.begin() as connection:
-        if dialect == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
-        current = MigrationContext.configure(connection).get_current_revision()
-        if current is not None and current not in {script.revision for script in scripts.walk_revisions()}:
-            raise SchemaTooNew(
-                f"the database has schema {current}, which this version does not know; start the newer version"
-            )
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    if dialect == "postgresql":
+        connection.execute(text("SET LOCAL lock_timeout = 0"))
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+    current = MigrationContext.configure(connection).get_current_revision()
+    if current is not None and current not in {script.revision for script in scripts.walk_revisions()}:
+        raise SchemaTooNew(
+            f"the database has schema {current}, which this version does not know; start the newer version"
+        )
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
 
 
 def _check_key(connection: Connection, check_key: Callable[[str | None], str]) -> None:

@@ -19,6 +19,7 @@ from mail_proxy.store.rows import unpack
 from mail_proxy.store.schedule import ClaimExpired, Due, ExpiryRequest, Promote, Unhold, ready_accounts
 from mail_proxy.store.schema import messages
 from mail_proxy.store.settle import Release, Settle
+from mail_proxy.store.unanswered import PutBack, Unanswered
 
 
 class StoreQueue:
@@ -34,13 +35,25 @@ class StoreQueue:
         self._ready = ready_accounts(dialect)
         enqueue, claim, settle, release = Enqueue(dialect), Claim(dialect), Settle(dialect), Release(dialect)
         self._enqueue_op = Operation("enqueue", enqueue.run, lambda batch: batch.weight)
-        self._claim_op = Operation("claim", claim.run)
-        self._settle_op = Operation("settle", settle.run_groups, len)
+        self._unanswered = Unanswered()
+        self._claim_op = Operation(
+            "claim", claim.run, unanswered=lambda request: self._unanswered.claims.add(request.token)
+        )
+        self._settle_op = Operation("settle", settle.run_groups, lambda settlements: 1_000 * len(settlements))
         self._release_op = Operation("release", release.run)
         self._promote_op = Operation("promote", self._promote.run)
         self._unhold_op = Operation("unhold", self._unhold.run)
-        self._claim_expired_op = Operation("claim_expired", self._claim_expired.run)
-        self._rescue_op = Operation("rescue", rescue.RescueClaims(dialect).run)
+        self._claim_expired_op = Operation(
+            "claim_expired",
+            self._claim_expired.run,
+            unanswered=lambda request: self._unanswered.expiries.add(request.token),
+        )
+        self._rescue_op = Operation(
+            "rescue",
+            rescue.RescueClaims(dialect).run,
+            unanswered=lambda request: self._unanswered.rescued.update(request.taken),
+        )
+        self._put_back_op = Operation("put_back", PutBack(dialect).run)
         self._prune_op = Operation("prune", Prune(dialect).run)
         self._beat_op = Operation("beat", _beat)
 
@@ -95,8 +108,16 @@ class StoreQueue:
         return await self._database.read(rescue.counters)
 
     async def beat(self) -> None:
-        """See `Queue.beat`."""
+        """See `Queue.beat`. Also puts back what calls without an answer have taken."""
         await self._database.write(self._beat_op, self._instance_id)
+        await self.put_back_unanswered()
+
+    async def put_back_unanswered(self) -> None:
+        """Put back what was claimed by calls whose answer reached nobody."""
+        known = self._unanswered.copy()
+        if known != Unanswered():
+            await self._database.write(self._put_back_op, (self._instance_id, known))
+            self._unanswered.remove(known)
 
     async def rescue(self, dead: Sequence[str], limit: int) -> Sequence[Claimed]:
         """See `Queue.rescue`."""

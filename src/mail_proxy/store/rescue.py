@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy import (
     Connection,
@@ -34,6 +34,8 @@ class Rescue:
     dead: tuple[str, ...]
     instance_id: str
     limit: int
+    taken: list[int] = field(default_factory=list)
+    """Filled while it is carried out, for the case that nobody hears the answer."""
 
 
 class RescueClaims:
@@ -68,6 +70,7 @@ class RescueClaims:
         if not pks:
             connection.execute(self.forget, dead)
             return ()
+        request.taken[:] = pks
         connection.execute(self.take, {"pks": pack(pks), "claim_instance": request.instance_id})
         return self.loader.load(connection, pks)
 

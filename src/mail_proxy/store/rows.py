@@ -81,7 +81,7 @@ def selected(dialect: str, column: ColumnElement[Any], values: Select[Any]) -> C
     """True where the column has one of the values of a select, which is run first."""
     if dialect == "sqlite":
         return column.in_(values)
-    # An array is looked up in the column's index; a subquery would be joined, and PostgreSQL might begin with the column.
+    # an array is looked up in the column's index; a subquery would be joined, perhaps beginning with the whole table
     array: ColumnElement[Any] = func.array(values.scalar_subquery())
     return column == any_(array)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
+from typing import Any
 
 from sqlalchemy import BigInteger, Double, Integer, Text, case, func, insert, select, update
 
@@ -11,7 +12,7 @@ from mail_proxy.domain.claim import Claimed
 from mail_proxy.domain.message import FINAL_STATES, MessageState
 from mail_proxy.domain.settlement import Settlement
 from mail_proxy.store.database import Transaction
-from mail_proxy.store.rows import pack, packed, unpack, unpacked
+from mail_proxy.store.rows import among, pack, packed, unpack, unpacked
 from mail_proxy.store.schema import events, messages, recipients
 
 EVENTS_LOCK = 0x6D70_6576
@@ -22,15 +23,20 @@ class Settle:
     """Records what attempts came to. A settlement whose claim was lost changes nothing."""  # G5
 
     def __init__(self, dialect: str) -> None:
-        named = unpacked(dialect, {"pk": BigInteger(), "token": Text()}, "named")
-        holding = (
-            select(messages.c.pk)
-            .join(named, (messages.c.pk == named.c.pk) & (messages.c.token == named.c.token))
-            .where(messages.c.state.not_in([state.value for state in sorted(FINAL_STATES)]))
+        standing = (
+            select(
+                messages.c.pk,
+                messages.c.token,
+                messages.c.state,
+                messages.c.attempts,
+                messages.c.due,
+                messages.c.finished_ts,
+                messages.c.reply,
+            )
+            .where(among(dialect, messages.c.pk))
             .with_for_update(of=messages)
-            .subquery("holding")
         )
-        self.holding = packed(dialect, holding)
+        self.standing = packed(dialect, standing.subquery("standing"))
         rows = unpacked(
             dialect,
             {
@@ -74,17 +80,41 @@ class Settle:
     def run(self, transaction: Transaction, settlements: Sequence[Settlement]) -> Sequence[bool]:
         """Answer for each settlement whether it was written."""
         connection = transaction.connection
-        named = pack((s.pk, s.token) for s in settlements)
-        held = {pk for (pk,) in unpack(connection.execute(self.holding, {"named": named}).scalar())}
-        written = [s for s in settlements if s.pk in held]
+        pks = pack(s.pk for s in settlements)
+        rows = {row[0]: row for row in unpack(connection.execute(self.standing, {"pks": pks}).scalar())}
+        written: dict[int, Settlement] = {}
+        answers = []
+        for s in settlements:
+            row = rows.get(s.pk)
+            if row is not None and s.pk not in written and _holds(row, s):
+                written[s.pk] = s
+            answers.append(written.get(s.pk) == s or (row is not None and _stands_already(row, s)))
         if written:
-            connection.execute(self.update_messages, {"rows": pack(_row(s) for s in written)})
-            people = [(s.pk, r.n, r.state.value, r.reply, r.ts) for s in written for r in s.recipients]
+            connection.execute(self.update_messages, {"rows": pack(_row(s) for s in written.values())})
+            people = [(s.pk, r.n, r.state.value, r.reply, r.ts) for s in written.values() for r in s.recipients]
             if people:
                 connection.execute(self.update_recipients, {"rows": pack(people)})
-            for s in written:
+            for s in written.values():
                 transaction.emit(s.events)
-        return [s.pk in held for s in settlements]
+        return answers
+
+
+def _holds(row: Sequence[Any], settlement: Settlement) -> bool:
+    """True while the claim holds, and until the next one where the message went back to the queue."""
+    _, token, state, *_ = row
+    return token == settlement.token and not (MessageState(state).final or _stands_already(row, settlement))
+
+
+def _stands_already(row: Sequence[Any], settlement: Settlement) -> bool:
+    """True when an earlier commit of it went through whose answer was lost. Times to the millisecond."""
+    _, token, *outcome = row
+    if outcome[0] != settlement.state.value or token not in (None, settlement.token):
+        return False
+    return [_rounded(value) for value in outcome] == [_rounded(value) for value in _row(settlement)[1:]]
+
+
+def _rounded(value: object) -> object:
+    return round(value, 3) if isinstance(value, float) else value
 
 
 def _row(settlement: Settlement) -> tuple[object, ...]:
@@ -96,27 +126,22 @@ class Release:
     """Gives claimed messages back untried, with their attempt."""
 
     def __init__(self, dialect: str) -> None:
-        named = unpacked(dialect, {"pk": BigInteger(), "token": Text()}, "named")
-        self.statement = (
+        chosen = (among(dialect, messages.c.pk), messages.c.state == MessageState.SENDING.value)
+        taken = select(messages.c.pk, messages.c.token).where(*chosen).with_for_update(of=messages)
+        self.taken = packed(dialect, taken.subquery("taken"))
+        self.give_back = (
             update(messages)
-            .where(
-                messages.c.pk == named.c.pk,
-                messages.c.token == named.c.token,
-                messages.c.state == MessageState.SENDING.value,
-            )
-            .values(
-                state=MessageState.READY.value,
-                attempts=messages.c.attempts - 1,
-                token=None,
-                instance_id=None,
-            )
+            .where(*chosen)
+            .values(state=MessageState.READY.value, attempts=messages.c.attempts - 1, token=None, instance_id=None)
         )
 
     def run(self, transaction: Transaction, groups: Sequence[Sequence[Claimed]]) -> Sequence[None]:
         """Release the messages of each group that are still held by its claims."""
-        named = [(claimed.pk, claimed.token) for group in groups for claimed in group]
-        if named:
-            transaction.connection.execute(self.statement, {"named": pack(named)})
+        tokens = {claimed.pk: claimed.token for group in groups for claimed in group}
+        taken = unpack(transaction.connection.execute(self.taken, {"pks": pack(tokens)}).scalar())
+        ours = [pk for pk, token in taken if tokens[pk] == token]
+        if ours:
+            transaction.connection.execute(self.give_back, {"pks": pack(ours)})
         return [None] * len(groups)
 
 

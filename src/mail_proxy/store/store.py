@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
+from sqlalchemy import select
+
+from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.ports import Cipher, Clock
 from mail_proxy.store.archive import StoreArchive
 from mail_proxy.store.database import Database, Operation, Transaction
@@ -13,6 +18,9 @@ from mail_proxy.store.opening import FileLock, prepare, sqlite_file
 from mail_proxy.store.outbox import StoreOutbox
 from mail_proxy.store.queue import StoreQueue
 from mail_proxy.store.rescue import LEAVE, REGISTER
+
+ANSWER_WITHIN = 4
+_PING = select(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +35,28 @@ class Store:
     instance_id: str
     lock: FileLock | None
 
+    async def problems(self) -> list[str]:
+        """Say why the database cannot be used now, in a sentence; empty when it can. Answers within 5 s."""  # G12
+        if not self.database.available:
+            return ["The last write failed, the database is away or full."]
+        try:
+            await asyncio.wait_for(self.database.read(lambda connection: connection.execute(_PING)), ANSWER_WITHIN)
+        except StoreUnavailable as error:
+            return [f"The store does not answer: {error.sentence}."]
+        except asyncio.TimeoutError:
+            return [f"The store has not answered for {ANSWER_WITHIN} seconds."]
+        return []
+
     async def close(self) -> None:
         """Take this instance off the list, finish the writes, and give the file up."""
-        leave = Operation("leave", _leave)
-        await self.database.write(leave, self.instance_id)
-        await self.database.close()
-        if self.lock is not None:
-            self.lock.free()
+        try:
+            with suppress(StoreUnavailable):  # then the others find out by its counter
+                await self.queue.put_back_unanswered()
+                await self.database.write(Operation("leave", _leave), self.instance_id)
+        finally:
+            await self.database.close()
+            if self.lock is not None:
+                self.lock.free()
 
 
 async def open_store(
@@ -57,10 +80,16 @@ async def open_store(
         if lock is not None:
             lock.free()
         raise
-    database.start()
     directory = StoreDirectory(database, cipher, clock)
-    await database.write(Operation("register", _register), (instance_id, clock.now()))
-    await directory.open()
+    try:
+        database.start()
+        await database.write(Operation("register", _register), (instance_id, clock.now()))
+        await directory.open()
+    except BaseException:
+        await database.close()
+        if lock is not None:
+            lock.free()
+        raise
     return Store(
         database=database,
         queue=StoreQueue(database, instance_id),
@@ -74,6 +103,7 @@ async def open_store(
 
 def _register(transaction: Transaction, items: Sequence[tuple[str, float]]) -> Sequence[None]:
     for instance_id, now in items:
+        transaction.connection.execute(LEAVE, {"instance": instance_id})
         transaction.connection.execute(REGISTER, {"id": instance_id, "started_ts": now})
     return [None] * len(items)
 

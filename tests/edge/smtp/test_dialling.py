@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mail_proxy.domain.attempt import AccountRefused, HostFailed
-from mail_proxy.smtp import dialling
 from mail_proxy.smtp.dialling import address_literal, dial, is_loopback
 from mail_proxy.smtp.pool import SmtpTransport
 from tests.edge.smtp.conftest import SHORT
@@ -30,7 +29,8 @@ def test_names_of_this_machine(host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["", "0", "0.0.0.0", "example.com", "localhost.example.com", "10.0.0.1", "::", "127.1", "fe80::1"]  # noqa: S104
+    "host",
+    ["", "0", "0.0.0.0", "example.com", "localhost.example.com", "10.0.0.1", "::", "127.1", "fe80::1"],  # noqa: S104
 )
 def test_names_that_may_lead_elsewhere(host: str) -> None:
     assert not is_loopback(host)
@@ -60,7 +60,7 @@ async def test_the_next_address_is_tried_when_one_refuses(
             closed.bind(("127.0.0.1", 0))
             addresses = [closed.getsockname(), ("127.0.0.1", server.port)]
             found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in addresses]
-            monkeypatch.setattr(dialling.socket, "getaddrinfo", lambda *_, **__: found)
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
             with await dial("mail.example.com", 25, 5, resolver) as connected:
                 assert connected.getpeername() == ("127.0.0.1", server.port)
 
@@ -71,7 +71,7 @@ async def test_a_name_that_is_not_known_is_the_hosts_failure(
     def fail(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(dialling.socket, "getaddrinfo", fail)
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
     attempt = await transport.send(account(25, host="nowhere.invalid"), envelope(), wire(), Dots())
     assert attempt.failure == HostFailed("connecting: the host's name was not resolved: Name or service not known")
 
@@ -86,7 +86,7 @@ async def test_a_name_server_that_hangs_is_given_up(
         asyncio.run_coroutine_threadsafe(answer.wait(), loop).result()
         return []
 
-    monkeypatch.setattr(dialling.socket, "getaddrinfo", hang)
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
     with pytest.raises((TimeoutError, asyncio.TimeoutError)):
         await dial("mail.example.com", 25, 0.05, resolver)
     answer.set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mail_proxy.smtp.dot_stuffing import DotStuffer, unstuff
@@ -19,6 +19,7 @@ def stuffed(*pieces: bytes) -> bytes:
     return b"".join(stuffer.stuff(piece) for piece in pieces) + stuffer.ending()
 
 
+@settings(deadline=None)
 @given(pieces=st.lists(awkward, max_size=8))
 @example(pieces=[b"\r", b"\n", b".", b"\r\n"])
 @example(pieces=[b"a\r", b".\r\n"])
@@ -33,12 +34,14 @@ def test_only_the_last_line_is_a_lone_dot_and_every_line_ends_with_crlf(pieces: 
     assert all(line.startswith(b"..") for line in lines[:-2] if line.startswith(b"."))
 
 
+@settings(deadline=None)
 @given(pieces=st.lists(awkward, max_size=8))
 def test_where_the_pieces_are_cut_makes_no_difference(pieces: list[bytes]) -> None:
     whole = b"".join(pieces)
     assert stuffed(*pieces) == stuffed(whole) == stuffed(*(whole[i : i + 1] for i in range(len(whole))))
 
 
+@settings(deadline=None)
 @given(content=awkward)
 def test_the_other_side_reads_what_was_written_with_clean_line_ends(content: bytes) -> None:
     clean = re.sub(rb"\r\n|\r|\n", b"\r\n", content)

@@ -94,7 +94,7 @@ async def test_454_is_temporary_until_it_keeps_coming(transport: SmtpTransport) 
     dialogue = Dialogue(extensions=(*EXTENSIONS, "AUTH PLAIN"), auth="454 4.7.0 temporary authentication failure")
     async with scripted_server(dialogue) as server:
         ann = account(server.port, user="ann", password="pw")
-        ends = [await transport.probe(ann) for _ in range(2)]
+        ends: list[object] = [await transport.probe(ann) for _ in range(2)]
         ends += [(await transport.send(ann, envelope(), wire(), Dots())).failure for _ in range(2)]
         assert [type(end) for end in ends] == [HostFailed, HostFailed, AccountRefused, AccountRefused]
         dialogue.auth = "235 2.7.0 welcome"

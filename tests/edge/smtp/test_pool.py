@@ -407,5 +407,3 @@ async def test_accounts_that_are_not_used_any_more_are_forgotten(transport: Smtp
         for n in range(200):
             await transport.probe(account(server.port, id=str(n)))
     assert len(transport.open_sessions()) <= 64
-
-

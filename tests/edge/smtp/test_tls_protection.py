@@ -84,9 +84,7 @@ async def test_starttls_refused_goes_on_in_clear_only_where_nothing_is_to_be_pro
     assert server.verbs[1:] == [["EHLO", "STARTTLS"]] * 2
 
 
-async def test_what_is_said_before_the_handshake_is_thrown_away(
-    transport: SmtpTransport, authority: Authority
-) -> None:
+async def test_what_is_said_before_the_handshake_is_thrown_away(transport: SmtpTransport, authority: Authority) -> None:
     context = authority.server_context("127.0.0.1")
     messages: list[bytes] = []
 
@@ -123,7 +121,8 @@ async def test_a_certificate_that_is_not_valid_holds_the_account(
     sender = transport
     if fault == "authority":
         sender = SmtpTransport(timeouts=SHORT)
-    async with real_server(**{"implicit_tls" if implicit else "starttls": context}, users={"ann": "pw"}) as server:
+    implicit_tls, starttls = (context, None) if implicit else (None, context)
+    async with real_server(implicit_tls=implicit_tls, starttls=starttls, users={"ann": "pw"}) as server:
         mode = TlsMode.IMPLICIT if implicit else TlsMode.AUTO
         ann = account(server.port, host="localhost", tls=mode, user="ann", password="pw")
         attempt = await sender.send(ann, envelope(), wire(), Dots())

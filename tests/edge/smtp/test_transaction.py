@@ -69,7 +69,10 @@ async def test_without_pipelining_each_command_waits_for_the_reply_before(transp
 @pytest.mark.parametrize("extensions", [EXTENSIONS, NOT_PIPELINED])
 async def test_mail_refused_answers_for_all_recipients(transport: SmtpTransport, extensions: tuple[str, ...]) -> None:
     dialogue = Dialogue(
-        mail="550 5.7.1 not you", rcpt=lambda _: "503 5.5.1 no sender", data="503 5.5.1 no sender", extensions=extensions
+        mail="550 5.7.1 not you",
+        rcpt=lambda _: "503 5.5.1 no sender",
+        data="503 5.5.1 no sender",
+        extensions=extensions,
     )
     dots = Dots()
     async with scripted_server(dialogue) as server:
@@ -112,7 +115,9 @@ async def test_a_transaction_that_stayed_open_is_reset_before_the_next(
         assert said(attempt) == {0: ("550 5.1.1 unknown", Stage.RCPT)}
         dialogue.data = "354 go ahead"
         for _ in range(2):
-            assert (await transport.send(account(server.port), envelope("yes@x.org"), wire(), Dots())).answers[0].accepted
+            assert (
+                (await transport.send(account(server.port), envelope("yes@x.org"), wire(), Dots())).answers[0].accepted
+            )
         await transport.close()
     first = ["MAIL", "RCPT", "DATA"] if extensions is EXTENSIONS else ["MAIL", "RCPT"]
     again = ["MAIL", "RCPT", "DATA"]

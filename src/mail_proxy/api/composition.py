@@ -1,0 +1,34 @@
+"""What the routes work with, taken from an open instance."""
+
+from __future__ import annotations
+
+from mail_proxy.api.services import ApiSettings, Insight, Services
+from mail_proxy.runtime.app import App
+from mail_proxy.secrets.tokens import digest
+
+
+def services_from(app: App) -> Services:
+    """Return the services of an instance for `create_app`."""
+    settings = app.settings
+    return Services(
+        settings=ApiSettings(
+            api_token_digest=digest(settings.api_token.reveal()),
+            metrics_token_digest=None if settings.metrics_token is None else digest(settings.metrics_token.reveal()),
+            max_request_bytes=settings.max_request_bytes,
+            instance_name=settings.instance_name,
+            database=app.store.database.dialect,
+        ),
+        intake=app.intake,
+        tenants=app.tenants,
+        accounts=app.accounts,
+        scheduling=app.scheduling,
+        directory=app.store.directory,
+        registry=app.store.directory,
+        archive=app.store.archive,
+        clock=app.clock,
+        started=app.clock.monotonic(),
+        run_now=app.run_now,
+        not_ready=app.not_ready,
+        insight=lambda: Insight(pending=app.meter.pending_messages, loops=app.loop_states()),
+        render_metrics=app.meter.render,
+    )

@@ -1,0 +1,234 @@
+"""The composition root: every port gets its implementation here, and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import SystemRandom
+from uuid import uuid4
+
+import anyio
+
+from mail_proxy.administration.accounts import Accounts
+from mail_proxy.administration.scheduling import Scheduling
+from mail_proxy.administration.tenants import Tenants
+from mail_proxy.delivery.delivery import Delivery
+from mail_proxy.delivery.journal import FlightJournal, boot_id
+from mail_proxy.delivery.needs import Needs
+from mail_proxy.delivery.settings import DeliverySettings
+from mail_proxy.domain.retry import RetrySchedule
+from mail_proxy.domain.secret import Secret
+from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod
+from mail_proxy.intake.intake import Intake, IntakeSettings
+from mail_proxy.outbound.callback import Endpoint, HttpReportSink
+from mail_proxy.outbound.client import OutboundClient
+from mail_proxy.outbound.guard import Guarded, Trusted, refusal
+from mail_proxy.reporting.reporter import Reporter
+from mail_proxy.reporting.settings import ReportingSettings
+from mail_proxy.runtime.clock import SystemClock
+from mail_proxy.runtime.settings import Settings, SqliteFile
+from mail_proxy.runtime.supervisor import Supervisor
+from mail_proxy.runtime.telemetry import PrometheusMeter
+from mail_proxy.secrets import tokens
+from mail_proxy.secrets.cipher import AesGcmCipher, check_key
+from mail_proxy.secrets.keys import obtain_key
+from mail_proxy.smtp.pool import SmtpTransport
+from mail_proxy.smtp.timeouts import Timeouts
+from mail_proxy.store.opening import database_url
+from mail_proxy.store.store import Store, open_store
+
+SWITCH_INTERVAL = 0.0005
+"""Seconds after which a thread that wants the interpreter gets it; the store's threads wait that long for each step."""
+
+
+@dataclass(slots=True)
+class App:
+    """An instance with everything in its place; `supervisor` runs its loops."""
+
+    settings: Settings
+    clock: SystemClock
+    store: Store
+    meter: PrometheusMeter
+    intake: Intake
+    tenants: Tenants
+    accounts: Accounts
+    scheduling: Scheduling
+    delivery: Delivery
+    reporter: Reporter
+    supervisor: Supervisor
+
+    async def run_now(self, tenant_id: str | None) -> None:
+        """Send and report at once what is due; for one tenant, its do-not-disturb ends as well."""
+        await self.delivery.run_now()
+        self.reporter.wake(tenant_id)
+
+    async def run(self) -> None:
+        """Run every loop until `stop`, and then let each end in good order."""
+        await self.supervisor.run()
+
+    def stop(self) -> None:
+        """Begin nothing new; `run` returns when what was begun has ended."""  # G6
+        self.delivery.stop()
+
+    async def not_ready(self) -> Sequence[str]:
+        """Say why the instance should get no requests now; empty when it should."""
+        reasons = self.supervisor.not_running
+        if not self.delivery.recorder.available:
+            reasons.append("Outcomes cannot be recorded.")  # G12
+        reasons += await self.store.problems()
+        return reasons
+
+    def loop_states(self) -> Mapping[str, str]:
+        """Return the state of each loop."""
+        return self.supervisor.states
+
+
+@asynccontextmanager
+async def open_app(settings: Settings, address: str) -> AsyncIterator[App]:
+    """Open everything that an instance is made of, and close it in the opposite order.
+
+    `address` is told to others that want the same SQLite file. Nothing runs yet. Raises `KeyRefused`, `WrongKey`,
+    `StoreRefused`, `SchemaTooNew`, `StoreUnavailable`, `JournalLocked` and `JournalUnwritable`, each with a sentence.
+    """
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    clock, meter, instance_id = SystemClock(), PrometheusMeter(), _instance_id(settings)
+    async with AsyncExitStack() as stack:
+        store = await _open_store(settings, address, instance_id, clock)
+        stack.push_async_callback(store.close)
+        journal = FlightJournal(settings.data_folder / "flight-0.log", instance_id, boot_id())
+        stack.callback(journal.close)
+        transport = SmtpTransport(timeouts=_timeouts(settings))
+        stack.push_async_callback(transport.close)
+        http = await stack.enter_async_context(OutboundClient(Trusted()))
+        sink = HttpReportSink(http, clock, _fallback(settings))
+        directory = store.directory
+        reporter = Reporter(
+            store.outbox, directory, directory, sink, clock, meter, _reporting(settings), SystemRandom()
+        )
+        needs = Needs(store.queue, directory, directory, transport, sink, clock, meter)
+        alone = store.database.dialect == "sqlite"
+        delivery = Delivery(needs, _delivery(settings), instance_id, journal, reporter.notify, alone=alone)
+        intake = Intake(
+            store.queue,
+            directory,
+            clock,
+            IntakeSettings(socket.getfqdn(), settings.default_priority, settings.max_batch),
+            lambda pks, urgent: delivery.notify(pks, urgent=urgent),
+        )
+        guard = Guarded(tuple(settings.allow_networks))
+        reporting = anyio.CancelScope()
+
+        async def deliver(started: Callable[[], None]) -> None:
+            try:
+                await delivery.run(started)
+            finally:
+                reporting.cancel()  # the last outcomes are written; what is not told yet waits in the outbox
+
+        async def report(started: Callable[[], None]) -> None:
+            with reporting:
+                await reporter.run(started)
+
+        yield App(
+            settings=settings,
+            clock=clock,
+            store=store,
+            meter=meter,
+            intake=intake,
+            tenants=Tenants(directory, directory, clock, tokens.new_token, tokens.digest),
+            accounts=Accounts(directory, directory, lambda host: _host_refusal(host, guard), delivery.notify),
+            scheduling=Scheduling(directory, directory, store.archive, delivery.notify),
+            delivery=delivery,
+            reporter=reporter,
+            supervisor=Supervisor({"delivery": deliver, "reporting": report}),
+        )
+
+
+def _instance_id(settings: Settings) -> str:
+    """Name this run of the instance: no other run, here or elsewhere, has the same name."""
+    return f"{settings.instance_name}-{os.getpid()}-{uuid4().hex[:12]}"
+
+
+async def _open_store(settings: Settings, address: str, instance_id: str, clock: SystemClock) -> Store:
+    database = settings.database
+    key_folder: Path | None = None
+    first_start = False
+    if isinstance(database, SqliteFile):
+        database.path.parent.mkdir(parents=True, exist_ok=True)
+        key_folder, first_start = settings.data_folder, not database.path.exists()
+        if first_start:  # holds mail: for this user only, and so are the files that SQLite puts beside it
+            os.close(os.open(database.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        url = database_url(str(database.path))
+    else:
+        url = database_url(database.url.reveal())
+    settings.data_folder.mkdir(parents=True, exist_ok=True)
+    cipher = AesGcmCipher(obtain_key(settings.encryption_key, key_folder, first_start=first_start))
+    is_new = False
+
+    def check(held: str | None) -> str:
+        nonlocal is_new
+        is_new = held is None
+        return check_key(cipher, held)
+
+    store = await open_store(url, instance_id=instance_id, address=address, cipher=cipher, check_key=check, clock=clock)
+    if is_new and not settings.scheduler_active:
+        await store.directory.set_scheduler_active(active=False)
+    return store
+
+
+def _delivery(settings: Settings) -> DeliverySettings:
+    return DeliverySettings(
+        schedule=RetrySchedule(
+            delays=settings.retry_delays, max_attempts=settings.max_retries, max_age=settings.max_age
+        ),
+        batch_size=settings.batch_size_per_account,
+        max_concurrent_sends=settings.max_concurrent_sends,
+        poll_interval=settings.send_loop_interval,
+        grace=settings.shutdown_grace,
+        retention=settings.delivery_report_retention_seconds,
+        only_on_demand=settings.test_mode,
+        log_each_attempt=settings.log_delivery_activity,
+    )
+
+
+def _reporting(settings: Settings) -> ReportingSettings:
+    return ReportingSettings(sync_interval=settings.sync_interval, automatic=not settings.test_mode)
+
+
+def _timeouts(settings: Settings) -> Timeouts:
+    return Timeouts(
+        connect=settings.smtp_connect_timeout,
+        command=settings.smtp_command_timeout,
+        data_block=settings.smtp_data_timeout,
+        dot=settings.smtp_dot_timeout,
+    )
+
+
+def _fallback(settings: Settings) -> Endpoint | None:
+    """Return where reports go for tenants without an endpoint of their own."""
+    if settings.client_sync_url is None:
+        return None
+    if settings.client_sync_token is not None:
+        auth = ClientAuth(ClientAuthMethod.BEARER, token=settings.client_sync_token)
+    elif settings.client_sync_user is not None:
+        password = settings.client_sync_password or Secret("")
+        auth = ClientAuth(ClientAuthMethod.BASIC, user=settings.client_sync_user, password=password)
+    else:
+        auth = ClientAuth()
+    return Endpoint(settings.client_sync_url, auth)
+
+
+def _host_refusal(host: str, guard: Guarded) -> str | None:
+    """Say why a tenant may not name a host that is an address of this machine or of a private network."""
+    name = host.rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        name = "127.0.0.1"
+    last = name.rpartition(".")[2]
+    if not (":" in name or last.isdigit() or last.startswith("0x")):
+        return None  # a name; what it stands for is known only when it is connected to
+    kind = refusal(name.strip("[]"), guard)
+    return None if kind is None else f"must not be {kind}; ask the operator, who can allow a network"

@@ -1,0 +1,95 @@
+"""Serving an ASGI application on a socket, under somebody else's command."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from typing import Any
+
+import uvicorn
+from typing_extensions import override
+
+Message = MutableMapping[str, Any]
+Application = Callable[
+    [Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
+]
+"""An ASGI application."""
+
+KEEP_ALIVE = 75
+"""Seconds that a client's idle connection is kept: longer than the usual load balancer keeps its own (60)."""
+FINISH = 10
+"""Seconds that requests in progress get when the server stops."""
+
+
+class AddressInUse(Exception):
+    """Something else listens there."""
+
+
+def listening_socket(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; port 0 takes a free one. Raises `AddressInUse` with a sentence."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(2048)
+    except OSError as error:
+        listening.close()
+        raise AddressInUse(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+    listening.setblocking(False)
+    return listening
+
+
+class HttpServer:
+    """One application on one socket. Signals are left to the process."""
+
+    def __init__(self, application: Application, listening: socket.socket) -> None:
+        self._socket = listening
+        self._server = _QuietServer(
+            uvicorn.Config(
+                application,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                date_header=False,
+                timeout_keep_alive=KEEP_ALIVE,
+                timeout_graceful_shutdown=FINISH,
+            )
+        )
+
+    async def run(self, started: Callable[[], None]) -> None:
+        """Serve until `stop`, then let requests in progress finish."""
+        self._server.on_started = started
+        await self._server.serve(sockets=[self._socket])
+
+    def stop(self) -> None:
+        """Take no new connections; `run` returns soon."""
+        self._server.should_exit = True
+
+
+class _QuietServer(uvicorn.Server):
+    on_started: Callable[[], None] = staticmethod(lambda: None)
+
+    @override
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.on_started()
+
+    @override
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return the fast event loop where there is one, else the standard one."""
+    try:
+        import uvloop  # noqa: PLC0415 - not on every platform
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()

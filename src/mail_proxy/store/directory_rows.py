@@ -1,0 +1,132 @@
+"""How tenants and accounts stand in their tables: each secret sealed, and bound to the place where it stands."""  # G16
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sqlalchemy import Row
+
+from mail_proxy.domain.account import Account, AuthMethod, Hold, OnUncertain, TlsMode
+from mail_proxy.domain.secret import Secret
+from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Suspension, Tenant
+from mail_proxy.ports import Cipher
+
+
+class DirectoryRows:
+    """Turns values into rows and rows into values."""
+
+    def __init__(self, cipher: Cipher) -> None:
+        self._cipher = cipher
+
+    def tenant(self, row: Row[Any], batches: frozenset[str]) -> Tenant:
+        """Build a tenant from its row and its suspended batches."""
+        return Tenant(
+            id=row.id,
+            name=row.name,
+            client_base_url=row.client_base_url,
+            client_sync_path=row.client_sync_path,
+            client_attachment_path=row.client_attachment_path,
+            client_auth=self._open_client_auth(row.id, row.client_auth),
+            active=row.active,
+            on_uncertain=OnUncertain(row.on_uncertain),
+            api_key_expires_at=row.api_key_expires_at,
+            has_api_key=row.api_key_hash is not None,
+            suspension=Suspension(row.suspended, batches),
+            created_ts=row.created_ts,
+        )
+
+    def tenant_values(self, tenant: Tenant) -> dict[str, Any]:
+        """Return the columns of a tenant that an update sets."""
+        return {
+            "name": tenant.name,
+            "client_base_url": tenant.client_base_url,
+            "client_sync_path": tenant.client_sync_path,
+            "client_attachment_path": tenant.client_attachment_path,
+            "client_auth": self._seal_client_auth(tenant),
+            "active": tenant.active,
+            "on_uncertain": tenant.on_uncertain.value,
+        }
+
+    def account(self, row: Row[Any]) -> Account:
+        """Build an account from its row."""
+        password = None
+        if row.password is not None:
+            password = Secret(self._cipher.open(row.password, _password_place(row.tenant_id, row.id)))
+        return Account(
+            pk=row.pk,
+            tenant_id=row.tenant_id,
+            id=row.id,
+            host=row.host,
+            port=row.port,
+            user=row.user,
+            password=password,
+            auth=AuthMethod(row.auth),
+            tls=TlsMode(row.tls),
+            verify_tls=row.verify_tls,
+            ttl=row.ttl,
+            max_connections=row.max_connections,
+            batch_size=row.batch_size,
+            on_uncertain=None if row.on_uncertain is None else OnUncertain(row.on_uncertain),
+            is_default=row.is_default,
+            hold=None if row.hold_since is None else Hold(row.hold_reason or "", row.hold_since),
+        )
+
+    def account_values(self, account: Account) -> dict[str, Any]:
+        """Return the columns of an account that an update sets; its hold ends."""
+        sealed = None
+        if account.password is not None:
+            sealed = self._cipher.seal(account.password.reveal(), _password_place(account.tenant_id, account.id))
+        return {
+            "host": account.host,
+            "port": account.port,
+            "user": account.user,
+            "password": sealed,
+            "auth": account.auth.value,
+            "tls": account.tls.value,
+            "verify_tls": account.verify_tls,
+            "ttl": account.ttl,
+            "max_connections": account.max_connections,
+            "batch_size": account.batch_size,
+            "on_uncertain": None if account.on_uncertain is None else account.on_uncertain.value,
+            "is_default": account.is_default,
+            "hold_reason": None,
+            "hold_since": None,
+        }
+
+    def _seal_client_auth(self, tenant: Tenant) -> str | None:
+        auth = tenant.client_auth
+        if auth.method is ClientAuthMethod.NONE:
+            return None
+        text = json.dumps(
+            {
+                "method": auth.method.value,
+                "token": _revealed(auth.token),
+                "user": auth.user,
+                "password": _revealed(auth.password),
+            }
+        )
+        return self._cipher.seal(text, _client_auth_place(tenant.id))
+
+    def _open_client_auth(self, tenant_id: str, sealed: str | None) -> ClientAuth:
+        if sealed is None:
+            return ClientAuth()
+        values = json.loads(self._cipher.open(sealed, _client_auth_place(tenant_id)))
+        return ClientAuth(
+            ClientAuthMethod(values["method"]),
+            None if values["token"] is None else Secret(values["token"]),
+            values["user"],
+            None if values["password"] is None else Secret(values["password"]),
+        )
+
+
+def _revealed(secret: Secret | None) -> str | None:
+    return None if secret is None else secret.reveal()
+
+
+def _password_place(tenant_id: str, account_id: str) -> str:
+    return f"accounts.password/{tenant_id}/{account_id}"
+
+
+def _client_auth_place(tenant_id: str) -> str:
+    return f"tenants.client_auth/{tenant_id}"
