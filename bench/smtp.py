@@ -35,6 +35,11 @@ class Figure:
     cpu: float
 
 
+def run(messages: int = 10_000) -> dict[str, float]:
+    """Return messages a second on the fast event loop, over one and over four connections."""
+    return {f"{n} connections": measure("uvloop", n, messages).messages_per_second for n in (1, 4)}
+
+
 def measure(loop_name: str, connections: int, messages: int = 20_000, size: int = 1024) -> Figure:
     """Send that many messages over that many connections and return the rate."""
     with _catcher_process() as port, closing(LOOPS[loop_name]()) as loop:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from itertools import pairwise
+from random import Random
 
 import anyio
 import pytest
 
 from mail_proxy.domain.report import EventType
 from mail_proxy.ports import SinkAnswer
+from mail_proxy.reporting.held_back import HeldBack
 from mail_proxy.reporting.settings import ReportingSettings
 from tests.support.fake_clock import FakeClock
 from tests.support.reporting import OK, MemoryDirectory, Office, answer, event, tenant
@@ -125,6 +127,18 @@ async def test_only_one_report_of_a_tenant_is_on_its_way(clock: FakeClock, offic
         await clock.advance(0)
         assert [each.message_ids for each in office.sink.deliveries] == [["M1"], ["M2"]]
         assert office.sink.most_at_once == 1
+
+
+async def test_a_sync_by_hand_and_the_loop_do_not_meet(clock: FakeClock, office: Office) -> None:
+    gate = Gate()
+    office.sink.script(gate, gate)
+    async with office.running(), anyio.create_task_group() as tasks:
+        office.write(event(1))
+        tasks.start_soon(office.reporter.run_once, "acme")
+        await clock.advance(10)
+        assert len(office.sink.deliveries) == 1
+        gate.open()
+    assert office.sink.most_at_once == 1
 
 
 # Failures
@@ -407,6 +421,22 @@ async def test_a_refused_message_that_is_no_longer_there_is_forgotten(clock: Fak
         assert office.outbox.reads == reads
         assert clock.sleeps - sleeps <= 25
         assert len(office.sink.deliveries) == 1
+
+
+def test_a_message_that_was_taken_at_last_begins_anew_when_it_is_refused_again() -> None:
+    held, rng = HeldBack(10), Random(1)
+    for _ in range(6):
+        held.refuse({1, 2}, 0.0, rng)
+    assert not held.admits(1, 10.0)
+    assert not held.admits(2, 10.0)
+
+    held.settle([1])
+    assert held.admits(1, 0.0)
+    held.refuse({1}, 0.0, rng)
+    assert held.admits(1, 1.2)
+    assert not held.admits(2, 10.0)
+    assert held.next_retry is not None
+    assert held.next_retry <= 1.2
 
 
 # Crashes and stops

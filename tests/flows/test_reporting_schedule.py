@@ -252,6 +252,28 @@ async def test_run_now_during_a_report_is_followed_by_another(clock: FakeClock, 
         assert office.outbox.unreported() == []
 
 
+async def test_run_now_while_the_outbox_is_looked_through_is_not_forgotten(clock: FakeClock, office: Office) -> None:
+    async def something_happens_meanwhile() -> None:
+        office.outbox.after_poll = None
+        office.outbox.write(event(1))
+        office.reporter.wake(None)
+
+    office.outbox.after_poll = something_happens_meanwhile
+    async with office.running():
+        await clock.advance(0)
+        assert [each.message_ids for each in office.sink.deliveries] == [["M1"]]
+
+
+async def test_an_empty_sync_that_run_now_asked_for_is_repeated_when_it_fails(clock: FakeClock, office: Office) -> None:
+    async with office.running():
+        await clock.advance(INTERVAL + 1)
+        office.sink.deliveries.clear()
+        office.sink.script(DOWN)
+        office.reporter.wake("acme")
+        await clock.advance(1.3)
+        assert [each.entries for each in office.sink.deliveries] == [[], []]
+
+
 async def test_with_automatic_off_only_run_now_sends(clock: FakeClock, office: Office) -> None:
     office.settings = ReportingSettings(sync_interval=INTERVAL, automatic=False)
     office.reporter = office.new_reporter()

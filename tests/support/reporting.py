@@ -47,6 +47,8 @@ class MemoryOutbox(Outbox):
         self.broken: set[str] = set()
         """Names of methods that raise `StoreUnavailable`."""
         self.before_acknowledge: Callable[[], Awaitable[None]] | None = None
+        self.after_poll: Callable[[], Awaitable[None]] | None = None
+        """Awaited once the tenants with events are known, before they are told."""
         self.reads = 0
         self._acknowledged = asyncio.Event()
 
@@ -68,7 +70,10 @@ class MemoryOutbox(Outbox):
     @override
     async def tenants_with_events(self) -> Sequence[str]:
         self._check("tenants_with_events")
-        return sorted({each.event.tenant_id for each in self.stored if each.event_id not in self.reported})
+        found = sorted({each.event.tenant_id for each in self.stored if each.event_id not in self.reported})
+        if self.after_poll is not None:
+            await self.after_poll()
+        return found
 
     @override
     async def pending(self, tenant_id: str, limit: int, after: int = 0) -> Sequence[StoredEvent]:

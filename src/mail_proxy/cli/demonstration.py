@@ -35,6 +35,7 @@ DEFERRED_BY = 3.0
 GIVE_UP = 25.0
 """Seconds after which the demo ends even if something is missing; its exit code says so."""
 REFUSED = "nobody@example.net"
+MESSAGES = ("plain", "later", "mixed")
 
 COLOURS = {
     "queued": "cyan",
@@ -69,7 +70,7 @@ class Timeline:
     def note(self, message_id: str, event: str) -> None:
         """Take note of an event that was reported."""
         self.reported.setdefault(message_id, set()).add(event)
-        if all("sent" in self.reported.get(each, ()) for each in ("plain", "later", "mixed")):
+        if all("sent" in self.reported.get(each, ()) for each in MESSAGES):
             self.ended.set()
 
 
@@ -116,8 +117,8 @@ async def _run(timeline: Timeline, folder: Path) -> None:
                     client = _Client(http, address, token)
                     await _set_up(timeline, client, catcher.port, callback_address, folder)
                     await _send(timeline, client)
-                with anyio.move_on_after(GIVE_UP):
-                    await timeline.ended.wait()
+                    with anyio.move_on_after(GIVE_UP):
+                        await _follow(timeline, client)
                 _conclude(timeline, app)
             finally:
                 app.stop()
@@ -133,9 +134,15 @@ class _Client:
 
     async def post(self, path: str, body: object) -> dict[str, Any]:
         """POST JSON and return the answer's; raises `RuntimeError` for anything but success."""
+        return await self._ask("POST", path, json.dumps(body).encode())
+
+    async def get(self, path: str) -> dict[str, Any]:
+        """GET JSON; raises `RuntimeError` for anything but success."""
+        return await self._ask("GET", path, None)
+
+    async def _ask(self, method: str, path: str, body: bytes | None) -> dict[str, Any]:
         headers = (("X-API-Token", self.token), ("Content-Type", "application/json"))
-        request = Request("POST", self.address + path, 10.0, 1_000_000, headers, json.dumps(body).encode())
-        response = await self.http.request(request)
+        response = await self.http.request(Request(method, self.address + path, 10.0, 1_000_000, headers, body))
         if response.status != 200:
             raise RuntimeError(f"{path} answered {response.status}: {response.body.decode(errors='replace')}")
         answer: dict[str, Any] = json.loads(response.body)
@@ -145,7 +152,7 @@ class _Client:
 async def _set_up(timeline: Timeline, client: _Client, smtp_port: int, callback: str, folder: Path) -> None:
     await client.post("/tenant", {"id": "acme", "name": "ACME Corp", "client_base_url": callback})
     await client.post("/account", {"id": "main", "tenant_id": "acme", "host": "127.0.0.1", "port": smtp_port})
-    say = timeline.console.print
+    say = partial(timeline.console.print, soft_wrap=True)
     say(f"The instance listens on [bold]{client.address}[/], its database is {folder / 'demo.db'}.")
     say(f"Tenant [bold]acme[/] has the account [bold]main[/] at the mail server 127.0.0.1:{smtp_port},")
     say(f"and wants its reports at {callback}/mail-proxy/sync.\n")
@@ -169,6 +176,27 @@ async def _send(timeline: Timeline, client: _Client) -> None:
     timeline.tell("deferred", "later", f"as asked, by {DEFERRED_BY:.0f} s")
 
 
+async def _follow(timeline: Timeline, client: _Client) -> None:
+    """Watch the messages' histories, as an application would, until the end of each was reported."""
+    shown: set[int] = set()
+    while not timeline.ended.is_set():
+        for message_id in MESSAGES:
+            history = await client.get(f"/messages/{message_id}/events?tenant_id=acme")
+            for event in history["events"]:
+                if event["event_id"] is not None and event["event_id"] not in shown:
+                    shown.add(event["event_id"])
+                    _tell_recipients(timeline, message_id, event)
+        with anyio.move_on_after(0.02):
+            await timeline.ended.wait()
+
+
+def _tell_recipients(timeline: Timeline, message_id: str, event: dict[str, Any]) -> None:
+    for recipient in event["report"]["recipients"]:
+        words = [str(recipient["code"] or ""), recipient["enhanced_code"] or "", recipient["text"] or ""]
+        said = " ".join(filter(None, words))
+        timeline.tell(recipient["state"], message_id, f"to {recipient['address']}: {said}")
+
+
 ASGIMessage = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[ASGIMessage]]
 Send = Callable[[ASGIMessage], Awaitable[None]]
@@ -184,20 +212,13 @@ def _receiver(timeline: Timeline) -> Callable[[ASGIMessage, Receive, Send], Awai
             body += part.get("body", b"")
             more = part.get("more_body", False)
         for entry in json.loads(body)["delivery_report"]:
-            _tell_entry(timeline, entry)
+            timeline.tell("reported", entry["id"], f"to the tenant as '{entry['event']}', event {entry['event_id']}")
+            timeline.note(entry["id"], entry["event"])
         headers = [(b"content-type", b"application/json")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b'{"ok": true}'})
 
     return receive_report
-
-
-def _tell_entry(timeline: Timeline, entry: dict[str, Any]) -> None:
-    for recipient in entry["recipients"]:
-        words = [str(recipient["code"] or ""), recipient["enhanced_code"] or "", recipient["text"] or ""]
-        timeline.tell(recipient["state"], entry["id"], f"to {recipient['address']}: {' '.join(filter(None, words))}")
-    timeline.note(entry["id"], entry["event"])
-    timeline.tell("reported", entry["id"], f"to the tenant as '{entry['event']}', event {entry['event_id']}")
 
 
 def _mail_id(content: bytes) -> str:
@@ -209,7 +230,7 @@ def _mail_id(content: bytes) -> str:
 
 
 def _conclude(timeline: Timeline, app: App) -> None:
-    say = timeline.console.print
+    say = partial(timeline.console.print, soft_wrap=True)
     metrics = app.meter.render().decode()
     counts = [line for line in metrics.splitlines() if line.startswith(("gmp_sent_total", "gmp_errors_total"))]
     say("\nThe instance's own metrics:")

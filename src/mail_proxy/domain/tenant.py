@@ -14,7 +14,7 @@ DEFAULT_ATTACHMENT_PATH = "/mail-proxy/attachments"
 
 COMMAND_WORDS = frozenset(
     "accounts command-log config connect info list messages run-now send serve start status stop restart delete demo "
-    "stats suspend activate tenants token backup restore watch bench help".split()
+    "stats suspend activate tenants token backup restore watch help".split()
 )
 """Words of the command line, which an id must not be: `mail-proxy NAME WORD` would be ambiguous."""
 

@@ -228,16 +228,15 @@ def _shown(parts: SplitResult) -> str:
 
 def _translated(error: aiohttp.ClientError, host: str) -> OutboundError:
     """Turn each of aiohttp's errors into one of ours. The more special classes stand first."""
-    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else None
     match error:
         case aiohttp.InvalidURL():
             return Unusable(f"{host} cannot be connected to: the URL is malformed")
-        case _ if isinstance(cause, AddressRefused):
+        case aiohttp.ClientConnectorCertificateError():  # first, since it is a connector error without an `os_error`
+            return Unreachable(f"the certificate of {host} is not trusted: {_reason(error.certificate_error)}")
+        case aiohttp.ClientConnectorError(os_error=AddressRefused() as cause):
             return Blocked(f"{host} is not allowed: {cause} address")
         case aiohttp.ClientConnectorDNSError():
             return Unreachable(f"{host} is not known: {_reason(error.os_error)}")
-        case aiohttp.ClientConnectorCertificateError():
-            return Unreachable(f"the certificate of {host} is not trusted: {_reason(error.certificate_error)}")
         case aiohttp.ClientConnectorError():
             return Unreachable(f"{host} cannot be reached: {_reason(error.os_error)}")
         case aiohttp.ServerDisconnectedError():

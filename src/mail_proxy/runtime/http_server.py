@@ -57,6 +57,7 @@ class HttpServer:
                 access_log=False,
                 server_header=False,
                 date_header=False,
+                proxy_headers=False,  # nothing here depends on a caller's address, so none is believed
                 timeout_keep_alive=KEEP_ALIVE,
                 timeout_graceful_shutdown=FINISH,
             )

@@ -153,6 +153,7 @@ class AccountSessions:
             if session.usable:
                 self._busy[session] = self._identity
                 return session
+            session.abort()
             self._free_place()
         return None
 
@@ -254,6 +255,7 @@ class AccountSessions:
         """Keep a session for the next message, or hand it to whoever waits for one."""
         identity = self._busy.pop(session)
         if not session.usable:
+            session.abort()
             self._free_place()
         elif self._ended or identity != self._identity or self._places_taken > self._account.max_connections:
             session.part()

@@ -14,6 +14,7 @@ from mail_proxy.ports import MessageFilter, Page, PastEvent
 from mail_proxy.store.claim import recipient_of
 from mail_proxy.store.database import Database
 from mail_proxy.store.keyset import LAST, downwards
+from mail_proxy.store.rows import selected
 from mail_proxy.store.schema import ANY_MESSAGE, accounts, contents, events, messages, recipients
 
 _WAITING = [state.value for state in sorted(WAITING_STATES)]
@@ -82,31 +83,30 @@ class StoreArchive:
             message = connection.execute(the_message).first()
             if message is None:
                 return None
-            told = connection.execute(
-                select(events).where(events.c.message_pk == message.pk).order_by(events.c.event_id)
-            )
+            told = connection.execute(select(events).where(events.c.message_pk == message.pk)).all()
             queued = PastEvent(None, EventType.QUEUED, message.created_ts, None, None)
             return [queued] + [
-                PastEvent(row.event_id, EventType(row.type), row.ts, row.entry, row.reported_ts) for row in told
+                PastEvent(row.event_id, EventType(row.type), row.ts, row.entry, row.reported_ts)
+                for row in sorted(told, key=lambda row: row.event_id)
             ]
 
         return await self._database.read(look)
 
     async def pending(self, tenant_id: str, batch_code: str | None = None) -> int:
         """See `Archive.pending`."""
-        statement = count_unfinished(tenant_id)
+        statement = count_unfinished(self._database.dialect, tenant_id)
         if batch_code is not None:
             statement = statement.where(messages.c.batch_code == batch_code)
         return await self._database.read(lambda connection: int(connection.execute(statement).scalar_one()))
 
 
-def count_unfinished(tenant_id: str) -> Select[Any]:
+def count_unfinished(dialect: str, tenant_id: str) -> Select[Any]:
     """Count a tenant's unfinished messages, account by account: each of them has an account that exists."""
     owned = select(accounts.c.pk).where(accounts.c.tenant_id == tenant_id)
     return (
         select(func.count())
         .select_from(messages)
-        .where(messages.c.account_pk.in_(owned), messages.c.finished_ts.is_(None))
+        .where(selected(dialect, messages.c.account_pk, owned), messages.c.finished_ts.is_(None))
     )
 
 

@@ -208,7 +208,7 @@ class StoreDirectory:
 
         def deactivate(transaction: Transaction) -> bool:
             if not force:
-                _refuse_while_untold(transaction.connection, tenant_id)
+                _refuse_while_untold(transaction, tenant_id)
             stopped = update(tenants).where(tenants.c.id == tenant_id).values(active=False, api_key_hash=None)
             return transaction.connection.execute(stopped).rowcount > 0
 
@@ -321,8 +321,9 @@ def _run_changes(
     return [(result, version) for result in results]
 
 
-def _refuse_while_untold(connection: Connection, tenant_id: str) -> None:
-    unfinished = connection.execute(count_unfinished(tenant_id)).scalar_one()
+def _refuse_while_untold(transaction: Transaction, tenant_id: str) -> None:
+    connection = transaction.connection
+    unfinished = connection.execute(count_unfinished(transaction.dialect, tenant_id)).scalar_one()
     unreported = connection.execute(
         select(func.count()).select_from(events).where(events.c.tenant_id == tenant_id, events.c.reported_ts.is_(None))
     ).scalar_one()

@@ -1,6 +1,6 @@
-"""Walking a tenant's rows in the order of their numbers, from any place on, at the same cost everywhere.
+"""Walking an index step by step, so that what is passed over costs nothing.
 
-PostgreSQL would rather walk the primary key and pass over the rows of others where it guesses that there are few.
+A tenant's rows are walked in the order of their numbers, from any place on. PostgreSQL would rather walk the primary key and pass over the rows of others where it guesses that there are few.
 Asked for an order by tenant and number, and not told that the tenant is always the same, it has only the index on both.
 SQLite goes by the index anyway, but starts at the right place only when it is told.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, tuple_
+from sqlalchemy import ColumnElement, Subquery, select, tuple_
 
 LAST = 2**63 - 1
 """Above every number that a database gives."""
@@ -47,3 +47,12 @@ def downwards(
         return Walk((tenant == tenant_id) & (number < before), (number.desc(),))
     condition = (tuple_(tenant, number) < tuple_(tenant_id, before)) & (tenant >= tenant_id)
     return Walk(condition, (tenant.desc(), number.desc()))
+
+
+def each_value(column: ColumnElement[Any], condition: ColumnElement[bool]) -> Subquery:
+    """A table of the values that a column has under a condition, each once: one step in its index for each of them."""
+    first = select(column).where(condition, column.is_not(None)).order_by(column).limit(1)
+    walk = select(first.scalar_subquery().label("value")).cte("walk", recursive=True)
+    following = first.where(column > walk.c.value).scalar_subquery()
+    walk = walk.union_all(select(following).where(walk.c.value.is_not(None)))
+    return select(walk.c.value).where(walk.c.value.is_not(None)).subquery("walked")

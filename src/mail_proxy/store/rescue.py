@@ -21,6 +21,7 @@ from sqlalchemy import literal_column as sql
 from mail_proxy.domain.claim import Claimed
 from mail_proxy.store.claim import Loader
 from mail_proxy.store.database import Transaction
+from mail_proxy.store.keyset import each_value
 from mail_proxy.store.rows import among, pack, packed, unpack
 from mail_proxy.store.schema import instances, messages
 
@@ -84,8 +85,10 @@ BEAT = (
 LEAVE = delete(instances).where(instances.c.id == bindparam("instance", type_=Text))
 
 
+_CLAIMING = select(each_value(messages.c.instance_id, _IS_SENDING))
+
+
 def counters(connection: Connection) -> Mapping[str, int]:
     """The counter of each instance; one that claimed messages but has no row any more counts as -1."""
     known = {row.id: row.counter for row in connection.execute(select(instances.c.id, instances.c.counter))}
-    claiming = select(messages.c.instance_id).distinct().where(_IS_SENDING, messages.c.instance_id.is_not(None))
-    return dict.fromkeys(connection.execute(claiming).scalars(), -1) | known
+    return dict.fromkeys(connection.execute(_CLAIMING).scalars(), -1) | known

@@ -25,6 +25,7 @@ from mail_proxy.domain.message import MessageState, Priority
 from mail_proxy.ports import Promotion
 from mail_proxy.store.claim import Loader
 from mail_proxy.store.database import Transaction
+from mail_proxy.store.keyset import each_value
 from mail_proxy.store.rows import among, pack, packed, unpack
 from mail_proxy.store.schema import IS_WAITING, messages, suspended_batches
 
@@ -186,9 +187,5 @@ class ClaimExpired:
 
 
 def ready_accounts(dialect: str) -> Select[Any]:
-    """Accounts with ready messages: one index step for each account, however many messages it has."""
-    first = select(messages.c.account_pk).where(_IS_READY).order_by(messages.c.account_pk).limit(1)
-    walk = select(first.scalar_subquery().label("account_pk")).cte("walk", recursive=True)
-    following = first.where(messages.c.account_pk > walk.c.account_pk).scalar_subquery()
-    walk = walk.union_all(select(following).where(walk.c.account_pk.is_not(None)))
-    return packed(dialect, select(walk.c.account_pk).where(walk.c.account_pk.is_not(None)).subquery("walked"))
+    """Accounts with ready messages, at the same cost however many messages they have."""
+    return packed(dialect, each_value(messages.c.account_pk, _IS_READY))

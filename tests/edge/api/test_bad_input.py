@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from mail_proxy.api import bodies
 from mail_proxy.api.application import create_app
@@ -86,7 +87,7 @@ BAD_ITEMS: dict[str, object] = {
     "half a surrogate as id": {**a_submission(), "id": "\ud800"},
     "line break": {**a_submission(), "subject": "a\nBcc: c@example.org"},
     "deep metadata": {**a_submission(), "metadata": {"a": [[[[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]]]]}},
-    "100 000 recipients": {**a_submission(), "to": ["b@example.net"] * 100_000},
+    "40 000 recipients": {**a_submission(), "to": ["b@example.net"] * 40_000},
 }
 
 
@@ -305,9 +306,7 @@ async def test_a_store_that_is_away_is_said(instance: Instance, admin: httpx.Asy
         assert int(answer.headers["retry-after"]) > 0
 
 
-async def test_a_mistake_of_ours_tells_nothing_but_an_id(
-    instance: Instance, admin: httpx.AsyncClient, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_a_mistake_of_ours_tells_nothing_but_an_id(instance: Instance, admin: httpx.AsyncClient) -> None:
     class Broken:
         async def submit(self, *_args: object) -> None:
             raise ZeroDivisionError(SECRET)
@@ -318,12 +317,11 @@ async def test_a_mistake_of_ours_tells_nothing_but_an_id(
     await new_tenant(admin, "acme", "main")
     broken = replace(instance.services, intake=Broken(), archive=Broken())  # type: ignore[arg-type]
     async with instance.client(app=create_app(broken)) as client:
-        for answer in (
-            await client.post("/commands/add-messages", json={"messages": []}),
-            await client.get("/messages"),
-        ):
+        for method, path in (("POST", "/commands/add-messages"), ("GET", "/messages")):
+            with capture_logs() as logged:
+                answer = await client.request(method, path, json={"messages": []})
             assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
             assert SECRET not in answer.text
-            logged = capsys.readouterr().out
-            assert "ZeroDivisionError" in logged
-            assert answer.headers["x-request-id"] in logged
+            assert [(line["log_level"], line["exc_info"], line["request_id"]) for line in logged] == [
+                ("error", True, answer.headers["x-request-id"])
+            ]

@@ -11,7 +11,7 @@ import pytest
 from mail_proxy.outbound.client import OutboundClient, Request
 from mail_proxy.outbound.errors import Blocked, OutboundError
 from mail_proxy.outbound.guard import Guarded, Trusted, parse_networks
-from mail_proxy.outbound.resolver import AddressInfo
+from mail_proxy.outbound.resolver import AddressInfo, AddressRefused, GuardedResolver
 from tests.support.callback_server import CallbackServer
 
 
@@ -91,6 +91,18 @@ async def test_a_name_that_leads_inside_is_refused(server: CallbackServer, addre
         with pytest.raises(Blocked, match=r"evil\.example:\d+ is not allowed"):
             await client.request(get(f"http://evil.example:{server.port}/"))
     assert server.connections == 0
+
+
+async def test_the_resolver_gives_only_what_may_be_reached() -> None:
+    resolver = GuardedResolver(
+        Guarded(), Names(["127.0.0.1", "8.8.8.8", "fe80::1", "2606:4700::1111"], ["10.0.0.1"], [])
+    )
+    assert [each["host"] for each in await resolver.resolve("mixed.example", 80)] == ["8.8.8.8", "2606:4700::1111"]
+    with pytest.raises(AddressRefused, match="private"):
+        await resolver.resolve("inside.example", 80)
+    with pytest.raises(socket.gaierror):
+        await resolver.resolve("nothing.example", 80)
+    await resolver.close()
 
 
 async def test_of_several_addresses_only_the_public_ones_are_tried(server: CallbackServer) -> None:

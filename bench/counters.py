@@ -1,0 +1,69 @@
+"""Children that take what comes and count it: `python -m bench.counters sink|callback FILE`. The port is printed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import mmap
+import sys
+from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+from mail_proxy.runtime.http_server import HttpServer, listening_socket, new_event_loop
+from mail_proxy.smtp.capture import SmtpCatcher
+
+ASGIMessage = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[ASGIMessage]]
+Send = Callable[[ASGIMessage], Awaitable[None]]
+
+
+def shared_count(path: Path) -> Callable[[int], None]:
+    """Return a function that adds to a number in a file, which others read at any time."""
+    path.write_bytes(bytes(8))
+    with path.open("r+b") as file:
+        view = mmap.mmap(file.fileno(), 8)
+    total = 0
+
+    def add(count: int) -> None:
+        nonlocal total
+        total += count
+        view[:8] = total.to_bytes(8, "little")
+
+    return add
+
+
+async def sink(add: Callable[[int], None]) -> None:
+    """Take mail."""
+
+    def caught(_sender: str, _recipients: tuple[str, ...], _content: bytes) -> None:
+        add(1)
+
+    async with SmtpCatcher(caught) as catcher:
+        print(catcher.port, flush=True)
+        await asyncio.Event().wait()
+
+
+async def callback(add: Callable[[int], None]) -> None:
+    """Take reports."""
+
+    async def application(_scope: ASGIMessage, receive: Receive, send: Send) -> None:
+        body, more = b"", True
+        while more:
+            part = await receive()
+            body += part.get("body", b"")
+            more = part.get("more_body", False)
+        entries = json.loads(body)["delivery_report"]
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+        await send({"type": "http.response.body", "body": b'{"ok": true}'})
+        add(len(entries))
+
+    listening = listening_socket("127.0.0.1", 0)
+    print(listening.getsockname()[1], flush=True)
+    await HttpServer(application, listening).run(lambda: None)
+
+
+if __name__ == "__main__":
+    kind, file = sys.argv[1:]
+    loop = new_event_loop()
+    loop.run_until_complete({"sink": sink, "callback": callback}[kind](shared_count(Path(file))))

@@ -1,0 +1,115 @@
+"""The processes of a measurement: the server, a mail server that only counts, an endpoint that only counts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+TOKEN = "bench"
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """A child process that counts what it gets, and writes the count where we can read it."""
+
+    port: int
+    process: subprocess.Popen[str]
+    file: Path
+
+    @property
+    def count(self) -> int:
+        """How many messages, or report entries, it got so far."""
+        text = self.file.read_bytes()
+        return int.from_bytes(text, "little") if text else 0
+
+
+@contextmanager
+def counting(kind: str) -> Iterator[Counter]:
+    """Run `bench.counters` as `sink` (SMTP) or `callback` (HTTP)."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        file = Path(folder) / "count"
+        file.write_bytes(b"")
+        command = [sys.executable, "-m", "bench.counters", kind, str(file)]
+        with _running(command, {}) as process:
+            yield Counter(int(_first_line(process)), process, file)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A `mail-proxy serve` of our own."""
+
+    url: str
+    process: subprocess.Popen[str]
+
+    @property
+    def memory(self) -> float:
+        """Resident memory in megabytes."""
+        with Path(f"/proc/{self.process.pid}/statm").open(encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    @property
+    def cpu(self) -> float:
+        """Processor seconds that it has used."""
+        with Path(f"/proc/{self.process.pid}/stat").open(encoding="ascii") as file:
+            fields = file.read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def serving(settings: Mapping[str, str]) -> Iterator[Server]:
+    """Run a server on SQLite in a temporary folder, on a free port."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        environment = {
+            "GMP_API_TOKEN": TOKEN,
+            "GMP_PORT": "0",
+            "GMP_DB_PATH": f"{folder}/mail_service.db",
+            "GMP_LOG_FORMAT": "json",
+            **settings,
+        }
+        with _running([f"{Path(sys.executable).parent}/mail-proxy", "serve"], environment) as process:
+            while True:
+                line = json.loads(_first_line(process))
+                if line["event"] == "serving":
+                    break
+            yield Server(line["address"], process)
+
+
+@contextmanager
+def _running(command: list[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment})
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def _first_line(process: subprocess.Popen[str]) -> str:
+    line = process.stdout.readline() if process.stdout is not None else ""
+    if not line:
+        raise RuntimeError(f"{process.args!r} ended with {process.wait()}")
+    return line
+
+
+def wait_for(counter: Counter, count: int, seconds: float = 120.0) -> float:
+    """Wait until a counter has reached a number; return the time (monotonic). Raises `TimeoutError`."""
+    end = time.monotonic() + seconds
+    while counter.count < count:
+        if time.monotonic() > end:
+            raise TimeoutError(f"{counter.count} of {count} arrived within {seconds:.0f} s")
+        time.sleep(0.002)
+    return time.monotonic()

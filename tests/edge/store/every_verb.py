@@ -1,0 +1,220 @@
+"""Every verb of the store, used once on a backlog of any size, while somebody watches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from random import Random
+
+import pytest
+from sqlalchemy import text
+
+from mail_proxy.domain.account import Account
+from mail_proxy.domain.attempt import Answer, Attempt, Stage
+from mail_proxy.domain.claim import Claimed, Demand
+from mail_proxy.domain.errors import Conflict
+from mail_proxy.domain.recipient import RecipientKind
+from mail_proxy.domain.reply import Reply
+from mail_proxy.domain.retry import RetrySchedule
+from mail_proxy.domain.settlement import Policy, Settlement, settle
+from mail_proxy.domain.tenant import Suspension
+from mail_proxy.ports import MessageFilter
+from mail_proxy.store.claim import Claim, ClaimRequest
+from mail_proxy.store.database import Transaction
+from mail_proxy.store.store import Store
+from mail_proxy.store.unanswered import PutBack, Unanswered
+from tests.support.stores import a_message, enqueue, with_account
+
+NOW = 1_800_000_000.0
+CHUNK = 15
+POLICY = Policy(RetrySchedule(delays=(60.0,), max_attempts=3))
+VERBS = (
+    "enqueue",
+    "promote",
+    "unhold",
+    "ready_accounts",
+    "claim_expired",
+    "claim urgent",
+    "claim and park",
+    "claim",
+    "claim again",
+    "settle",
+    "release",
+    "put back",
+    "rescue",
+    "instances",
+    "beat",
+    "count_pending",
+    "tenants_with_events",
+    "pending events",
+    "acknowledge",
+    "page",
+    "next page",
+    "filtered page",
+    "message",
+    "history",
+    "pending of tenant",
+    "pending of batch",
+    "prune",
+    "prune silent",
+    "refuse to delete account",
+    "delete account",
+    "refuse to delete tenant",
+    "delete tenant",
+)
+COUNTS_IN_THE_BACKGROUND = frozenset({"count_pending", "pending of tenant", "pending of batch"})
+"""Their work grows with what waits, but not with what has been; nobody's message waits for them."""
+
+Observe = Callable[[str], AbstractContextManager[None]]
+
+# Of twenty messages six are ready, two scheduled, two held, one is being sent, and nine were sent.
+_FILL = """
+INSERT INTO messages (tenant_id, id, account_pk, account_id, priority, batch_code, state, due, expires_ts, attempts,
+    token, instance_id, digest, size, created_ts, first_attempt_ts, finished_ts, reported_ts)
+WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :count)
+SELECT 'tenant' || ((i / 20) % 4), 'F' || i, :account + ((i / 20) % 4), 'main', i % 4,
+    CASE WHEN i % 20 = 3 THEN 'spring' WHEN i % 20 IN (8, 9) THEN 'autumn' END,
+    CASE WHEN i % 20 < 6 THEN 'ready' WHEN i % 20 < 8 THEN 'scheduled' WHEN i % 20 < 10 THEN 'held'
+         WHEN i % 20 < 11 THEN 'sending' ELSE 'sent' END,
+    CASE WHEN i % 20 IN (6, 7) THEN :now - 1 END,
+    CASE WHEN i % 20 IN (4, 8) THEN :now - 1 END,
+    CASE WHEN i % 20 > 9 THEN 1 ELSE 0 END,
+    CASE WHEN i % 20 = 10 THEN 'lost' END,
+    CASE WHEN i % 20 = 10 THEN 'dead' END,
+    'digest', 2, :now - 100, NULL,
+    CASE WHEN i % 20 > 10 THEN :now - 100 END,
+    CASE WHEN i % 20 > 15 THEN :now - 50 END
+FROM n
+"""
+_FILL_THE_REST = (
+    "INSERT INTO contents (message_pk, fields, message_id, date) SELECT pk, '{}', id, created_ts FROM messages",
+    "INSERT INTO recipients (message_pk, n, address, kind) SELECT pk, 0, 'a@example.net', 'to' FROM messages",
+    "INSERT INTO recipients (message_pk, n, address, kind) SELECT pk, 1, 'b@example.net', 'to' FROM messages",
+    "INSERT INTO events (tenant_id, message_pk, type, ts, entry, reported_ts) "
+    "SELECT tenant_id, pk, 'sent', finished_ts, '{}', reported_ts FROM messages WHERE finished_ts IS NOT NULL",
+)
+
+
+async def fill(store: Store, count: int) -> Account:
+    """Make four tenants with so many messages in all; return the account of the first."""
+    accounts = [await with_account(store, f"tenant{n}") for n in range(4)]
+    with store.database.engine.begin() as connection:
+        connection.execute(text(_FILL), {"count": count, "account": accounts[0].pk, "now": NOW})
+        for statement in _FILL_THE_REST:
+            connection.execute(text(statement))
+    return accounts[0]
+
+
+async def use_every_verb(store: Store, account: Account, observe: Observe) -> None:
+    """Use each verb once; `observe(verb)` watches while it works."""
+    await take_in(store, account, observe)
+    await send(store, account, observe)
+    await look(store, observe)
+    await take_leave(store, observe)
+    await remove(store, observe)
+
+
+async def take_in(store: Store, account: Account, observe: Observe) -> None:
+    big = '{"body":"' + "x" * 200_000 + '"}'
+    new = [a_message(f"V{n}", account) for n in range(CHUNK)] + [a_message("big", account, fields=big)]
+    with observe("enqueue"):
+        await enqueue(store, *new)
+        await enqueue(store, new[0], a_message("V1", account, digest="other"))
+    with observe("promote"):
+        await store.queue.promote(NOW, CHUNK)
+    await store.directory.set_suspension("tenant0", Suspension(batches=frozenset({"autumn"})))
+    await store.directory.set_suspension("tenant0", Suspension())
+    with observe("unhold"):
+        await store.queue.unhold(CHUNK)
+    with observe("ready_accounts"):
+        await store.queue.ready_accounts()
+
+
+async def send(store: Store, account: Account, observe: Observe) -> None:
+    queue = store.queue
+    with observe("claim_expired"):
+        late = await queue.claim_expired(NOW, CHUNK, "late")
+    with observe("claim urgent"):
+        urgent = await queue.claim([Demand(account.pk, CHUNK, urgent_only=True)], "urgent", NOW)
+    await store.directory.set_suspension("tenant0", Suspension(batches=frozenset({"spring"})))
+    with observe("claim and park"):
+        parked = await queue.claim([Demand(account.pk, CHUNK)], "park", NOW)
+    with observe("claim"):
+        claimed = await queue.claim([Demand(account.pk, CHUNK)], "claim", NOW)
+    with store.database.engine.begin() as connection, observe("claim again"):
+        transaction = Transaction(connection, store.database.dialect, again=True)
+        request = ClaimRequest((Demand(account.pk, CHUNK),), "claim", store.instance_id, NOW)
+        again = Claim(store.database.dialect).run(transaction, [request])
+    assert again == [claimed]
+    with observe("settle"):
+        assert all(await queue.settle([outcome(c) for c in [*late, *urgent, *claimed]]))
+    with observe("release"):
+        await queue.release(parked)
+
+
+async def take_leave(store: Store, observe: Observe) -> None:
+    with observe("rescue"):
+        rescued = await store.queue.rescue(["dead"], CHUNK)
+        await store.queue.rescue(["nobody"], CHUNK)
+    assert len(rescued) == CHUNK
+    with store.database.engine.begin() as connection, observe("put back"):
+        taken = Unanswered({"claim"}, {"late"}, {c.pk for c in rescued})
+        PutBack(store.database.dialect).run(
+            Transaction(connection, store.database.dialect), [(store.instance_id, taken)]
+        )
+    with observe("instances"):
+        await store.queue.instances()
+    with observe("beat"):
+        await store.queue.beat()
+
+
+async def look(store: Store, observe: Observe) -> None:
+    archive, outbox = store.archive, store.outbox
+    with observe("count_pending"):
+        await store.queue.count_pending()
+    with observe("tenants_with_events"):
+        await outbox.tenants_with_events()
+    with observe("pending events"):
+        events = await outbox.pending("tenant0", CHUNK)
+        await outbox.pending("tenant0", CHUNK, after=events[-1].event_id)
+    with observe("acknowledge"):
+        await outbox.acknowledge([event.event_id for event in events], NOW)
+    with observe("page"):
+        page = await archive.page("tenant0", MessageFilter(), None, CHUNK, NOW)
+    with observe("next page"):
+        await archive.page("tenant0", MessageFilter(), page.next_before, CHUNK, NOW)
+    with observe("filtered page"):
+        wanted = MessageFilter(status="pending", account_id="main", active_only=True)
+        await archive.page("tenant0", wanted, None, CHUNK, NOW)
+    with observe("message"):
+        await archive.message("tenant0", "V0")
+    with observe("history"):
+        await archive.history("tenant0", "V0")
+    with observe("pending of tenant"):
+        await archive.pending("tenant0")
+    with observe("pending of batch"):
+        await archive.pending("tenant0", "autumn")
+
+
+async def remove(store: Store, observe: Observe) -> None:
+    with observe("prune"):
+        assert await store.queue.prune(NOW, CHUNK, ()) == CHUNK
+    with observe("prune silent"):
+        assert await store.queue.prune(NOW - 99, 10 * CHUNK, ("tenant0",)) == 10 * CHUNK
+    account = await with_account(store, "leaving")
+    wide = (("a@example.net", RecipientKind.TO), ("b@example.net", RecipientKind.TO))
+    await enqueue(store, *(a_message(f"L{n}", account, recipients=wide) for n in range(3)))
+    with observe("refuse to delete account"), pytest.raises(Conflict):
+        await store.directory.delete_account("leaving", "main", force=False)
+    with observe("refuse to delete tenant"), pytest.raises(Conflict):
+        await store.directory.delete_tenant("leaving", force=False)
+    with observe("delete account"):
+        await store.directory.delete_account("leaving", "main", force=True)
+    with observe("delete tenant"):
+        await store.directory.delete_tenant("leaving", force=True)
+
+
+def outcome(claimed: Claimed) -> Settlement:
+    """The first recipient is served, the others are refused."""
+    answers = {r.n: Answer(Reply(250 if r.n == 0 else 550, None, "said"), Stage.DOT) for r in claimed.recipients}
+    return settle(claimed, Attempt(answers=answers), POLICY, NOW, Random(1))
