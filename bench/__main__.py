@@ -10,6 +10,7 @@ import sqlite3
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from bench import compose, main_job, smtp
@@ -43,12 +44,13 @@ def main() -> None:
     arguments = parser.parse_args()
 
     figures: dict[str, dict[str, float]] = {}
-    for title, measure in (
-        ("the disk", lambda: {"fsync /s": fsync_rate()}),
-        ("composing, ms a message", compose.run),
-        ("SMTP alone, messages/s", smtp.run),
-        ("the main job", lambda: main_job.run(arguments.messages, rounds=arguments.rounds)),
-    ):
+    measurements: dict[str, Callable[[], dict[str, float]]] = {
+        "the disk": lambda: {"fsync /s": fsync_rate()},
+        "composing, ms a message": compose.run,
+        "SMTP alone, messages/s": smtp.run,
+        "the main job": lambda: main_job.run(arguments.messages, rounds=arguments.rounds),
+    }
+    for title, measure in measurements.items():
         print(f"measuring {title} ...", file=sys.stderr, flush=True)
         figures[title] = measure()
 

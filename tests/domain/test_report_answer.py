@@ -6,11 +6,13 @@ import json
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mail_proxy.ports import SinkAnswer
 from mail_proxy.reporting.answer import Acknowledged, Answer, Paused, Refused, understand
+
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 
 
 def said(fields: object, status: int = 200) -> Answer:
@@ -140,6 +142,7 @@ fields = st.dictionaries(
 )
 
 
+@PATIENT
 @given(st.one_of(st.binary(), fields.map(lambda value: json.dumps(value).encode())), st.integers(100, 599))
 def test_every_body_has_a_meaning(body: bytes, status: int) -> None:
     match understand(SinkAnswer(status, body)):

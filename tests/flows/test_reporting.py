@@ -8,6 +8,7 @@ from random import Random
 
 import anyio
 import pytest
+from structlog.testing import capture_logs
 
 from mail_proxy.domain.report import EventType
 from mail_proxy.ports import SinkAnswer
@@ -382,6 +383,17 @@ async def test_events_of_one_message_stay_in_order_when_the_first_was_refused(cl
             types = [entry["event"] for entry in each.entries if entry["id"] == "M1"]
             assert types in ([], ["deferred"], ["deferred", "sent"])
         assert office.outbox.unreported() == []
+
+
+async def test_fields_of_a_wrong_type_are_logged_by_name(clock: FakeClock, office: Office) -> None:
+    office.sink.script(answer({"error": "M1", "queued": "x"}))
+    with capture_logs() as logs:
+        async with office.running():
+            office.write(event(1))
+            await clock.advance(0.2)
+    assert office.outbox.unreported() == []
+    ignored = [each for each in logs if each["event"] == "answer_fields_ignored"]
+    assert [(each["tenant_id"], each["fields"]) for each in ignored] == [("acme", ("error", "queued"))]
 
 
 async def test_a_page_full_of_refused_messages_does_not_stop_the_others(clock: FakeClock, office: Office) -> None:

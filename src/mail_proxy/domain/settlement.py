@@ -169,9 +169,10 @@ def _settlement(
 def _final_state(recipients: Sequence[Recipient]) -> MessageState:
     if sent_to_someone(recipients):
         return MessageState.SENT
-    if any(r.state is RecipientState.EXPIRED for r in recipients):
-        return MessageState.EXPIRED
-    return MessageState.FAILED
+    states = {r.state for r in recipients}
+    if RecipientState.CANCELLED in states:
+        return MessageState.CANCELLED
+    return MessageState.EXPIRED if RecipientState.EXPIRED in states else MessageState.FAILED
 
 
 def _telling(recipients: Sequence[Recipient], state: MessageState) -> Recipient:

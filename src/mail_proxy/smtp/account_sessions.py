@@ -24,9 +24,8 @@ class Ended(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What two uses of a session must have in common, so that one never serves another's mail."""
+    """What two uses of an account's session must have in common: where it leads, as whom, and how well protected."""
 
-    tenant_id: str
     host: str
     port: int
     user: str | None
@@ -37,9 +36,8 @@ class Identity:
 
     @classmethod
     def of(cls, account: Account) -> Identity:
-        """Leave out what does not matter to the server: names, limits, the hold."""
+        """Leave out what the server does not see: names, limits, the hold."""
         return cls(
-            account.tenant_id,
             account.host,
             account.port,
             account.user,
@@ -59,7 +57,7 @@ class _FirstLogin:
 
 
 class AccountSessions:
-    """Sessions of one account: at most `max_connections`, reused, kept `ttl` seconds idle.
+    """Sessions of one account of one tenant: at most `max_connections`, reused, kept `ttl` seconds idle.
 
     Each session that is taken must come back by `give_back` or `discard`.
     """

@@ -75,8 +75,8 @@ async def transact(
 ) -> Result:
     """Give one message to some recipients, and tell what was said; `reset_first` ends an older transaction.
 
-    Errors of `before_dot` and of the message's own sources pass through; then the connection is closed, and the final
-    dot has not gone out.
+    Errors of `before_dot` and of the message's own sources pass through. Then, as after being cancelled, the connection
+    is in the middle of something, and the caller has to close it; without a final dot the server drops what it has.
     """
     commands = _commands(extensions, sender, recipients, wire)
     ask = _ask_in_one_block if extensions.pipelining else _ask_one_by_one
@@ -225,9 +225,6 @@ async def _give_message(
         connection.check()
     except ConnectionLost as lost:
         return _ended_early(lost.loss)
-    except BaseException:
-        connection.abort()
-        raise
     try:
         (raw,) = await connection.ask(last, 1, timeouts.dot)
     except ConnectionLost as lost:

@@ -27,7 +27,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from mail_proxy.domain.message import Existing, MessageState, NewMessage, Verdict, resubmission
 from mail_proxy.ports import Taken
 from mail_proxy.store.database import Transaction
-from mail_proxy.store.rows import pack, packed, unpack, unpacked
+from mail_proxy.store.rows import pack, packed, selected, unpack, unpacked
 from mail_proxy.store.schema import contents, messages, recipients
 from mail_proxy.store.version import VersionCheck
 
@@ -86,6 +86,8 @@ class Enqueue:
             into(messages).from_select(columns, source).on_conflict_do_nothing(index_elements=["tenant_id", "id"])
         )
         keys = unpacked(dialect, {"tenant_id": Text(), "id": Text()}, "keys")
+        named = messages.alias("named")
+        number = select(named.c.pk).where(named.c.tenant_id == keys.c.tenant_id, named.c.id == keys.c.id)
         found = (
             select(
                 messages.c.pk,
@@ -96,7 +98,7 @@ class Enqueue:
                 messages.c.state,
                 messages.c.attempts,
             )
-            .join(keys, (messages.c.tenant_id == keys.c.tenant_id) & (messages.c.id == keys.c.id))
+            .where(selected(dialect, messages.c.pk, select(number.scalar_subquery()).select_from(keys)))
             .with_for_update(of=messages)
             .subquery("found")
         )

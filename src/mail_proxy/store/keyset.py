@@ -1,8 +1,9 @@
 """Walking an index step by step, so that what is passed over costs nothing.
 
-A tenant's rows are walked in the order of their numbers, from any place on. PostgreSQL would rather walk the primary key and pass over the rows of others where it guesses that there are few.
-Asked for an order by tenant and number, and not told that the tenant is always the same, it has only the index on both.
-SQLite goes by the index anyway, but starts at the right place only when it is told.
+A tenant's rows are walked in the order of their numbers, from any place on. PostgreSQL would rather walk the primary
+key and pass over the rows of others, where it guesses that there are few. Asked for an order by tenant and number, and
+not told that the tenant is always the same, it has only the index on both. SQLite goes by that index anyway, but starts
+at the right place only when it is told.
 """
 
 from __future__ import annotations

@@ -8,10 +8,12 @@ import zlib
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mail_proxy.outbound.body import BodyCorrupt, BodyOverflow, BodyReader
+
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 
 MEGABYTE = 1_000_000
 
@@ -39,6 +41,7 @@ ENCODERS: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("coding", ENCODERS)
+@PATIENT
 @given(data=st.binary(max_size=3000), step=st.integers(1, 4000))
 def test_a_body_up_to_its_cap_comes_through_in_any_pieces(coding: str, data: bytes, step: int) -> None:
     encoded = ENCODERS[coding](data)
@@ -48,6 +51,7 @@ def test_a_body_up_to_its_cap_comes_through_in_any_pieces(coding: str, data: byt
             read(coding, encoded, len(data) - 1, step)
 
 
+@PATIENT
 @given(st.binary(max_size=3000))
 def test_deflate_without_its_header_is_understood(data: bytes) -> None:
     assert read("deflate", raw_deflate(data), 3000) == data

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ssl
 
+import aiosmtplib
 import pytest
 
 from mail_proxy.domain.account import AuthMethod, TlsMode
 from mail_proxy.domain.attempt import AccountRefused, HostFailed, Probed
+from mail_proxy.smtp.errors import NotOpened
+from mail_proxy.smtp.login import log_in
 from mail_proxy.smtp.pool import SmtpTransport
-from mail_proxy.smtp.tls import Protection, protection
+from mail_proxy.smtp.tls import Protection, TlsContexts, protection
 from tests.edge.smtp.conftest import SHORT
 from tests.edge.smtp.making import Dots, account, envelope, wire
 from tests.support.certificates import Authority
@@ -186,6 +189,20 @@ async def test_a_connection_that_ends_in_the_handshake_is_the_hosts_failure(tran
     async with scripted_server(Dialogue(extensions=WITH_STARTTLS, starttls=leave)) as server:
         attempt = await transport.send(account(server.port), envelope(), wire(), Dots())
     assert isinstance(attempt.failure, HostFailed)
+
+
+async def test_no_login_is_made_in_clear_even_if_all_before_it_failed_to_notice() -> None:
+    ann = account(25, host="mail.example.com", user="ann", password="secret", tls=TlsMode.AUTO)
+    with pytest.raises(NotOpened, match="not without TLS"):
+        await log_in(aiosmtplib.SMTP(), ann, encrypted=False)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+async def test_no_version_of_tls_before_1_2_is_spoken(verify: bool) -> None:
+    context = await TlsContexts().context(verify=verify)
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+    assert context.check_hostname is verify
+    assert context.verify_mode is (ssl.CERT_REQUIRED if verify else ssl.CERT_NONE)
 
 
 @pytest.mark.parametrize("method", list(AuthMethod))

@@ -72,7 +72,7 @@ _FILL = """
 INSERT INTO messages (tenant_id, id, account_pk, account_id, priority, batch_code, state, due, expires_ts, attempts,
     token, instance_id, digest, size, created_ts, first_attempt_ts, finished_ts, reported_ts)
 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :count)
-SELECT 'tenant' || ((i / 20) % 4), 'F' || i, :account + ((i / 20) % 4), 'main', i % 4,
+SELECT 'tenant' || ((i / 20) % 4), 'F' || :count || '-' || i, :account + ((i / 20) % 4), 'main', i % 4,
     CASE WHEN i % 20 = 3 THEN 'spring' WHEN i % 20 IN (8, 9) THEN 'autumn' END,
     CASE WHEN i % 20 < 6 THEN 'ready' WHEN i % 20 < 8 THEN 'scheduled' WHEN i % 20 < 10 THEN 'held'
          WHEN i % 20 < 11 THEN 'sending' ELSE 'sent' END,
@@ -86,22 +86,29 @@ SELECT 'tenant' || ((i / 20) % 4), 'F' || i, :account + ((i / 20) % 4), 'main', 
     CASE WHEN i % 20 > 15 THEN :now - 50 END
 FROM n
 """
-_FILL_THE_REST = (
-    "INSERT INTO contents (message_pk, fields, message_id, date) SELECT pk, '{}', id, created_ts FROM messages",
-    "INSERT INTO recipients (message_pk, n, address, kind) SELECT pk, 0, 'a@example.net', 'to' FROM messages",
-    "INSERT INTO recipients (message_pk, n, address, kind) SELECT pk, 1, 'b@example.net', 'to' FROM messages",
-    "INSERT INTO events (tenant_id, message_pk, type, ts, entry, reported_ts) "
-    "SELECT tenant_id, pk, 'sent', finished_ts, '{}', reported_ts FROM messages WHERE finished_ts IS NOT NULL",
-)
+_FILL_CONTENTS = """
+INSERT INTO contents (message_pk, fields, message_id, date)
+SELECT pk, '{}', id, created_ts FROM messages WHERE pk > :before
+"""
+_FILL_RECIPIENTS = """
+INSERT INTO recipients (message_pk, n, address, kind)
+SELECT pk, n, 'a@example.net', 'to' FROM messages, (SELECT 0 AS n UNION ALL SELECT 1) AS numbers WHERE pk > :before
+"""
+_FILL_EVENTS = """
+INSERT INTO events (tenant_id, message_pk, type, ts, entry, reported_ts)
+SELECT tenant_id, pk, 'sent', finished_ts, '{}', reported_ts FROM messages
+WHERE pk > :before AND finished_ts IS NOT NULL
+"""
 
 
 async def fill(store: Store, count: int) -> Account:
-    """Make four tenants with so many messages in all; return the account of the first."""
+    """Give four tenants so many more messages in all; return the account of the first."""
     accounts = [await with_account(store, f"tenant{n}") for n in range(4)]
     with store.database.engine.begin() as connection:
+        before = connection.execute(text("SELECT coalesce(max(pk), 0) FROM messages")).scalar_one()
         connection.execute(text(_FILL), {"count": count, "account": accounts[0].pk, "now": NOW})
-        for statement in _FILL_THE_REST:
-            connection.execute(text(statement))
+        for statement in (_FILL_CONTENTS, _FILL_RECIPIENTS, _FILL_EVENTS):
+            connection.execute(text(statement), {"before": before})
     return accounts[0]
 
 
