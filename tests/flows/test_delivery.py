@@ -120,6 +120,13 @@ class Bench:
         await self.until(reached, seconds=seconds)
         return await self.details(id_)
 
+    async def until_on_hold(self, account: Account) -> None:
+        async def on_hold() -> bool:
+            known = await self.store.directory.account(account.pk)
+            return known is not None and known.hold is not None
+
+        await self.until(on_hold)
+
     @property
     def sent_ids(self) -> list[str]:
         heads = (message.content.partition(b"\r\n\r\n")[0].decode() for message in self.transport.messages)
@@ -199,12 +206,7 @@ async def test_a_refused_login_holds_the_account_and_its_messages_keep_their_att
     bench.transport.failure = AccountRefused("535 5.7.8 wrong password")
     async with bench.delivering() as delivery:
         await bench.submit(delivery, account, *(f"M{n}" for n in range(8)))
-
-        async def on_hold() -> bool:
-            known = await bench.store.directory.account(account.pk)
-            return known is not None and known.hold is not None
-
-        await bench.until(on_hold)
+        await bench.until_on_hold(account)
         for n in range(8):
             assert (await bench.until_state(f"M{n}", MessageState.READY)).attempts == 0  # G8
         assert (await bench.details("M0")).deferred_reason == "account on hold: 535 5.7.8 wrong password"
@@ -220,6 +222,7 @@ async def test_an_account_on_hold_is_tried_every_five_minutes(bench: Bench) -> N
     bench.transport.failure = AccountRefused("535 wrong password")
     async with bench.delivering() as delivery:
         await bench.submit(delivery, account, "M1")
+        await bench.until_on_hold(account)
         await bench.until_state("M1", MessageState.READY)
         bench.transport.failure = None
         await bench.clock.advance(290)

@@ -81,7 +81,9 @@ class FlightJournal:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(self._file)
-            raise JournalLocked(f"{path} is written by another process") from None
+            raise JournalLocked(
+                f"{path} is in use by another mail-proxy: give each instance a data folder of its own (GMP_DATA_DIR)"
+            ) from None
         self._size = 0
         self._torn = False
 

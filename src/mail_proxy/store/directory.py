@@ -22,7 +22,7 @@ from mail_proxy.store.directory_rows import DirectoryRows
 from mail_proxy.store.prune import Prune
 from mail_proxy.store.removal import CancelWaiting
 from mail_proxy.store.schema import accounts, events, messages, settings, suspended_batches, tenants
-from mail_proxy.store.version import VersionCheck, raise_version
+from mail_proxy.store.version import raise_version, read_version
 
 ResultT = TypeVar("ResultT")
 CHUNK = 500
@@ -56,9 +56,8 @@ class StoreDirectory:
         self._database = database
         self._rows = DirectoryRows(cipher)
         self._clock = clock
-        self._check = VersionCheck(database.dialect)
         self._known = _Known(version=0)
-        self._change_op = Operation("directory", _run_changes)
+        self._change_op = Operation("directory", _run_changes, leads=True)
         prune, cancel = Prune(database.dialect), CancelWaiting(database.dialect)
         self._remove_tenant_op = Operation("remove_tenant", prune.remove_tenant)
         self._cancel_op = Operation("cancel", cancel.run)
@@ -72,12 +71,12 @@ class StoreDirectory:
 
     async def open(self) -> None:
         """Read the version that holds at start."""
-        self._see(await self._database.read(self._check.read))
+        self._see(await self._database.read(read_version))
 
     async def refresh(self) -> int:
         """See `Directory.refresh`."""
         if self._database.dialect != "sqlite":
-            self._see(await self._database.read(self._check.read))
+            self._see(await self._database.read(read_version))
         return self._known.version
 
     def _see(self, version: int) -> None:
@@ -315,9 +314,8 @@ def _run_changes(
     transaction: Transaction, changes: Sequence[Callable[[Transaction], Any]]
 ) -> Sequence[tuple[Any, int]]:
     connection = transaction.connection
-    raise_version(connection)  # first: its row lock puts changes by several instances in an order
+    version = raise_version(connection)  # first: its lock puts changes by several instances in an order
     results = [change(transaction) for change in changes]
-    version = VersionCheck(transaction.dialect).read(connection)
     return [(result, version) for result in results]
 
 

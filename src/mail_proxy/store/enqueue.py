@@ -29,7 +29,7 @@ from mail_proxy.ports import Taken
 from mail_proxy.store.database import Transaction
 from mail_proxy.store.rows import pack, packed, selected, unpack, unpacked
 from mail_proxy.store.schema import contents, messages, recipients
-from mail_proxy.store.version import VersionCheck
+from mail_proxy.store.version import hold_version
 
 ALONE = 100_000
 """Characters of a submission above which its content is bound by itself instead of inside the packed rows."""
@@ -61,7 +61,6 @@ class Enqueue:
     """Inserts new messages, recognises repeated ones, replaces those never tried. G1, G2, G3."""
 
     def __init__(self, dialect: str) -> None:
-        self._version = VersionCheck(dialect, shared=True)
         into = postgresql_insert if dialect == "postgresql" else sqlite_insert
         new = unpacked(
             dialect,
@@ -134,7 +133,7 @@ class Enqueue:
 
     def run(self, transaction: Transaction, batches: Sequence[Batch]) -> Sequence[tuple[Taken, ...] | None]:
         """Answer each batch with what was made of its messages, or None where the directory has changed."""
-        version = self._version.read(transaction.connection)
+        version = hold_version(transaction.connection)
         current = [batch for batch in batches if batch.directory_version == version]
         first: dict[Key, NewMessage] = {}
         for batch in current:

@@ -2,34 +2,42 @@
 
 Intake checks a message against what it knows of the directory and then asks, inside the transaction that writes the
 message, whether that is still so. An instance never acts on settings that another one has changed.
+
+On PostgreSQL the number stands still under an advisory lock. A lock of its row would do, but those who share it let
+others in before one who waits to change it, for as long as there is traffic; advisory locks are given in turn.
 """
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, Integer, cast, select, update
+from sqlalchemy import Connection, Integer, cast, func, select, update
 from sqlalchemy.types import Text
 
 from mail_proxy.store.schema import settings
 
 NAME = "directory_version"
+DIRECTORY_LOCK = 0x6D70_6469
 
-
-class VersionCheck:
-    """Reads the version; `shared` keeps it from changing until the transaction ends."""
-
-    def __init__(self, dialect: str, *, shared: bool = False) -> None:
-        self.statement = select(settings.c.value).where(settings.c.name == NAME)
-        if shared and dialect == "postgresql":
-            self.statement = self.statement.with_for_update(read=True)
-
-    def read(self, connection: Connection) -> int:
-        """Return the version."""
-        return int(connection.execute(self.statement).scalar_one())
-
-
+_VERSION = select(settings.c.value).where(settings.c.name == NAME)
 _RAISE = update(settings).where(settings.c.name == NAME).values(value=cast(cast(settings.c.value, Integer) + 1, Text))
+_SHARE = select(func.pg_advisory_xact_lock_shared(DIRECTORY_LOCK))
+_OWN = select(func.pg_advisory_xact_lock(DIRECTORY_LOCK))
 
 
-def raise_version(connection: Connection) -> None:
-    """Tell every instance that the directory has changed; the row's lock also orders the changes."""
+def read_version(connection: Connection) -> int:
+    """Return the version."""
+    return int(connection.execute(_VERSION).scalar_one())
+
+
+def hold_version(connection: Connection) -> int:
+    """Return the version and keep it from changing until the transaction ends."""
+    if connection.dialect.name != "sqlite":
+        connection.execute(_SHARE)
+    return read_version(connection)
+
+
+def raise_version(connection: Connection) -> int:
+    """Tell every instance that the directory has changed; changes by several of them follow one another."""
+    if connection.dialect.name != "sqlite":
+        connection.execute(_OWN)
     connection.execute(_RAISE)
+    return read_version(connection)
