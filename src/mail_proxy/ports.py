@@ -145,8 +145,8 @@ class Queue(Protocol):
         """The counter of every instance that has claims or is registered; one without a row counts as -1. G6."""
         ...
 
-    async def beat(self) -> None:
-        """Raise this instance's counter, so that the others see that it lives."""
+    async def beat(self, now: float) -> None:
+        """Raise this instance's counter, so that the others see that it lives; comes back if they thought it dead."""
         ...
 
     async def rescue(self, dead: Sequence[str], limit: int) -> Sequence[Claimed]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -43,7 +42,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
     """A running instance on SQLite for tests that bring a tenant of their own and change nothing else."""
     instance = Instance(tmp_path_factory.mktemp("shared"), MAX_RETRIES="3", RETRY_DELAYS="0.2,0.4")
     try:
-        asyncio.run(instance.start())
+        instance.start_at_once()
         yield instance
     finally:
         instance.close()

@@ -321,7 +321,7 @@ async def test_claims_of_a_dead_instance_are_taken_over(store: Store, store_url:
     account = await with_account(store)
     await enqueue(store, a_message("M1", account), a_message("M2", account))
     (first, second) = await claim(store, account.pk)
-    await store.queue.beat()
+    await store.queue.beat(1.0)
     assert (await store.queue.instances())[store.instance_id] == 1
 
     rescued = await store.queue.rescue([store.instance_id], 1)

@@ -77,6 +77,7 @@ class Bench:
         journal = FlightJournal(self.journal, self.store.instance_id, "boot")
         meter = PrometheusMeter(process=False)
         needs = Needs(
+            self.store.instance_id,
             self.queue,
             self.store.directory,
             self.store.directory,
@@ -85,9 +86,7 @@ class Bench:
             self.clock,
             meter,
         )
-        delivery = Delivery(
-            needs, self.settings, self.store.instance_id, journal, lambda _news: None, alone=True, rng=Random(1)
-        )
+        delivery = Delivery(needs, self.settings, journal, lambda _news: None, alone=True, rng=Random(1))
         running = asyncio.Event()
         async with anyio.create_task_group() as group:
             group.start_soon(delivery.run, running.set)

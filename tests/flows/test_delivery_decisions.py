@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from hypothesis import strategies as st
 
 from mail_proxy.delivery.breaker import FIRST_PAUSE, LONGEST_PAUSE, Breaker, failed
 from mail_proxy.delivery.journal import FlightJournal, JournalLocked, JournalUnwritable
-from mail_proxy.delivery.maintenance import LeaseWatch
+from mail_proxy.delivery.lease import Lease, LeaseLost, LeaseWatch
 from mail_proxy.delivery.shares import Slots
 from mail_proxy.domain.attempt import Answer, Attempt, Stage
 from mail_proxy.domain.reply import Reply
+from tests.support.fake_clock import FakeClock
 
 
 def test_a_breaker_waits_twice_as_long_after_each_probe_that_failed() -> None:
@@ -66,6 +68,39 @@ def test_time_in_which_the_database_was_away_does_not_count() -> None:
     watch.forget()
     assert watch.look({"a": 1}, 100.0) == []
     assert watch.look({"a": 1}, 159.0) == []
+
+
+async def test_an_instance_that_was_stopped_beyond_its_lease_sends_no_further_dot() -> None:
+    clock = FakeClock()
+    lease = Lease(clock, 60.0)
+    term = lease.term
+    await lease.look(term)
+    await clock.advance(90)  # as after SIGSTOP
+    waiting = asyncio.create_task(lease.look(term))
+    await clock.advance(1)
+    assert not waiting.done()
+    lease.renewed()
+    with pytest.raises(LeaseLost):  # G5
+        await waiting
+    await lease.look(lease.term)
+
+
+async def test_an_instance_that_was_late_but_not_too_late_goes_on() -> None:
+    clock = FakeClock()
+    lease = Lease(clock, 60.0)
+    await clock.advance(40)
+    waiting = asyncio.create_task(lease.look(lease.term))
+    await clock.advance(1)
+    assert not waiting.done()
+    lease.renewed()
+    await waiting
+
+
+async def test_an_instance_that_is_alone_cannot_lose_its_lease() -> None:
+    clock = FakeClock()
+    lease = Lease(clock, None)
+    await clock.advance(1e6)
+    await lease.look(lease.term)
 
 
 ANSWERS = {

@@ -139,6 +139,10 @@ class Instance:
         await eventually(serving, "it serves", SECONDS_TO_START)
         self.address = next(line["address"] for line in reversed(self.log) if line["event"] == "serving")
 
+    def start_at_once(self) -> None:
+        """Start where no event loop runs."""
+        asyncio.run(self.start())
+
     @property
     def running(self) -> bool:
         """True while the process lives."""

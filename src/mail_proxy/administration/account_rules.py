@@ -9,11 +9,16 @@ from mail_proxy.domain.account import IMPLICIT_TLS_PORT, Account, AuthMethod, On
 from mail_proxy.domain.errors import Invalid, Problem
 from mail_proxy.domain.secret import Secret
 
+DEFAULT_CONNECTIONS = 4
 _LIMITS = ("limit_per_minute", "limit_per_hour", "limit_per_day")
 
 
-def changed_account(existing: Account | None, tenant_id: str, wanted: AccountIn) -> Account:
+def changed_account(
+    existing: Account | None, tenant_id: str, wanted: AccountIn, max_connections: int = DEFAULT_CONNECTIONS
+) -> Account:
     """Return the account that the request asks for; raises `Invalid` naming every field that is wrong.
+
+    `max_connections` is for a new account that gives none.
 
     A stored password stays only while host and port stay: otherwise whoever may change an account could have a password
     that he cannot read sent to a server of his own.
@@ -21,12 +26,12 @@ def changed_account(existing: Account | None, tenant_id: str, wanted: AccountIn)
     problems = [*_not_honoured(wanted), *_missing(existing, wanted)]
     if problems:
         raise Invalid(*problems)
-    base = existing or Account(pk=0, tenant_id=tenant_id, id=wanted.id, host="", port=0)
+    defaults = Account(pk=0, tenant_id=tenant_id, id=wanted.id, host="", port=0, max_connections=max_connections)
+    base = existing or defaults
     given = wanted.model_fields_set
     host = wanted.host if wanted.host is not None else base.host
     port = wanted.port if wanted.port is not None else base.port
     user, password = _login(existing, wanted, moved=(host.lower(), port) != (base.host.lower(), base.port))
-    defaults = Account(pk=0, tenant_id="", id="", host="", port=0)
     return replace(
         base,
         host=host,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from mail_proxy.administration.account_rules import changed_account
+from mail_proxy.administration.account_rules import DEFAULT_CONNECTIONS, changed_account
 from mail_proxy.administration.requests import AccountIn
 from mail_proxy.domain.account import Account
 from mail_proxy.domain.errors import Invalid, NotFound, Problem
@@ -17,13 +17,24 @@ Notify = Callable[[frozenset[int]], None]
 
 
 class Accounts:
-    """Changes accounts. `host_refusal` is asked only about hosts that a tenant's own token sets."""
+    """Changes accounts. `host_refusal` is asked only about hosts that a tenant's own token sets.
 
-    def __init__(self, registry: Registry, directory: Directory, host_refusal: HostRefusal, notify: Notify) -> None:
+    `max_connections` is for new accounts that give none.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        directory: Directory,
+        host_refusal: HostRefusal,
+        notify: Notify,
+        max_connections: int = DEFAULT_CONNECTIONS,
+    ) -> None:
         self._registry = registry
         self._directory = directory
         self._host_refusal = host_refusal
         self._notify = notify
+        self._max_connections = max_connections
 
     async def of(self, tenant_id: str) -> Sequence[Account]:
         """Return a tenant's accounts, oldest first."""
@@ -49,7 +60,8 @@ class Accounts:
             refusal = self._host_refusal(wanted.host)
             if refusal is not None:
                 raise Invalid(Problem("host", refusal))
-        account = await self._registry.put_account(changed_account(existing, tenant_id, wanted))
+        account = changed_account(existing, tenant_id, wanted, self._max_connections)
+        account = await self._registry.put_account(account)
         self._notify(frozenset({account.pk}))
         return existing is None
 

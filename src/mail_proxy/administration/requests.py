@@ -145,6 +145,7 @@ class AccountIn(Request):
     use_tls: bool | None = Field(
         None,
         description="Older form of `tls`: true is `implicit` on port 465, else `starttls`; false is `auto`.",
+        examples=[True],
         json_schema_extra={"deprecated": True},
     )
     verify_tls: bool | None = Field(
@@ -158,7 +159,11 @@ class AccountIn(Request):
         examples=[300],
     )
     max_connections: int | None = Field(
-        None, ge=1, le=1000, description="Sessions at a time, for each instance. Default 4.", examples=[4]
+        None,
+        ge=1,
+        le=1000,
+        description="Sessions at a time, for each instance. Default: the instance's `GMP_MAX_CONNECTIONS_PER_ACCOUNT`.",
+        examples=[4],
     )
     batch_size: int | None = Field(
         None,

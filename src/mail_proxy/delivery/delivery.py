@@ -9,6 +9,7 @@ import anyio
 
 from mail_proxy.delivery.dispatcher import Dispatcher
 from mail_proxy.delivery.journal import FlightJournal
+from mail_proxy.delivery.lease import Lease
 from mail_proxy.delivery.maintenance import Maintenance
 from mail_proxy.delivery.needs import Needs
 from mail_proxy.delivery.recorder import Recorder
@@ -23,7 +24,6 @@ class Delivery:
         self,
         needs: Needs,
         settings: DeliverySettings,
-        instance_id: str,
         journal: FlightJournal,
         on_events: Callable[[Iterable[str]], None],
         *,
@@ -33,10 +33,11 @@ class Delivery:
         """`alone`: this process owns the database, so whatever was claimed before it started is an orphan."""
         rng = rng or SystemRandom()
         self.recorder = Recorder(needs.queue, needs.clock, needs.meter, on_events)
-        sender = Sender(needs, self.recorder, journal, settings, rng)
-        self.dispatcher = Dispatcher(needs, sender, self.recorder, settings)
+        lease = Lease(needs.clock, None if alone else settings.lease)
+        sender = Sender(needs, self.recorder, journal, lease, settings, rng)
+        self.dispatcher = Dispatcher(needs, sender, self.recorder, lease, settings)
         self.maintenance = Maintenance(
-            needs, self.recorder, journal, self.dispatcher, settings, instance_id, rng, alone=alone
+            needs, self.recorder, journal, lease, self.dispatcher, settings, rng, alone=alone
         )
 
     def notify(self, account_pks: Iterable[int], *, urgent: bool = False) -> None:

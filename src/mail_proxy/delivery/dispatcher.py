@@ -17,9 +17,9 @@ import anyio
 import structlog
 from anyio.abc import TaskGroup
 
-from mail_proxy.delivery.breaker import Breaker
 from mail_proxy.delivery.journal import JournalUnwritable
 from mail_proxy.delivery.lane import Lane
+from mail_proxy.delivery.lease import Lease, LeaseLost
 from mail_proxy.delivery.needs import Needs
 from mail_proxy.delivery.outages import Outages
 from mail_proxy.delivery.recorder import Recorder
@@ -40,10 +40,14 @@ log = structlog.get_logger(__name__)
 class Dispatcher:
     """Keeps every lane supplied and every free slot used, without work for messages that only wait."""
 
-    def __init__(self, needs: Needs, sender: Sender, recorder: Recorder, settings: DeliverySettings) -> None:
+    def __init__(
+        self, needs: Needs, sender: Sender, recorder: Recorder, lease: Lease, settings: DeliverySettings
+    ) -> None:
         self._needs = needs
         self._sender = sender
         self._recorder = recorder
+        self._lease = lease
+        self._term = lease.term
         self._settings = settings
         self._outages = Outages(needs, self._start, self._want)
         self._lanes: dict[int, Lane] = {}
@@ -218,9 +222,7 @@ class Dispatcher:
         if lane is None:
             lane = self._lanes[account_pk] = Lane(account)
         elif lane.account is not account:
-            if lane.account.hold is not None and account.hold is None:
-                lane.breaker = Breaker()
-            lane.account = account
+            lane.adopt(account)
         return lane
 
     def _forget_if_idle(self, account_pk: int) -> None:
@@ -270,29 +272,40 @@ class Dispatcher:
 
     async def _serve_until_done(self, lane: Lane) -> None:
         while not self._stopping and lane.open_for_business:
+            if self._term != self._lease.term:  # G5: what was claimed before may be somebody else's by now
+                self._term = self._lease.term
+                await self._give_all_back()
             claimed = lane.take()
             if claimed is None:
                 break
             self._claimed -= 1
-            if len(lane) == (lane.account.batch_size or self._settings.batch_size) // 2 and self._wanted:
+            if self._wanted and len(lane) == (lane.account.batch_size or self._settings.batch_size) // 2:
                 self._wake.set()
-            try:
-                sent = await self._sender.send(lane.account, claimed)
-            except (StoreUnavailable, JournalUnwritable) as error:
-                log.warning("nothing can be sent for now", reason=str(error))
-                self._put_back(lane, claimed)
-                await self._needs.clock.sleep(1.0)
-                break
-            if sent.untouched:
-                self._put_back(lane, claimed)
-            if sent.failure is not None and await self._outages.met(lane, sent.failure):
-                await self._give_back(lane)
-            if self._others_wait(lane):
+            if not await self._send(lane, claimed) or self._others_wait(lane):
                 break
         if len(lane) and not lane.open_for_business:  # put back after the others had been given back
             await self._give_back(lane)
         if not len(lane) and self._wanted:
             self._wake.set()
+
+    async def _send(self, lane: Lane, claimed: Claimed) -> bool:
+        """Send one message; False when nothing can be sent for now."""
+        tried = lane.account
+        try:
+            sent = await self._sender.send(tried, claimed)
+        except LeaseLost:
+            await self._release([claimed])
+            return True
+        except (StoreUnavailable, JournalUnwritable) as error:
+            log.warning("nothing can be sent for now", reason=str(error))
+            self._put_back(lane, claimed)
+            await self._needs.clock.sleep(1.0)
+            return False
+        if sent.untouched:
+            self._put_back(lane, claimed)
+        if sent.failure is not None and await self._outages.met(lane, tried, sent.failure):
+            await self._give_back(lane)
+        return True
 
     def _put_back(self, lane: Lane, claimed: Claimed) -> None:
         lane.put(claimed)
@@ -304,13 +317,17 @@ class Dispatcher:
     async def _give_back(self, lane: Lane) -> None:
         back = lane.empty()
         self._claimed -= len(back)
-        while back:
+        if back:
+            await self._release(back)
+
+    async def _release(self, claims: Sequence[Claimed]) -> None:
+        while True:
             try:
-                await self._needs.queue.release(back)
+                await self._needs.queue.release(claims)
             except StoreUnavailable:
                 await self._needs.clock.sleep(1.0)
             else:
-                break
+                return
 
     # -- the end -----------------------------------------------------------------------------------------------------
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mail_proxy.delivery.breaker import Breaker
 from mail_proxy.domain.account import Account
 from mail_proxy.domain.claim import Claimed
+
+
+def set_anew(before: Account, now: Account) -> bool:
+    """True when somebody has changed or freed the account, so that what it met before says nothing about it now."""
+    freed = before.hold is not None and now.hold is None
+    return freed or replace(before, hold=None) != replace(now, hold=None)
 
 
 @dataclass(slots=True)
@@ -23,6 +29,12 @@ class Lane:
     probing: bool = False
     """True while a probe is under way, or a timer for it runs."""
     _jobs: list[tuple[int, int, Claimed]] = field(default_factory=list)
+
+    def adopt(self, account: Account) -> None:
+        """Go by the account as it is now; an outage that was met with other settings is over."""
+        if set_anew(self.account, account):
+            self.breaker = Breaker()
+        self.account = account
 
     def __len__(self) -> int:
         return len(self._jobs)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from uuid import uuid4
 
@@ -12,6 +11,7 @@ import structlog
 
 from mail_proxy.delivery.dispatcher import Dispatcher
 from mail_proxy.delivery.journal import FlightJournal, Flights
+from mail_proxy.delivery.lease import Lease, LeaseWatch
 from mail_proxy.delivery.needs import Needs
 from mail_proxy.delivery.recorder import Recorder
 from mail_proxy.delivery.sender import on_uncertain
@@ -30,37 +30,6 @@ LONGEST_PAUSE = 5.0
 log = structlog.get_logger(__name__)
 
 
-@dataclass(slots=True)
-class _Seen:
-    counter: int
-    since: float
-
-
-class LeaseWatch:
-    """Tells which instances are dead: their counter stood still for a whole lease, by this instance's own clock.
-
-    No clock of another machine is trusted, and time in which the database could not be read does not count.
-    """  # G6, G14
-
-    def __init__(self, lease: float) -> None:
-        self._lease = lease
-        self._seen: dict[str, _Seen] = {}
-
-    def look(self, counters: Mapping[str, int], now: float) -> Sequence[str]:
-        """Compare with what was seen before, at a monotonic time; return the dead."""
-        for instance, counter in counters.items():
-            seen = self._seen.get(instance)
-            if seen is None or seen.counter != counter:
-                self._seen[instance] = _Seen(counter, now)
-        for instance in self._seen.keys() - counters.keys():
-            del self._seen[instance]
-        return [instance for instance, seen in self._seen.items() if now - seen.since >= self._lease]
-
-    def forget(self) -> None:
-        """Start anew: the database was away, so nothing is known about the others."""
-        self._seen.clear()
-
-
 class Maintenance:
     """Runs the chores of delivery, each in a loop of its own."""
 
@@ -69,9 +38,9 @@ class Maintenance:
         needs: Needs,
         recorder: Recorder,
         journal: FlightJournal,
+        lease: Lease,
         dispatcher: Dispatcher,
         settings: DeliverySettings,
-        instance_id: str,
         rng: Random,
         *,
         alone: bool,
@@ -80,9 +49,9 @@ class Maintenance:
         self._needs = needs
         self._recorder = recorder
         self._journal = journal
+        self._lease = lease
         self._dispatcher = dispatcher
         self._settings = settings
-        self._instance_id = instance_id
         self._rng = rng
         self._alone = alone
         self._watch = LeaseWatch(settings.lease)
@@ -98,7 +67,7 @@ class Maintenance:
         if flights.instance_id is not None:
             count += await self._rescue([flights.instance_id], flights)
         if self._alone:
-            dead = [instance for instance in await self._needs.queue.instances() if instance != self._instance_id]
+            dead = [instance for instance in await self._needs.queue.instances() if instance != self._needs.instance_id]
             count += await self._rescue(dead, Flights())
         self._journal.begin()
         return count
@@ -106,7 +75,7 @@ class Maintenance:
     async def run(self) -> None:
         """Run until cancelled."""
         chores: list[tuple[str, float, Callable[[], Awaitable[object]]]] = [
-            ("beat", self._settings.lease / 12, self._needs.queue.beat),
+            ("beat", self._settings.lease / 12, self.beat),
             ("prune", PRUNE_INTERVAL, self.prune),
             ("sample", SAMPLE_INTERVAL, self.sample),
         ]
@@ -155,10 +124,15 @@ class Maintenance:
                 self._recorder.submit(claimed, expire(claimed, self._needs.clock.now()))
             await self._recorder.drained()
 
+    async def beat(self) -> None:
+        """Raise this instance's counter."""
+        await self._needs.queue.beat(self._needs.clock.now())
+        self._lease.renewed()
+
     async def watch(self) -> None:
         """Take over what instances left that are dead."""
         counters = dict(await self._needs.queue.instances())
-        counters.pop(self._instance_id, None)
+        counters.pop(self._needs.instance_id, None)
         dead = self._watch.look(counters, self._needs.clock.monotonic())
         if dead:
             await self._rescue(dead, Flights())

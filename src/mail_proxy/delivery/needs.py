@@ -11,6 +11,7 @@ from mail_proxy.ports import Clock, Directory, Meter, Queue, Registry, ReportSin
 class Needs:
     """What delivery is given by the composition root."""
 
+    instance_id: str
     queue: Queue
     directory: Directory
     registry: Registry

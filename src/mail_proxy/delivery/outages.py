@@ -6,11 +6,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
+from typing_extensions import assert_never
 
-from mail_proxy.delivery.breaker import HOLD_PAUSE, Breaker, failed
-from mail_proxy.delivery.lane import Lane
+from mail_proxy.delivery.breaker import FIRST_PAUSE, HOLD_PAUSE, Breaker, failed
+from mail_proxy.delivery.lane import Lane, set_anew
 from mail_proxy.delivery.needs import Needs
-from mail_proxy.domain.account import Hold
+from mail_proxy.domain.account import Account, Hold
 from mail_proxy.domain.attempt import AccountRefused, Failure, HostFailed, Interrupted, Probed
 from mail_proxy.domain.errors import StoreUnavailable
 
@@ -30,16 +31,24 @@ class Outages:
         self._start = start
         self._want = want
 
-    async def met(self, lane: Lane, failure: Failure) -> bool:
-        """Take note of what ended an attempt early; True when the server is to be left alone from now on."""
+    async def met(self, lane: Lane, tried: Account, failure: Failure) -> bool:
+        """Take note of what ended an attempt early that was made with these settings.
+
+        True when the server is to be left alone from now on.
+        """
+        if isinstance(failure, Interrupted) or await self._outdated(lane, tried):
+            return False
         match failure:
-            case Interrupted():
-                return False
             case AccountRefused(text):
-                await self._hold(lane, text)
+                if not (lane.breaker.open and lane.account.hold is not None):  # sessions may be refused together
+                    await self._hold(lane, text)
             case HostFailed(text):
-                lane.breaker = failed(lane.breaker, text, self._needs.clock.monotonic())
-                log.warning("server left alone", **_who(lane), reason=text, seconds=lane.breaker.pause)
+                breaker = failed(lane.breaker, text, self._needs.clock.monotonic())
+                if breaker is not lane.breaker:
+                    log.warning("server left alone", **_who(lane), reason=text, seconds=breaker.pause)
+                lane.breaker = breaker
+            case _:
+                assert_never(failure)
         self._start_probing(lane)
         return True
 
@@ -50,6 +59,17 @@ class Outages:
             waited = min(max(self._needs.clock.now() - hold.since, 0.0), HOLD_PAUSE)
             lane.breaker = Breaker(HOLD_PAUSE, now + HOLD_PAUSE - waited, hold.reason, now - waited)
             self._start_probing(lane)
+
+    async def _outdated(self, lane: Lane, tried: Account) -> bool:
+        """Say whether the account was changed since it was tried; the lane then goes by what it is now."""
+        try:
+            account = await self._needs.directory.account(lane.account.pk)
+        except StoreUnavailable:
+            return False
+        if account is None or not set_anew(tried, account):
+            return False
+        lane.adopt(account)
+        return True
 
     async def _hold(self, lane: Lane, reason: str) -> None:
         """Put the account on hold for every instance; its messages keep their attempts."""  # G8
@@ -70,7 +90,11 @@ class Outages:
     async def _probe(self, lane: Lane) -> None:
         """Log in now and then, with no message at stake, until the server answers again."""
         while lane.breaker.open:
-            await self._needs.clock.sleep(max(lane.breaker.probe_at - self._needs.clock.monotonic(), 0.0))
+            pause = lane.breaker.probe_at - self._needs.clock.monotonic()
+            if pause > 0:
+                # In steps: meanwhile the account may be set anew and fail in another way, with a shorter pause.
+                await self._needs.clock.sleep(min(pause, FIRST_PAUSE))
+                continue
             try:
                 if not await self._probe_once(lane):
                     break
@@ -83,10 +107,15 @@ class Outages:
     async def _probe_once(self, lane: Lane) -> bool:
         """Try the account as it is set now; False when it is gone, or somebody else ended the outage."""
         account = await self._needs.directory.account(lane.account.pk)
-        if account is None or not lane.breaker.open:
+        if account is None:
             return False
-        lane.account = account
-        match await self._needs.transport.probe(account):
+        lane.adopt(account)
+        if not lane.breaker.open:
+            return False
+        result = await self._needs.transport.probe(account)
+        if await self._outdated(lane, account):
+            return False
+        match result:
             case Probed():
                 if account.hold is not None:
                     await self._needs.registry.set_hold(account.pk, None)

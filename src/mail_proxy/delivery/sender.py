@@ -11,6 +11,7 @@ import anyio
 import structlog
 
 from mail_proxy.delivery.journal import FlightJournal, JournalUnwritable
+from mail_proxy.delivery.lease import Lease, LeaseLost
 from mail_proxy.delivery.needs import Needs
 from mail_proxy.delivery.recorder import Recorder
 from mail_proxy.delivery.settings import DeliverySettings
@@ -33,15 +34,21 @@ class Flight:
     claimed: Claimed
     recorder: Recorder
     journal: FlightJournal
+    lease: Lease
+    term: int
     dot_sent: bool = False
 
     async def before_dot(self) -> None:
-        """Wait until outcomes can be recorded, then note the dot. Raises `JournalUnwritable`."""  # G4, G12
+        """Wait until outcomes can be recorded, then note the dot.
+
+        Raises `LeaseLost` and `JournalUnwritable`.
+        """  # G4, G5, G12
         await self.recorder.room()
         if self.journal.full:
             await self.recorder.drained()
             if self.journal.full:  # several may have waited for that
                 self.journal.begin()
+        await self.lease.look(self.term)
         self.journal.dot(self.claimed.pk, self.claimed.token)
         self.dot_sent = True
 
@@ -66,25 +73,32 @@ class Sender:
     """Carries claimed messages to their server."""
 
     def __init__(
-        self, needs: Needs, recorder: Recorder, journal: FlightJournal, settings: DeliverySettings, rng: Random
+        self,
+        needs: Needs,
+        recorder: Recorder,
+        journal: FlightJournal,
+        lease: Lease,
+        settings: DeliverySettings,
+        rng: Random,
     ) -> None:
         self._needs = needs
         self._recorder = recorder
         self._journal = journal
+        self._lease = lease
         self._settings = settings
         self._rng = rng
 
     async def send(self, account: Account, claimed: Claimed) -> Sent:
         """Make one attempt and hand over its outcome.
 
-        Raises `StoreUnavailable` and `JournalUnwritable` before anything has gone out.
+        Raises `StoreUnavailable`, `JournalUnwritable` and `LeaseLost` before anything has gone out.
         """
         now = self._needs.clock.now()
         if expired(claimed, self._settings.schedule, now):
             self._recorder.submit(claimed, expire(claimed, now))
             return Sent()
         policy = Policy(self._settings.schedule, await on_uncertain(self._needs.directory, account))
-        flight = Flight(claimed, self._recorder, self._journal)
+        flight = Flight(claimed, self._recorder, self._journal, self._lease, self._lease.term)
         started = self._needs.clock.monotonic()
         try:
             attempt = await self._attempt(account, claimed, flight)
@@ -92,7 +106,7 @@ class Sender:
             with anyio.CancelScope(shield=True):
                 await self._interrupted(claimed, flight, policy)
             raise
-        except JournalUnwritable:
+        except (JournalUnwritable, LeaseLost):
             raise
         except Exception as error:
             log.exception("attempt failed", tenant_id=claimed.tenant_id, id=claimed.identity.mail_id)

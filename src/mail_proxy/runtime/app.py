@@ -110,9 +110,9 @@ async def open_app(settings: Settings, address: str) -> AsyncIterator[App]:
         reporter = Reporter(
             store.outbox, directory, directory, sink, clock, meter, _reporting(settings), SystemRandom()
         )
-        needs = Needs(store.queue, directory, directory, transport, sink, clock, meter)
+        needs = Needs(instance_id, store.queue, directory, directory, transport, sink, clock, meter)
         alone = store.database.dialect == "sqlite"
-        delivery = Delivery(needs, _delivery(settings), instance_id, journal, reporter.notify, alone=alone)
+        delivery = Delivery(needs, _delivery(settings), journal, reporter.notify, alone=alone)
         intake = Intake(
             store.queue,
             directory,

@@ -183,7 +183,7 @@ class Settings(BaseSettings):
         200, ge=1, le=10_000, description="SMTP transactions at a time, over all accounts of this instance."
     )
     max_connections_per_account: int = Field(
-        20, ge=1, le=1000, description="The most SMTP sessions of one account at a time, whatever the account says."
+        4, ge=1, le=1000, description="SMTP sessions at a time for an account that is made without `max_connections`."
     )
     default_priority: Annotated[Priority, BeforeValidator(_priority)] = Field(
         Priority(DEFAULT_PRIORITY),
@@ -367,8 +367,9 @@ def _contradictions(given: set[str]) -> Iterator[str]:
 
 
 def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name, names(), n=1)
-    return f"{name} is not a setting." + (f" Did you mean {near[0]}?" if near else "")
+    known = {each.removeprefix(PREFIX): each for each in sorted(names())}
+    near = difflib.get_close_matches(name.removeprefix(PREFIX).upper(), known, n=1)
+    return f"{name} is not a setting." + (f" Did you mean {known[near[0]]}?" if near else "")
 
 
 _REASONS = {

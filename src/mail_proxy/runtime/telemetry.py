@@ -47,6 +47,7 @@ class PrometheusMeter(Meter, Collector):
         self._lock = Lock()
         self._counts: dict[Labels, list[int]] = {}
         self._own_series: dict[str, int] = {}
+        self._series_given = 0
         self._reports = {True: [0, 0], False: [0, 0]}
         self._pending: int | None = None
         self._registry = CollectorRegistry()
@@ -127,10 +128,11 @@ class PrometheusMeter(Meter, Collector):
         """Return where a new pair is counted: a series of its own while there is room, else one that is shared."""
         tenant_id, _ = labels
         own = self._own_series.get(tenant_id, 0)
-        if sum(self._own_series.values()) >= self._max_series:
-            labels = (OTHER, OTHER)
-        elif own >= self._max_per_tenant:
+        if own >= self._max_per_tenant:  # asked first: neither answer changes once it was given
             labels = (tenant_id, OTHER)
+        elif self._series_given >= self._max_series:
+            labels = (OTHER, OTHER)
         else:
             self._own_series[tenant_id] = own + 1
+            self._series_given += 1
         return self._counts.setdefault(labels, [0] * len(_COUNTERS))

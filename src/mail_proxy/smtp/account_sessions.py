@@ -166,7 +166,8 @@ class AccountSessions:
             return await waiter
         except asyncio.CancelledError:
             if waiter.cancelled():
-                self._queue.remove(waiter)
+                if waiter in self._queue:
+                    self._queue.remove(waiter)
             elif waiter.exception() is None:
                 # It was served in the same moment.
                 session = waiter.result()

@@ -107,9 +107,9 @@ class StoreQueue:
         """See `Queue.instances`."""
         return await self._database.read(rescue.counters)
 
-    async def beat(self) -> None:
+    async def beat(self, now: float) -> None:
         """See `Queue.beat`. Also puts back what calls without an answer have taken."""
-        await self._database.write(self._beat_op, self._instance_id)
+        await self._database.write(self._beat_op, (self._instance_id, now))
         await self.put_back_unanswered()
 
     async def put_back_unanswered(self) -> None:
@@ -133,10 +133,11 @@ class StoreQueue:
         return await self._database.read(_count_pending)
 
 
-def _beat(transaction: Transaction, instance_ids: Sequence[str]) -> Sequence[None]:
-    for instance_id in set(instance_ids):
-        transaction.connection.execute(rescue.BEAT, {"instance": instance_id})
-    return [None] * len(instance_ids)
+def _beat(transaction: Transaction, beats: Sequence[tuple[str, float]]) -> Sequence[None]:
+    for instance_id, now in dict(beats).items():
+        if not transaction.connection.execute(rescue.BEAT, {"instance": instance_id}).rowcount:
+            transaction.connection.execute(rescue.REGISTER, {"id": instance_id, "started_ts": now})
+    return [None] * len(beats)
 
 
 _PENDING = select(func.count()).select_from(messages).where(messages.c.finished_ts.is_(None))

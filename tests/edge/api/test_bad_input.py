@@ -247,7 +247,7 @@ async def test_a_client_that_leaves_is_not_an_error(instance: Instance) -> None:
         "query_string": b"",
         "headers": [(b"x-api-token", ADMIN_TOKEN.encode())],
     }
-    await instance.app(scope, receive, send)  # type: ignore[arg-type]
+    await instance.app(scope, receive, send)
     assert sent == []
 
 

@@ -162,3 +162,29 @@ async def test_a_first_login_that_is_cancelled_is_made_by_the_next(transport: Sm
         assert (await second).answers[0].accepted
         assert first.cancelled()
         await server.peers[0].hear_end()
+
+
+async def test_a_login_with_old_settings_proves_nothing_for_the_new_ones(transport: SmtpTransport) -> None:
+    asked, answers = asyncio.Semaphore(0), [asyncio.Event(), asyncio.Event(), asyncio.Event()]
+
+    async def auth(peer: Peer) -> None:
+        asked.release()
+        await answers[server.peers.index(peer)].wait()
+        peer.say("235 2.7.0 welcome")
+
+    async with scripted_server(Dialogue(extensions=(*EXTENSIONS, "AUTH PLAIN"), auth=auth)) as server:
+        old = account(server.port, user="ann", password="old")
+        new = account(server.port, user="ann", password="new")
+        sending = []
+        for settings in (old, new):
+            sending.append(asyncio.ensure_future(transport.send(settings, envelope(), wire(), Dots())))
+            await asked.acquire()
+        answers[0].set()
+        assert (await sending[0]).answers[0].accepted
+        sending.append(asyncio.ensure_future(transport.send(new, envelope(), wire(), Dots())))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert len(server.peers) == 2
+        answers[1].set()
+        answers[2].set()
+        assert all([(await attempt).answers[0].accepted for attempt in sending])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from mail_proxy.domain.attempt import Attempt, Envelope, HostFailed, Interrupted
 from mail_proxy.domain.secret import Secret
 from mail_proxy.smtp.account_sessions import AccountSessions
 from mail_proxy.smtp.pool import SmtpTransport
-from mail_proxy.smtp.session import Opener
+from mail_proxy.smtp.session import Opener, Session
 from mail_proxy.smtp.tls import TlsContexts
 from tests.edge.smtp.conftest import SHORT
 from tests.edge.smtp.making import Dots, account, envelope, wire
@@ -218,6 +219,9 @@ async def test_each_idle_session_has_its_own_time(transport: SmtpTransport) -> N
             assert await accepted(transport, short)
             await asyncio.sleep(0.01)
         assert sum(peer.gone.done() for peer in server.peers) == 1
+        # And then the other one too.
+        for peer in server.peers:
+            await peer.hear_end()
 
 
 @pytest.mark.parametrize("alive", [True, False])
@@ -265,6 +269,37 @@ async def test_a_probe_does_not_wait_long_for_a_server_that_does_not_say_goodbye
 # Being cancelled, failing, ending
 
 
+@pytest.mark.parametrize("ends_well", [True, False])
+async def test_an_opening_that_misses_its_cancellation_is_ended_all_the_same(
+    transport: SmtpTransport, monkeypatch: pytest.MonkeyPatch, ends_well: bool
+) -> None:
+    """Below Python 3.12 `asyncio.wait_for` loses a cancellation that comes together with what it waits for."""
+    opened = Opener._open  # noqa: SLF001 - where aiosmtplib is at work
+    reached = asyncio.Event()
+
+    async def deaf_once(opener: Opener, to: Account) -> Session:
+        session = await opened(opener, to)
+        reached.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        if not ends_well:
+            session.abort()
+            await asyncio.Event().wait()
+        return session
+
+    monkeypatch.setattr(Opener, "_open", deaf_once)
+    async with scripted_server(Dialogue()) as server:
+        one = account(server.port, max_connections=1)
+        sending = start(transport, one)
+        await reached.wait()
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        await server.peers[0].hear_end()
+        monkeypatch.undo()
+        assert await accepted(transport, one)
+
+
 @pytest.mark.parametrize("where", ["greeting", "ehlo", "auth", "mail", "data", "dot"])
 async def test_a_cancelled_attempt_closes_its_session_and_leaks_nothing(transport: SmtpTransport, where: str) -> None:
     reached = asyncio.Event()
@@ -288,7 +323,8 @@ async def test_a_cancelled_attempt_closes_its_session_and_leaks_nothing(transpor
 
 
 @pytest.mark.parametrize("keep", [True, False])
-async def test_a_turn_given_to_someone_who_is_just_cancelled_is_passed_on(keep: bool) -> None:
+@pytest.mark.parametrize("cancelled_first", [True, False])
+async def test_a_turn_given_to_someone_who_is_just_cancelled_is_passed_on(keep: bool, cancelled_first: bool) -> None:
     with ThreadPoolExecutor(1) as resolver:
         async with scripted_server(Dialogue()) as server:
             one = account(server.port, max_connections=1)
@@ -296,6 +332,8 @@ async def test_a_turn_given_to_someone_who_is_just_cancelled_is_passed_on(keep: 
             session = await sessions.take(one)
             second, third = (asyncio.ensure_future(sessions.take(one)) for _ in range(2))
             await settle_down()
+            if cancelled_first:
+                second.cancel()
             if keep:
                 sessions.give_back(session)
             else:

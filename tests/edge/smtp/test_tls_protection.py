@@ -174,6 +174,16 @@ async def test_plain_text_in_place_of_the_handshake_holds_the_account(transport:
     assert server.verbs == [["EHLO", "STARTTLS"]]
 
 
+async def test_a_greeting_that_refuses_over_tls_is_the_hosts_failure(
+    transport: SmtpTransport, authority: Authority
+) -> None:
+    context = authority.server_context("127.0.0.1")
+    async with scripted_server(Dialogue(greeting="554 5.7.1 not now"), tls=context) as server:
+        attempt = await transport.send(account(server.port, tls=TlsMode.IMPLICIT), envelope(), wire(), Dots())
+    assert isinstance(attempt.failure, HostFailed)
+    assert str(attempt.failure.reply) == "554 5.7.1 not now"
+
+
 async def test_a_server_without_tls_on_its_port_holds_the_account(transport: SmtpTransport) -> None:
     async with scripted_server(Dialogue()) as server:
         attempt = await transport.send(account(server.port, tls=TlsMode.IMPLICIT), envelope(), wire(), Dots())

@@ -232,6 +232,12 @@ async def test_what_the_server_cannot_take_is_refused_before_mail(
     assert server.verbs == [["EHLO", "QUIT"]]
 
 
+@pytest.mark.parametrize("limit", [f"SIZE {len(CONTENT)}", "SIZE 0", "SIZE", "SIZE much", "SIZE " + "9" * 5000])
+async def test_a_message_that_just_fits_or_meets_no_limit_is_sent(transport: SmtpTransport, limit: str) -> None:
+    async with scripted_server(Dialogue(extensions=("PIPELINING", limit))) as server:
+        assert (await transport.send(account(server.port), envelope(), wire(), Dots())).answers[0].accepted
+
+
 async def test_one_recipient_that_needs_smtputf8_does_not_spoil_the_others(transport: SmtpTransport) -> None:
     dialogue = Dialogue(extensions=("PIPELINING",))
     async with scripted_server(dialogue) as server:

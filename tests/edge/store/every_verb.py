@@ -172,7 +172,7 @@ async def take_leave(store: Store, observe: Observe) -> None:
     with observe("instances"):
         await store.queue.instances()
     with observe("beat"):
-        await store.queue.beat()
+        await store.queue.beat(1.0)
 
 
 async def look(store: Store, observe: Observe) -> None:

@@ -1,0 +1,505 @@
+"""Tenants, accounts and suspensions are kept, sealed and shared on every database."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from sqlalchemy import Select, select, update
+
+from mail_proxy.domain.account import Account, AuthMethod, Hold, OnUncertain, TlsMode
+from mail_proxy.domain.errors import Conflict
+from mail_proxy.domain.message import MessageState
+from mail_proxy.domain.report import EventType
+from mail_proxy.domain.secret import Secret
+from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Suspension, Tenant
+from mail_proxy.ports import Stale
+from mail_proxy.store.schema import accounts, contents, events, messages, recipients, suspended_batches, tenants
+from mail_proxy.store.store import Store
+from tests.conformance.steps import ACCEPTED, NOW, attempt, claim, settle_all
+from tests.support import emptied
+from tests.support.stores import SetClock, a_message, enqueue, open_test_store, with_account
+
+shared_database, postgres_url = emptied.shared_database, emptied.postgres_url
+
+ACCOUNT = Account(
+    pk=0,
+    tenant_id="acme",
+    id="main",
+    host="mail.example.com",
+    port=465,
+    user="robot@example.com",
+    password=Secret("pass word ✓"),
+    auth=AuthMethod.LOGIN,
+    tls=TlsMode.IMPLICIT,
+    verify_tls=False,
+    ttl=12.5,
+    max_connections=7,
+    batch_size=20,
+    on_uncertain=OnUncertain.FAIL,
+    is_default=True,
+)
+
+
+async def rows(store: Store, statement: Select[Any]) -> list[tuple[object, ...]]:
+    """What stands in the tables."""
+    return await store.database.read(lambda connection: [tuple(row) for row in connection.execute(statement)])
+
+
+# -- tenants -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_tenant_is_created_once_and_then_updated(store: Store, clock: SetClock) -> None:
+    tenant = Tenant(
+        id="acme",
+        name="Acme & Söhne",
+        client_base_url="https://acme.example",
+        client_sync_path="/sync",
+        client_attachment_path="/files",
+        client_auth=ClientAuth(ClientAuthMethod.BASIC, None, "proxy", Secret("")),
+        active=False,
+        on_uncertain=OnUncertain.FAIL,
+    )
+    assert await store.directory.put_tenant(tenant, None)
+    assert await store.directory.tenant("acme") == replace(tenant, created_ts=clock.now())
+
+    created = clock.now()
+    clock.time += 60
+    bearer = ClientAuth(ClientAuthMethod.BEARER, Secret("t0ken"))
+    assert not await store.directory.put_tenant(replace(tenant, active=True, client_auth=bearer), "a new key's hash")
+    updated = await store.directory.tenant("acme")
+    assert updated == replace(tenant, active=True, client_auth=bearer, created_ts=created)
+    assert await store.directory.tenant_by_key("a new key's hash") is None  # a key is given on creation only
+
+
+async def test_an_update_leaves_key_and_suspension_alone(store: Store) -> None:
+    await store.directory.put_tenant(Tenant("acme"), "hash")
+    await store.directory.set_suspension("acme", Suspension(True, frozenset({"spring"})))
+    await store.directory.put_tenant(Tenant("acme", name="other"), None)
+    keyed = await store.directory.tenant_by_key("hash")
+    assert keyed is not None
+    assert keyed.tenant.name == "other"
+    assert keyed.tenant.suspension == Suspension(True, frozenset({"spring"}))
+
+
+async def test_tenants_are_listed_by_id(store: Store) -> None:
+    for id_ in ("zeta", "Beta", "alpha"):
+        await store.directory.put_tenant(Tenant(id_), None)
+    await store.directory.set_suspension("zeta", Suspension(batches=frozenset({"spring"})))
+    listed = await store.directory.tenants()
+    assert [tenant.id for tenant in listed] == ["Beta", "alpha", "zeta"]
+    assert [tenant.suspension.batches for tenant in listed] == [frozenset(), frozenset(), {"spring"}]
+
+
+async def test_the_only_tenant_is_named_while_it_is_the_only_one(store: Store) -> None:
+    assert await store.directory.only_tenant() is None
+    await store.directory.put_tenant(Tenant("acme"), None)
+    assert await store.directory.only_tenant() == "acme"
+    await store.directory.put_tenant(Tenant("other"), None)
+    assert await store.directory.only_tenant() is None
+    await store.directory.delete_tenant("acme", force=False)
+    assert await store.directory.only_tenant() == "other"
+
+
+async def test_what_was_unknown_is_found_once_it_exists(store: Store) -> None:
+    assert await store.directory.tenant("acme") is None
+    assert await store.directory.account(1) is None
+    assert await store.directory.account_owners("main") == ()
+    assert await store.directory.accounts_of("acme") == ()
+    account = await with_account(store)
+    assert await store.directory.tenant("acme") is not None
+    assert await store.directory.account(account.pk) == account
+    assert await store.directory.account_owners("main") == ("acme",)
+    assert await store.directory.accounts_of("acme") == (account,)
+
+
+async def test_a_deleted_tenant_leaves_nothing(store: Store) -> None:
+    account, other = await with_account(store, "acme"), await with_account(store, "other")
+    await store.directory.set_suspension("acme", Suspension(batches=frozenset({"spring"})))
+    await enqueue(store, a_message("M1", account), a_message("M1", other))
+    await attempt(store, account, ACCEPTED)
+    told = await store.outbox.pending("acme", 10)
+    await store.outbox.acknowledge([event.event_id for event in told], NOW)
+
+    assert await store.directory.delete_tenant("acme", force=False)
+    assert not await store.directory.delete_tenant("acme", force=False)
+    assert await store.directory.tenant("acme") is None
+    assert await store.directory.account(account.pk) is None
+    left = {table.name: await rows(store, select(table)) for table in (events, suspended_batches)}
+    assert left == {"events": [], "suspended_batches": []}
+    for table in (messages, contents, recipients, tenants, accounts):
+        assert len(await rows(store, select(table))) == 1, table.name  # the other tenant's
+    assert len(await claim(store, other)) == 1
+
+
+@pytest.mark.parametrize("state", ["unfinished", "unreported"])
+async def test_a_tenant_with_messages_to_send_or_to_report_is_not_deleted(store: Store, state: str) -> None:
+    account = await with_account(store)
+    await enqueue(store, a_message("M1", account))
+    if state == "unreported":
+        await attempt(store, account, ACCEPTED)
+    before = store.directory.version
+    with pytest.raises(Conflict, match="force=true") as refusal:  # G9
+        await store.directory.delete_tenant("acme", force=False)
+    assert refusal.value.code == "tenant_in_use"
+    tenant = await store.directory.tenant("acme")
+    assert tenant is not None
+    assert tenant.active
+    assert (store.directory.version, await store.directory.refresh()) == (before, before)
+
+    assert await store.directory.delete_tenant("acme", force=True)
+    assert await store.archive.message("acme", "M1") is None
+    assert await store.outbox.pending("acme", 10) == []
+
+
+async def test_a_tenant_with_many_messages_is_deleted_in_chunks(store: Store) -> None:
+    account = await with_account(store)
+    await enqueue(store, *(a_message(f"M{n}", account) for n in range(1_200)))
+    assert await store.directory.delete_tenant("acme", force=True)
+    assert await store.queue.count_pending() == 0
+    assert await rows(store, select(recipients.c.n)) == []
+
+
+# -- keys ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_new_key_ends_the_old_one_at_once(store: Store) -> None:
+    await store.directory.put_tenant(Tenant("acme", api_key_expires_at=NOW + 1), "first")
+    keyed = await store.directory.tenant_by_key("first")
+    assert keyed is not None
+    assert (keyed.tenant.id, keyed.tenant.has_api_key, keyed.expires_at) == ("acme", True, NOW + 1)
+
+    assert await store.directory.set_api_key("acme", "second", NOW + 2)
+    assert await store.directory.tenant_by_key("first") is None
+    keyed = await store.directory.tenant_by_key("second")
+    assert keyed is not None
+    assert keyed.expires_at == NOW + 2
+
+
+async def test_a_revoked_key_opens_nothing(store: Store) -> None:
+    await store.directory.put_tenant(Tenant("acme"), "hash")
+    assert await store.directory.tenant_by_key("hash") is not None
+    assert await store.directory.set_api_key("acme", None, None)
+    assert await store.directory.tenant_by_key("hash") is None
+    tenant = await store.directory.tenant("acme")
+    assert tenant is not None
+    assert not tenant.has_api_key
+
+
+async def test_unknown_keys_and_tenants_are_said_to_be_unknown(store: Store) -> None:
+    assert await store.directory.tenant_by_key("nobody's") is None
+    assert not await store.directory.set_api_key("nobody", "hash", None)
+    assert not await store.directory.delete_tenant("nobody", force=True)
+    assert not await store.directory.delete_account("nobody", "main", force=True)
+
+
+async def test_the_key_of_a_deleted_tenant_opens_nothing(store: Store) -> None:
+    await store.directory.put_tenant(Tenant("acme"), "hash")
+    await store.directory.delete_tenant("acme", force=True)
+    assert await store.directory.tenant_by_key("hash") is None
+
+
+# -- accounts ------------------------------------------------------------------------------------------------------
+
+
+async def test_an_account_keeps_all_its_settings(store: Store) -> None:
+    await store.directory.put_tenant(Tenant("acme"), None)
+    created = await store.directory.put_account(ACCOUNT)
+    assert created == replace(ACCOUNT, pk=created.pk)
+    assert created.pk > 0
+    assert await store.directory.account(created.pk) == created
+
+    changed = replace(ACCOUNT, host="other.example.com", password=None, user=None, batch_size=None)
+    assert await store.directory.put_account(changed) == replace(changed, pk=created.pk)
+    assert await store.directory.account(created.pk) == replace(changed, pk=created.pk)
+
+
+async def test_accounts_are_listed_oldest_first_and_tenants_do_not_see_each_others(store: Store) -> None:
+    for tenant_id, account_id in (("acme", "z"), ("other", "z"), ("acme", "a")):
+        await with_account(store, tenant_id, account_id)
+    assert [account.id for account in await store.directory.accounts_of("acme")] == ["z", "a"]
+    assert [account.id for account in await store.directory.accounts_of("other")] == ["z"]
+    assert sorted(await store.directory.account_owners("z")) == ["acme", "other"]
+    assert await store.directory.account_owners("a") == ("acme",)
+
+
+async def test_there_is_one_default_account_and_it_moves(store: Store) -> None:
+    await with_account(store, "acme", "first", is_default=True)
+    await with_account(store, "other", "theirs", is_default=True)
+    await with_account(store, "acme", "second", is_default=True)
+    assert [a.id for a in await store.directory.accounts_of("acme") if a.is_default] == ["second"]
+    assert [a.id for a in await store.directory.accounts_of("other") if a.is_default] == ["theirs"]
+    await with_account(store, "acme", "second", is_default=False)
+    assert not any(a.is_default for a in await store.directory.accounts_of("acme"))
+
+
+async def test_a_hold_lasts_until_it_is_ended_or_the_account_is_changed(store: Store) -> None:
+    account = await with_account(store)
+    hold = Hold("535 5.7.8 wrong password", NOW)
+    await store.directory.set_hold(account.pk, hold)
+    assert await store.directory.account(account.pk) == replace(account, hold=hold)  # G8
+    await store.directory.set_hold(account.pk, None)
+    assert await store.directory.account(account.pk) == account
+    await store.directory.set_hold(account.pk, hold)
+    assert await store.directory.put_account(replace(account, hold=hold)) == account
+    assert await store.directory.account(account.pk) == account
+
+
+async def test_an_account_that_messages_wait_for_is_not_deleted(store: Store) -> None:
+    account, other = await with_account(store), await with_account(store, account_id="other")
+    await enqueue(store, a_message("M1", account), a_message("M2", other))
+    with pytest.raises(Conflict, match="messages wait for account 'main'") as refusal:
+        await store.directory.delete_account("acme", "main", force=False)
+    assert refusal.value.code == "account_in_use"
+    await attempt(store, account, ACCEPTED)
+    assert await store.directory.delete_account("acme", "main", force=False)
+    assert not await store.directory.delete_account("acme", "main", force=False)
+    assert await store.directory.account(account.pk) is None
+    details = await store.archive.message("acme", "M1")
+    assert details is not None
+    assert details.account_id == "main"  # told also when it is gone
+
+
+async def test_force_cancels_what_waits_and_reports_it(store: Store) -> None:
+    account, other = await with_account(store), await with_account(store, account_id="other")
+    ready = [a_message(f"M{n}", account) for n in range(600)]
+    later = a_message("later", account, due=NOW + 100)
+    held = a_message("held", account, batch_code="spring")
+    await enqueue(store, *ready, later, held, a_message("spared", other))
+    await store.directory.set_suspension("acme", Suspension(batches=frozenset({"spring"})))
+    taken = await claim(store, account, 700)
+    assert len(taken) == 600  # the one of the suspended batch was set aside
+    await store.queue.release(taken)
+
+    assert await store.directory.delete_account("acme", "main", force=True)
+    for id_ in ("M0", "M599", "later", "held"):
+        details = await store.archive.message("acme", id_)
+        assert details is not None
+        assert (details.state, details.reply) == (MessageState.CANCELLED, "the account was deleted")
+    told = await store.outbox.pending("acme", 1_000)
+    assert [event.event.type for event in told] == [EventType.CANCELLED] * 602  # G9
+    assert await store.archive.pending("acme") == 1
+
+
+async def test_an_account_in_the_middle_of_a_delivery_is_not_deleted_even_by_force(store: Store) -> None:
+    account = await with_account(store)
+    await enqueue(store, a_message("M1", account), a_message("M2", account))
+    claimed = await claim(store, account, 1)
+    with pytest.raises(Conflict, match="being sent at this moment") as refusal:
+        await store.directory.delete_account("acme", "main", force=True)
+    assert refusal.value.code == "account_in_use"
+    assert await claim(store, account, token="t2") == []  # nothing more is taken up meanwhile
+    await settle_all(store, claimed, ACCEPTED)
+    assert await store.directory.delete_account("acme", "main", force=True)
+
+
+# -- secrets -------------------------------------------------------------------------------------------------------
+
+
+async def test_secrets_stand_sealed_in_the_database_each_bound_to_its_place(store: Store) -> None:
+    bearer = ClientAuth(ClientAuthMethod.BEARER, Secret("t0ken"))
+    await store.directory.put_tenant(Tenant("acme", client_auth=bearer), None)
+    await store.directory.put_account(ACCOUNT)
+    ((password,),) = await rows(store, select(accounts.c.password))
+    assert password == "sealed[accounts.password/acme/main]pass word ✓"  # G16
+    ((client_auth,),) = await rows(store, select(tenants.c.client_auth))
+    assert str(client_auth).startswith("sealed[tenants.client_auth/acme]")
+    assert '"t0ken"' in str(client_auth)
+
+
+async def test_a_secret_moved_to_another_place_is_not_opened(store: Store) -> None:
+    await store.directory.put_tenant(Tenant("acme"), None)
+    account = await store.directory.put_account(ACCOUNT)
+    await store.directory.put_tenant(Tenant("other"), None)
+    await store.directory.put_account(replace(ACCOUNT, tenant_id="other", password=Secret("theirs")))
+    stolen = select(accounts.c.password).where(accounts.c.tenant_id == "other").scalar_subquery()
+    with store.database.engine.begin() as connection:
+        connection.execute(update(accounts).where(accounts.c.pk == account.pk).values(password=stolen))
+    with pytest.raises(ValueError, match=r"not sealed for accounts\.password/acme/main"):
+        await store.directory.account(account.pk)
+
+
+# -- suspensions and the scheduler -----------------------------------------------------------------------------------
+
+
+async def test_suspensions_are_read_as_they_were_set(store: Store) -> None:
+    await store.directory.put_tenant(Tenant("acme"), None)
+    await store.directory.put_tenant(Tenant("other"), None)
+    for suspension in (
+        Suspension(batches=frozenset({"spring", "autumn"})),
+        Suspension(whole_tenant=True, batches=frozenset({"spring", "autumn"})),
+        Suspension(batches=frozenset({"autumn"})),
+        Suspension(batches=frozenset({"autumn", "spring"})),
+        Suspension(),
+    ):
+        await store.directory.set_suspension("acme", suspension)
+        tenant, other = await store.directory.tenant("acme"), await store.directory.tenant("other")
+        assert tenant is not None
+        assert other is not None
+        assert (tenant.suspension, other.suspension) == (suspension, Suspension())
+
+
+async def test_a_batch_suspended_again_while_it_is_being_freed_stays_where_it_is(store: Store) -> None:
+    account = await with_account(store)
+    await enqueue(store, *(a_message(f"M{n}", account, batch_code="spring") for n in range(4)))
+    spring = Suspension(batches=frozenset({"spring"}))
+    await store.directory.set_suspension("acme", spring)
+    assert await claim(store, account) == []
+    await store.directory.set_suspension("acme", Suspension())
+    assert (await store.queue.unhold(2)).account_pks == {account.pk}
+
+    await store.directory.set_suspension("acme", spring)
+    assert (await store.queue.unhold(2)).account_pks == frozenset()
+    assert await claim(store, account) == []
+    await store.directory.set_suspension("acme", Suspension())
+    while (await store.queue.unhold(2)).more:
+        pass
+    assert len(await claim(store, account)) == 4
+    assert await rows(store, select(suspended_batches)) == []
+
+
+async def test_the_scheduler_runs_until_it_is_stopped_also_over_a_restart(store_url: str) -> None:
+    store = await open_test_store(store_url)
+    assert await store.directory.scheduler_active()
+    await store.directory.set_scheduler_active(active=False)
+    assert not await store.directory.scheduler_active()
+    await store.close()
+    store = await open_test_store(store_url)
+    assert not await store.directory.scheduler_active()
+    await store.directory.set_scheduler_active(active=True)
+    assert await store.directory.scheduler_active()
+    await store.close()
+
+
+# -- the version ---------------------------------------------------------------------------------------------------
+
+
+async def test_every_change_raises_the_version_and_nothing_else_does(store: Store) -> None:
+    directory = store.directory
+    seen = [directory.version]
+    account = await with_account(store)  # a tenant and an account: two changes
+    seen.append(directory.version)
+    for change in (
+        directory.set_api_key("acme", "hash", None),
+        directory.set_hold(account.pk, Hold("535", 1.0)),
+        directory.set_suspension("acme", Suspension(True)),
+        directory.set_scheduler_active(active=False),
+        directory.delete_account("acme", "main", force=False),
+    ):
+        await change
+        seen.append(directory.version)
+    assert seen[1] == seen[0] + 2
+    assert seen == sorted(set(seen))
+    await directory.tenants()
+    await directory.tenant_by_key("hash")
+    await enqueue(store, a_message("M1", account))
+    assert await directory.refresh() == directory.version == seen[-1]
+
+
+async def test_changes_handed_over_together_are_all_made(store: Store) -> None:
+    await store.directory.put_tenant(Tenant("acme"), None)
+    before = store.directory.version
+    await asyncio.gather(*(store.directory.put_account(replace(ACCOUNT, id=f"a{n}")) for n in range(20)))
+    listed = await store.directory.accounts_of("acme")
+    assert {account.id for account in listed} == {f"a{n}" for n in range(20)}
+    assert [account.is_default for account in listed].count(True) == 1
+    assert store.directory.version > before
+
+
+# -- two instances -------------------------------------------------------------------------------------------------
+
+
+async def test_an_instance_sees_what_another_changed_once_it_has_looked(postgres_url: str) -> None:
+    ours, theirs = await open_test_store(postgres_url), await open_test_store(postgres_url)
+    account = await with_account(ours)
+    await theirs.directory.refresh()
+    assert await theirs.directory.account(account.pk) == account
+    assert await theirs.directory.scheduler_active()
+
+    hold = Hold("535", NOW)
+    await ours.directory.set_hold(account.pk, hold)
+    await ours.directory.set_suspension("acme", Suspension(batches=frozenset({"spring"})))
+    await ours.directory.set_scheduler_active(active=False)
+    await with_account(ours, "acme", "second")
+    assert theirs.directory.version < ours.directory.version
+    assert await theirs.directory.refresh() == ours.directory.version
+
+    assert await theirs.directory.account(account.pk) == replace(account, hold=hold)
+    tenant = await theirs.directory.tenant("acme")
+    assert tenant is not None
+    assert tenant.suspension.batches == {"spring"}
+    assert not await theirs.directory.scheduler_active()
+    assert [a.id for a in await theirs.directory.accounts_of("acme")] == ["main", "second"]
+    await theirs.close()
+    await ours.close()
+
+
+async def test_no_message_is_stored_on_settings_that_another_instance_has_changed(postgres_url: str) -> None:
+    ours, theirs = await open_test_store(postgres_url), await open_test_store(postgres_url)
+    account = await with_account(ours)
+    await theirs.directory.refresh()
+    await ours.directory.put_tenant(Tenant("acme", active=False), None)
+    with pytest.raises(Stale):
+        await enqueue(theirs, a_message("M1", account))
+    assert await ours.archive.message("acme", "M1") is None
+    await theirs.directory.refresh()
+    assert await enqueue(theirs, a_message("M1", account)) == ["queued"]
+    await theirs.close()
+    await ours.close()
+
+
+async def test_a_key_revoked_or_given_on_one_instance_counts_on_the_other_at_once(postgres_url: str) -> None:
+    ours, theirs = await open_test_store(postgres_url), await open_test_store(postgres_url)
+    await ours.directory.put_tenant(Tenant("acme"), "first")
+    assert await theirs.directory.tenant_by_key("first") is not None
+    await ours.directory.set_api_key("acme", "second", None)
+    assert await theirs.directory.tenant_by_key("first") is None
+    assert await theirs.directory.tenant_by_key("second") is not None
+    await theirs.directory.set_api_key("acme", None, None)
+    assert await ours.directory.tenant_by_key("second") is None
+    await theirs.close()
+    await ours.close()
+
+
+async def test_instances_that_change_the_directory_at_the_same_time_lose_nothing(postgres_url: str) -> None:
+    ours, theirs = await open_test_store(postgres_url), await open_test_store(postgres_url)
+    await ours.directory.put_tenant(Tenant("acme"), None)
+    changes = [
+        store.directory.put_account(replace(ACCOUNT, id=f"a{n}"))
+        for n in range(10)
+        for store in (ours, theirs)  # both create the same one
+    ]
+    answered = await asyncio.gather(*changes)
+    assert len({account.pk for account in answered}) == 10
+    await ours.directory.refresh()
+    listed = await ours.directory.accounts_of("acme")
+    assert {account.id for account in listed} == {f"a{n}" for n in range(10)}
+    assert [account.is_default for account in listed].count(True) == 1
+    await theirs.close()
+    await ours.close()
+
+
+async def test_a_change_waits_its_turn_behind_a_stream_of_submissions_and_not_longer(postgres_url: str) -> None:
+    ours, theirs = await open_test_store(postgres_url), await open_test_store(postgres_url)
+    account = await with_account(ours)
+    await theirs.directory.refresh()
+    stop = asyncio.Event()
+
+    async def submit(store: Store, client: int) -> int:
+        stored = 0
+        while not stop.is_set():
+            try:
+                stored += len(await enqueue(store, a_message(f"{client}-{stored}", account)))
+            except Stale:
+                await store.directory.refresh()
+        return stored
+
+    clients = [asyncio.create_task(submit((ours, theirs)[n % 2], n)) for n in range(8)]
+    for n in range(10):
+        await asyncio.wait_for((ours, theirs)[n % 2].directory.set_hold(account.pk, None), timeout=3)
+    stop.set()
+    assert sum(await asyncio.gather(*clients)) == await ours.queue.count_pending()
+    await theirs.close()
+    await ours.close()

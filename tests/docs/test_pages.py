@@ -1,0 +1,130 @@
+"""Links lead somewhere, and what a page names is there."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import mail_proxy
+from tests.docs.pages import ROOT, Page, page, pages
+
+SOURCE = ROOT / "src" / "mail_proxy"
+
+PAGES = [pytest.param(each, id=each.name) for each in pages()]
+_PATH = re.compile(r"[\w./-]+\.(?:py|md|toml|sh|yml|txt)|(?:src|tests|docs|store|bench|tools)/[\w./-]+|\.ci/run")
+_NAMED = re.compile(r"(?P<path>[\w./-]+\.py): (?P<name>\w+(?:\.\w+)*)\Z")
+# What an instance writes, or what the reader does; none of it is in the repository.
+_ELSEWHERE = {"receiver.py", "config.toml"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_within_the_repository_leads_somewhere(page: Page) -> None:
+    astray = []
+    for link in page.links:
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.path.parent / path).resolve() if path else page.path
+        known = Page(target).anchors if target.suffix == ".md" and target.is_file() else frozenset[str]()
+        if not target.exists() or (anchor and anchor not in known):
+            astray.append(link)
+    assert not astray
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_and_name_that_a_page_points_to_is_there(page: Page) -> None:
+    missing = [code for code in page.code if not _is_there(code)]
+    assert not missing
+
+
+def test_the_way_of_a_message_is_told_by_name() -> None:
+    named = [code for code in page("ARCHITECTURE.md").code if _NAMED.match(code)]
+    assert len(named) > 60
+
+
+def test_every_package_is_in_the_picture_of_the_layers() -> None:
+    (layers,) = (block.text for block in page("ARCHITECTURE.md").blocks)
+    packages = {path.parent.name for path in SOURCE.glob("*/__init__.py")} - {"runtime"}
+    modules = {f"runtime/{path.name}" for path in SOURCE.glob("runtime/*.py")} - {"runtime/__init__.py"}
+    assert {name for name in packages | modules if not re.search(rf"(?<![\w/]){re.escape(name)}(?![\w.])", layers)} == set()
+
+
+def test_every_page_is_reached_from_the_index() -> None:
+    reached = {page("README.md").path}
+    new = set(reached)
+    while new:
+        found = {
+            (each.parent / link.partition("#")[0]).resolve()
+            for each in new
+            for link in Page(each).links
+            if link.partition("#")[0].endswith(".md") and ":" not in link
+        }
+        new = {path for path in found - reached if path.is_file()}
+        reached |= new
+    assert {each.path for each in pages()} - reached == set()
+
+
+def test_the_changelog_speaks_of_this_version() -> None:
+    assert mail_proxy.__version__ in page("CHANGELOG.md").text
+
+
+def _is_there(code: str) -> bool:
+    """True for what does not look like a path, and for what is there as the page says."""
+    named = _NAMED.match(code)
+    if named is not None:
+        path = _located(named["path"])
+        return path is not None and _defines(path, named["name"])
+    if not _PATH.fullmatch(code) or code in _ELSEWHERE:
+        return True
+    return _located(code) is not None
+
+
+def _located(name: str) -> Path | None:
+    """Find a path as pages name it: from the root, or a module from `src/mail_proxy`."""
+    return next((path for path in (SOURCE / name, ROOT / name) if path.exists()), None)
+
+
+def _defines(path: Path, name: str) -> bool:
+    """True when a module has a name, `name` or `Class.name`, whether a function, a class or a value."""
+    scope: ast.Module | ast.ClassDef | None = _parsed(path)
+    for part in name.split("."):
+        if scope is None or part not in (members := _members(scope)):
+            return False
+        found = members[part]
+        scope = found if isinstance(found, ast.ClassDef) else None
+    return True
+
+
+@cache
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _members(scope: ast.Module | ast.ClassDef) -> dict[str, ast.stmt]:
+    """What a module or a class has by name; a class also has what its `__init__` sets on `self`."""
+    members: dict[str, ast.stmt] = {}
+    for node in scope.body:
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                members[name] = node
+                if name == "__init__":
+                    members |= {target.attr: node for target in _assigned(node) if isinstance(target, ast.Attribute)}
+            case _:
+                members |= {target.id: node for target in _assigned(node) if isinstance(target, ast.Name)}
+    return members
+
+
+def _assigned(node: ast.stmt) -> Iterator[ast.expr]:
+    for child in ast.walk(node):
+        match child:
+            case ast.Assign(targets=targets):
+                yield from targets
+            case ast.AnnAssign(target=target):
+                yield target
+            case _:
+                pass

@@ -1,0 +1,192 @@
+"""SMTP accounts by the API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from mail_proxy.domain.account import Hold
+from tests.support.api import Instance, a_submission
+
+NEW = {"id": "second", "host": "smtp.example.com", "port": 587}
+LOGIN = {**NEW, "user": "u", "password": "p"}
+
+
+async def put(client: httpx.AsyncClient, **fields: Any) -> httpx.Response:
+    return await client.post("/account", json=fields)
+
+
+async def account(client: httpx.AsyncClient, account_id: str = "second") -> dict[str, Any]:
+    shown: dict[str, Any] = (await client.get(f"/account/{account_id}")).json()
+    return shown
+
+
+async def test_an_account_is_shown_with_its_defaults_and_without_its_secret(acme: httpx.AsyncClient) -> None:
+    assert (await put(acme, **LOGIN)).json() == {"ok": True}
+    assert await account(acme) == {
+        "ok": True,
+        "tenant_id": "acme",
+        "id": "second",
+        "host": "smtp.example.com",
+        "port": 587,
+        "user": "u",
+        "has_password": True,
+        "auth": "auto",
+        "tls": "auto",
+        "verify_tls": True,
+        "ttl": 300.0,
+        "max_connections": 4,
+        "batch_size": None,
+        "on_uncertain": None,
+        "is_default": False,
+        "hold": None,
+    }
+    listed = (await acme.get("/accounts")).json()["accounts"]
+    assert [each["id"] for each in listed] == ["main", "second"]
+
+
+async def test_the_password_is_kept_sealed_and_opens_for_sending(instance: Instance, acme: httpx.AsyncClient) -> None:
+    await put(acme, **LOGIN)
+    accounts = await instance.store.directory.accounts_of("acme")
+    assert accounts[1].password is not None
+    assert accounts[1].password.reveal() == "p"
+
+
+async def test_what_a_change_leaves_out_stays_as_it_is(acme: httpx.AsyncClient) -> None:
+    await put(acme, **LOGIN, tls="starttls", ttl=10.5, max_connections=2, batch_size=7, verify_tls=False)
+    before = await account(acme)
+    assert (await put(acme, id="second", ttl=20)).status_code == 200
+    assert await account(acme) == {**before, "ttl": 20.0}
+
+
+async def test_another_host_needs_the_password_anew(instance: Instance, acme: httpx.AsyncClient) -> None:
+    await put(acme, **LOGIN)
+    for change in ({"host": "evil.example"}, {"port": 2525}):
+        answer = await put(acme, id="second", **change)
+        assert (answer.status_code, answer.json()["detail"][0]["field"]) == (422, "password")
+    assert (await account(acme))["host"] == "smtp.example.com"
+    assert (await put(acme, id="second", host="SMTP.example.com")).status_code == 200  # the same
+    assert (await account(acme))["has_password"] is True
+    assert (await put(acme, id="second", host="evil.example", user=None)).status_code == 200
+    shown = await account(acme)
+    assert (shown["host"], shown["user"], shown["has_password"]) == ("evil.example", None, False)
+    assert (await put(acme, id="second", user="u")).status_code == 422  # gone for good
+    assert (await put(acme, id="second", host="b.example", user="u", password="new")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("fields", "tls"),
+    [
+        ({}, "auto"),
+        ({"tls": "implicit"}, "implicit"),
+        ({"tls": None}, "auto"),
+        ({"use_tls": True}, "starttls"),
+        ({"use_tls": True, "port": 465}, "implicit"),
+        ({"use_tls": False}, "auto"),
+        ({"use_tls": None, "tls": "none"}, "none"),
+    ],
+)
+async def test_the_older_word_for_tls_is_understood(acme: httpx.AsyncClient, fields: dict[str, Any], tls: str) -> None:
+    assert (await put(acme, **{**NEW, **fields})).status_code == 200
+    assert (await account(acme))["tls"] == tls
+
+
+async def test_limits_of_nothing_are_no_limits(acme: httpx.AsyncClient) -> None:
+    answer = await put(acme, **NEW, limit_per_minute=0, limit_per_hour=None, limit_per_day=0, limit_behavior=None)
+    assert answer.status_code == 200
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "no host": ({"host": None}, "host"),
+    "no port": ({"port": None}, "port"),
+    "a port as text": ({"port": "25"}, "port"),
+    "a port out of range": ({"port": 65536}, "port"),
+    "a host with a space": ({"host": "smtp example"}, "host"),
+    "a host with a port": ({"host": "smtp.example.com:25"}, "host"),
+    "a URL": ({"host": "smtp://example.com"}, "host"),
+    "a host that is not ASCII": ({"host": "smtp.ex\u00e4mple.com"}, "host"),
+    "a host with a line break": ({"host": "smtp.example.com\n"}, "host"),
+    "an empty host": ({"host": ""}, "host"),
+    "an address in one number": ({"host": "2130706433"}, "host"),
+    "an octal address": ({"host": "0177.0.0.1"}, "host"),
+    "a hexadecimal address": ({"host": "0x7f000001"}, "host"),
+    "a short address": ({"host": "127.1"}, "host"),
+    "a user alone": ({"user": "u"}, "password"),
+    "a password alone": ({"password": "p"}, "user"),
+    "a user with a line break": ({"user": "u\n", "password": "p"}, "user"),
+    "an unknown mechanism": ({"auth": "ntlm"}, "auth"),
+    "a mechanism for later": ({"auth": "xoauth2"}, "auth"),
+    "tls twice": ({"tls": "none", "use_tls": True}, "use_tls"),
+    "an unknown tls": ({"tls": "yes"}, "tls"),
+    "a limit for later": ({"limit_per_minute": 5}, "limit_per_minute"),
+    "a behaviour for later": ({"limit_behavior": "defer"}, "limit_behavior"),
+    "a fallback for later": ({"fallback_account_id": "main"}, "fallback_account_id"),
+    "oauth for later": ({"oauth": {}}, "oauth"),
+    "a negative limit": ({"limit_per_day": -1}, "limit_per_day"),
+    "no connections": ({"max_connections": 0}, "max_connections"),
+    "a batch of none": ({"batch_size": 0}, "batch_size"),
+    "a negative ttl": ({"ttl": -1}, "ttl"),
+    "a huge number": ({"batch_size": 10**30}, "batch_size"),
+    "an id that is a command": ({"id": "list"}, "id"),
+    "an unknown field": ({"colour": "red"}, "colour"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+async def test_what_is_wrong_is_named_and_nothing_is_stored(admin: httpx.AsyncClient, name: str) -> None:
+    await admin.post("/tenant", json={"id": "acme"})
+    body, field = WRONG[name]
+    answer = await put(admin, **{**NEW, **body})
+    assert answer.status_code == 422, answer.text
+    assert [each["field"] for each in answer.json()["detail"]] == [field]
+    assert (await admin.get("/accounts")).json()["accounts"] == []
+
+
+async def test_a_tenant_may_not_name_a_host_inside_the_network_but_the_operator_may(
+    admin: httpx.AsyncClient, acme: httpx.AsyncClient
+) -> None:
+    inside = {**NEW, "host": "127.0.0.1"}
+    answer = await put(acme, **inside)
+    assert (answer.status_code, answer.json()["detail"][0]["field"]) == (422, "host")
+    assert (await put(admin, **inside, tenant_id="acme")).status_code == 200
+    assert (await put(acme, id="second", ttl=5)).status_code == 200  # the host stays the operator's
+
+
+async def test_an_address_of_version_six_may_be_in_brackets(acme: httpx.AsyncClient) -> None:
+    assert (await put(acme, **{**NEW, "host": "[2001:4860:4860:0::8888]"})).status_code == 200
+    assert (await account(acme))["host"] == "2001:4860:4860::8888"
+
+
+async def test_a_tenant_has_one_default_account(acme: httpx.AsyncClient) -> None:
+    await put(acme, id="main", is_default=True)
+    await put(acme, **NEW, is_default=True)
+    listed = (await acme.get("/accounts")).json()["accounts"]
+    assert {each["id"]: each["is_default"] for each in listed} == {"main": False, "second": True}
+
+
+async def test_an_account_with_waiting_messages_stays_unless_forced(acme: httpx.AsyncClient) -> None:
+    await acme.post("/commands/add-messages", json={"messages": [a_submission()]})
+    answer = await acme.delete("/account/main")
+    assert (answer.status_code, answer.json()["ok"]) == (409, False)
+    assert (await acme.delete("/account/main?force=true")).status_code == 200
+    assert (await acme.get("/account/main")).status_code == 404
+    shown = (await acme.get("/messages/M1")).json()
+    assert (shown["state"], shown["status"], shown["account_id"]) == ("cancelled", "cancelled", "main")
+    assert shown["error_ts"] is not None
+
+
+async def test_a_hold_is_shown_and_ends_with_a_change(
+    instance: Instance, admin: httpx.AsyncClient, acme: httpx.AsyncClient
+) -> None:
+    (main,) = await instance.store.directory.accounts_of("acme")
+    await instance.store.directory.set_hold(main.pk, Hold("535 5.7.8 wrong password", 5.0))
+    assert (await account(acme, "main"))["hold"] == {"reason": "535 5.7.8 wrong password", "since": 5.0}
+    assert (await admin.get("/status")).json()["accounts_on_hold"] == [
+        {"tenant_id": "acme", "id": "main", "reason": "535 5.7.8 wrong password", "since": 5.0}
+    ]
+    instance.told.accounts.clear()
+    assert (await put(acme, id="main", ttl=5)).status_code == 200
+    assert (await account(acme, "main"))["hold"] is None
+    assert instance.told.accounts == [frozenset({main.pk})]

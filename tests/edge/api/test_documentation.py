@@ -1,0 +1,161 @@
+"""The API's documentation: complete, true to what is answered, and shown without the internet."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import re
+from collections.abc import Iterator
+from importlib.resources import files
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import BaseModel
+
+from mail_proxy.api import schemas
+from tests.support.api import Instance, a_submission
+
+MADE_ELSEWHERE = {
+    "swagger-ui-bundle.js": "e6a898692f2d768e807c3ba4626068a69a2c5dd960dd6c76f3e4d3a3de180af2",
+    "swagger-ui.css": "5ed08757e53da3e026d6cbecc61fe5d43585c9560b302d534ad56692519a273d",
+    "redoc.standalone.js": "dcaf76612bc4a3fbcc923a8966dee2f6146a5f32e5ce1b6f02dd60cbbf89500b",
+}
+"""SHA-256 of what the publishers packed: swagger-ui-dist 5.35.0, redoc 2.5.4."""
+
+
+@pytest.fixture
+async def document(instance: Instance) -> dict[str, Any]:
+    async with instance.client(None) as client:
+        found: dict[str, Any] = (await client.get("/openapi.json")).json()
+    return found
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield f"{method.upper()} {path}", operation
+
+
+async def test_every_route_says_what_it_does_and_how_it_fails(document: dict[str, Any]) -> None:
+    public = {"GET /health", "GET /ready", "GET /metrics"}
+    for name, operation in operations(document):
+        assert operation["summary"], name
+        assert operation["description"], name
+        assert operation["tags"], name
+        assert operation["responses"]["200"]["description"] != "Successful Response", name
+        statuses = set(operation["responses"])
+        assert statuses >= {"200", "422", "500"}, name
+        if name not in public:
+            assert statuses >= {"401", "503"}, name
+            assert operation["security"] == [{"Token": []}, {"Bearer": []}], name
+        if name.startswith("POST") or "requestBody" in operation:
+            assert statuses >= {"408", "413", "415"}, name
+
+
+async def test_every_failure_has_an_example_in_the_one_form(document: dict[str, Any]) -> None:
+    for name, operation in operations(document):
+        for status, response in operation["responses"].items():
+            if not status.startswith("2"):
+                content = response["content"]["application/json"]
+                assert content["schema"] == {"$ref": "#/components/schemas/Failure"}, name
+                schemas.Failure.model_validate(content["example"], strict=True)
+
+
+async def test_every_parameter_and_field_is_explained_with_an_example(document: dict[str, Any]) -> None:
+    for name, operation in operations(document):
+        for parameter in operation.get("parameters", []):
+            assert parameter["description"], name
+            assert parameter["schema"].get("examples") or parameter.get("examples"), (name, parameter["name"])
+    for name, schema in document["components"]["schemas"].items():
+        assert schema["description"], name
+        for field, properties in schema.get("properties", {}).items():
+            assert properties.get("description"), (name, field)
+            nested = "$ref" in str(properties)
+            assert nested or "examples" in properties, (name, field)
+
+
+async def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    for name in set(re.findall(r"#/components/schemas/([\w-]+)", str(document))):
+        assert name in document["components"]["schemas"]
+
+
+async def test_every_example_of_a_body_works_when_it_is_pasted(
+    admin: httpx.AsyncClient, acme: httpx.AsyncClient, document: dict[str, Any]
+) -> None:
+    ids = {"tenant_id": "acme", "account_id": "main", "message_id": "M1"}
+    shown = 0
+    for name, operation in operations(document):
+        for example in (
+            operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("examples", {}).values()
+        ):
+            method, path = name.split(" ")
+            client = acme if path == "/commands/add-messages" else admin
+            answer = await client.request(method, path.format(**ids), json=example["value"])
+            assert (answer.status_code, answer.json()["ok"]) == (200, True), (name, answer.text)
+            assert not answer.json().get("rejected"), (name, answer.text)
+            shown += 1
+    assert shown >= 10
+
+
+async def test_answers_are_what_the_documentation_says(admin: httpx.AsyncClient, acme: httpx.AsyncClient) -> None:
+    async def check(model: type[BaseModel], answer: httpx.Response) -> None:
+        model.model_validate_json(answer.content)
+
+    submitted = {"messages": [a_submission("M1", metadata={"a": 1}), {}]}
+    await check(schemas.ReceiptOut, await acme.post("/commands/add-messages", json=submitted))
+    await check(schemas.MessagesAnswer, await acme.get("/messages"))
+    await check(schemas.MessageAnswer, await acme.get("/messages/M1"))
+    await check(schemas.EventsAnswer, await acme.get("/messages/M1/events"))
+    await check(schemas.AccountsAnswer, await acme.get("/accounts"))
+    await check(schemas.AccountAnswer, await acme.get("/account/main"))
+    await check(schemas.TenantsAnswer, await admin.get("/tenants"))
+    await check(schemas.TenantAnswer, await admin.get("/tenant/acme"))
+    await check(schemas.StatusAnswer, await admin.get("/status"))
+    await check(schemas.StatusAnswer, await acme.get("/status"))
+    await check(schemas.Held, await acme.post("/commands/suspend"))
+    await check(schemas.Held, await admin.post("/commands/suspend"))
+    await check(schemas.TenantPut, await admin.post("/tenant", json={"id": "third"}))
+    await check(schemas.ApiKeyAnswer, await admin.post("/tenant/third/api-key"))
+    await check(schemas.Answer, await admin.delete("/tenant/third"))
+    await check(schemas.Failure, await admin.get("/tenant/third"))
+
+
+@pytest.mark.parametrize("page", ["/docs", "/redoc"])
+async def test_the_pages_and_all_that_they_load_come_from_here(instance: Instance, page: str) -> None:
+    async with instance.client(None) as client:
+        shown = await client.get(page)
+        assert shown.headers["content-type"].startswith("text/html")
+        loaded = re.findall(r'(?:src|href|spec-url)="([^"]+)"', shown.text)
+        assert loaded
+        for address in loaded:
+            assert "//" not in address
+            assert (await client.get(f"/{address}")).status_code == 200, address
+    policy = shown.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "http" not in policy
+    assert "<script>" not in shown.text  # the policy forbids scripts within the page
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "identity"])
+@pytest.mark.parametrize("name", sorted(MADE_ELSEWHERE))
+async def test_the_files_of_others_are_served_as_they_were_published(
+    instance: Instance, name: str, encoding: str
+) -> None:
+    async with instance.client(None) as client:
+        answer = await client.get(f"/docs/assets/{name}", headers={"Accept-Encoding": encoding})
+    assert answer.headers.get("content-encoding", "identity") == encoding
+    assert hashlib.sha256(answer.content).hexdigest() == MADE_ELSEWHERE[name]
+    packed = files("mail_proxy.api").joinpath("static").joinpath(f"{name}.gz").read_bytes()
+    assert hashlib.sha256(gzip.decompress(packed)).hexdigest() == MADE_ELSEWHERE[name]
+
+
+def test_the_files_of_others_come_with_their_licences() -> None:
+    licences = {each.name for each in files("mail_proxy.api").joinpath("static").joinpath("licenses").iterdir()}
+    assert licences == {
+        "redoc-bundle.txt",
+        "redoc.txt",
+        "swagger-ui-bundle.txt",
+        "swagger-ui.NOTICE.txt",
+        "swagger-ui.txt",
+    }

@@ -1,0 +1,66 @@
+"""The instance itself by the API."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import httpx
+
+import mail_proxy
+from tests.support.api import Instance, a_submission
+
+
+async def test_it_says_that_it_lives(instance: Instance) -> None:
+    async with instance.client(None) as client:
+        answer = await client.get("/health")
+    assert (answer.status_code, answer.json()) == (200, {"ok": True})
+
+
+async def test_it_says_why_it_is_not_ready(instance: Instance) -> None:
+    instance.reasons += ["The database does not answer.", "The dispatcher does not run."]
+    async with instance.client(None) as client:
+        answer = await client.get("/ready")
+        assert answer.status_code == 503
+        assert answer.json() == {
+            "ok": False,
+            "error": "The database does not answer. The dispatcher does not run.",
+            "code": "not_ready",
+        }
+        instance.reasons.clear()
+        assert (await client.get("/ready")).json() == {"ok": True}
+
+
+async def test_the_status_for_the_admin_has_everything(instance: Instance, admin: httpx.AsyncClient) -> None:
+    instance.insight = replace(instance.insight, pending=3, oldest_waiting_ts=5.0, loops={"dispatcher": "running"})
+    instance.clock.time += 12.5
+    assert (await admin.get("/status")).json() == {
+        "ok": True,
+        "version": mail_proxy.__version__,
+        "instance": "tests",
+        "scheduler_active": True,
+        "pending_messages": 3,
+        "uptime_seconds": 12.5,
+        "database": "sqlite",
+        "loops": {"dispatcher": "running"},
+        "accounts_on_hold": [],
+        "oldest_waiting_ts": 5.0,
+    }
+
+
+async def test_the_status_for_a_tenant_has_what_is_its_own(instance: Instance, acme: httpx.AsyncClient) -> None:
+    instance.insight = replace(instance.insight, pending=1000)
+    await acme.post("/commands/add-messages", json={"messages": [a_submission("M1"), a_submission("M2")]})
+    status = (await acme.get("/status")).json()
+    assert status["pending_messages"] == 2
+    assert not status.keys() & {"loops", "accounts_on_hold", "oldest_waiting_ts"}
+
+
+async def test_the_metrics_are_the_meters(instance: Instance) -> None:
+    instance.meter.sent("acme", "main")
+    instance.meter.pending(4)
+    async with instance.client(None) as client:
+        answer = await client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    lines = answer.text.splitlines()
+    assert 'gmp_sent_total{account_id="main",tenant_id="acme"} 1.0' in lines
+    assert "gmp_pending_messages 4.0" in lines

@@ -1,0 +1,139 @@
+"""Tenants and their keys by the API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.api import Instance, a_submission, new_tenant
+
+FULL = {
+    "id": "acme",
+    "name": "ACME Corp",
+    "client_base_url": "https://acme.example/base",
+    "client_sync_path": "/sync",
+    "client_attachment_path": "/files",
+    "client_auth": {"method": "basic", "user": "proxy", "password": "secret"},
+    "active": False,
+    "on_uncertain": "fail",
+    "api_key_expires_at": 1_900_000_000,
+}
+
+
+async def tenant(client: httpx.AsyncClient, tenant_id: str = "acme") -> dict[str, Any]:
+    shown: dict[str, Any] = (await client.get(f"/tenant/{tenant_id}")).json()
+    return shown
+
+
+async def test_a_new_tenant_gets_a_key_that_is_shown_once(instance: Instance, admin: httpx.AsyncClient) -> None:
+    made = (await admin.post("/tenant", json={"id": "acme"})).json()
+    assert made.keys() == {"ok", "api_key"}
+    assert len(made["api_key"]) == 43
+    assert (await admin.post("/tenant", json={"id": "acme"})).json() == {"ok": True}
+    async with instance.client(made["api_key"]) as client:
+        assert (await client.get("/tenant/acme")).status_code == 200
+    for url in ("/tenant/acme", "/tenants"):
+        assert made["api_key"] not in (await admin.get(url)).text
+
+
+async def test_settings_are_shown_as_they_were_given_but_for_secrets(admin: httpx.AsyncClient) -> None:
+    assert (await admin.post("/tenant", json=FULL)).status_code == 200
+    shown = await tenant(admin)
+    assert {name: shown[name] for name in FULL if name != "client_auth"} == {
+        name: value for name, value in FULL.items() if name != "client_auth"
+    }
+    assert shown["client_auth"] == {"method": "basic", "has_token": False, "user": "proxy", "has_password": True}
+    assert (await admin.get("/tenants")).json()["tenants"] == [{n: v for n, v in shown.items() if n != "ok"}]
+
+
+async def test_what_a_change_leaves_out_stays_as_it_is(admin: httpx.AsyncClient) -> None:
+    await admin.post("/tenant", json=FULL)
+    before = await tenant(admin)
+    assert (await admin.put("/tenant/acme", json={"name": "New"})).status_code == 200
+    assert await tenant(admin) == {**before, "name": "New"}
+    assert (await admin.post("/tenant", json={"id": "acme", "active": True})).status_code == 200
+    assert await tenant(admin) == {**before, "name": "New", "active": True}
+
+
+async def test_null_gives_the_default_back(admin: httpx.AsyncClient) -> None:
+    await new_tenant(admin, "plain")
+    await admin.post("/tenant", json=FULL)
+    assert (await admin.put("/tenant/acme", json={n: None for n in FULL if n != "id"})).status_code == 200
+    assert await tenant(admin) == {**await tenant(admin, "plain"), "id": "acme"}
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "an id with a space": ({"id": "a b"}, "id"),
+    "an id that is too long": ({"id": "a" * 65}, "id"),
+    "an id of dots": ({"id": ".."}, "id"),
+    "an id that is a command": ({"id": "tenants"}, "id"),
+    "an id that is a number": ({"id": 5}, "id"),
+    "an unknown field": ({"colour": "red"}, "colour"),
+    "an unknown field within": ({"client_auth": {"method": "none", "colour": "red"}}, "client_auth.colour"),
+    "rate limits": ({"rate_limits": {"hourly": 5}}, "rate_limits"),
+    "large files": ({"large_file_config": {}}, "large_file_config"),
+    "a name with a line break": ({"name": "a\nb"}, "name"),
+    "a base that is no URL": ({"client_base_url": "acme.example"}, "client_base_url"),
+    "a base of another scheme": ({"client_base_url": "file:///etc/passwd"}, "client_base_url"),
+    "a base with a password": ({"client_base_url": "https://u:p@acme.example"}, "client_base_url"),
+    "a base with a query": ({"client_base_url": "https://acme.example/?a=b"}, "client_base_url"),
+    "a base with a bad port": ({"client_base_url": "https://acme.example:port"}, "client_base_url"),
+    "a path to elsewhere": ({"client_sync_path": "https://evil.example/"}, "client_sync_path"),
+    "a path with a line break": ({"client_sync_path": "/a\r\nX: y"}, "client_sync_path"),
+    "a truth value as text": ({"active": "yes"}, "active"),
+    "an unknown choice": ({"on_uncertain": "maybe"}, "on_uncertain"),
+    "an end in milliseconds": ({"api_key_expires_at": 1_900_000_000_000}, "api_key_expires_at"),
+    "an end in the past": ({"api_key_expires_at": 1}, "api_key_expires_at"),
+    "a bearer without token": ({"client_auth": {"method": "bearer"}}, "client_auth.token"),
+    "a token for nothing": ({"client_auth": {"method": "none", "token": "t"}}, "client_auth.token"),
+    "a basic without password": ({"client_auth": {"method": "basic", "user": "u"}}, "client_auth.password"),
+    "a method that is not known": ({"client_auth": {"method": "digest"}}, "client_auth.method"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+async def test_what_is_wrong_is_named_and_nothing_is_stored(admin: httpx.AsyncClient, name: str) -> None:
+    body, field = WRONG[name]
+    answer = await admin.post("/tenant", json={"id": "acme", **body})
+    assert answer.status_code == 422, answer.text
+    assert [each["field"] for each in answer.json()["detail"]] == [field]
+    assert (await admin.get("/tenants")).json()["tenants"] == []
+
+
+async def test_a_put_takes_its_id_from_the_path_alone(admin: httpx.AsyncClient) -> None:
+    await new_tenant(admin, "acme")
+    answer = await admin.put("/tenant/acme", json={"id": "other"})
+    assert (answer.status_code, answer.json()["detail"][0]["field"]) == (422, "id")
+
+
+async def test_a_tenant_with_unfinished_messages_stays_unless_forced(
+    admin: httpx.AsyncClient, acme: httpx.AsyncClient
+) -> None:
+    await acme.post("/commands/add-messages", json={"messages": [a_submission()]})
+    answer = await admin.delete("/tenant/acme")
+    assert (answer.status_code, answer.json()["ok"]) == (409, False)
+    assert (await acme.get("/messages/M1")).status_code == 200
+    assert (await admin.delete("/tenant/acme?force=true")).status_code == 200
+    assert (await admin.get("/tenant/acme")).status_code == 404
+    assert (await acme.get("/messages")).status_code == 401
+
+
+async def test_an_end_of_the_key_can_be_set_later(instance: Instance, admin: httpx.AsyncClient) -> None:
+    token = await new_tenant(admin, "acme")
+    end = instance.clock.now() + 60
+    assert (await admin.put("/tenant/acme", json={"api_key_expires_at": end})).status_code == 200
+    assert (await tenant(admin))["api_key_expires_at"] == end
+    instance.clock.time = end
+    async with instance.client(token) as client:
+        assert (await client.get("/status")).status_code == 401
+
+
+async def test_a_new_key_has_no_end_unless_it_is_given_one(instance: Instance, admin: httpx.AsyncClient) -> None:
+    await admin.post("/tenant", json={"id": "acme", "api_key_expires_at": instance.clock.now() + 1})
+    assert (await admin.post("/tenant/acme/api-key")).status_code == 200
+    shown = await tenant(admin)
+    assert (shown["has_api_key"], shown["api_key_expires_at"]) == (True, None)
+    assert (await admin.delete("/tenant/acme/api-key")).status_code == 200
+    assert (await tenant(admin))["has_api_key"] is False
