@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-_FENCE = re.compile(r"^(?:<!-- test: (?P<mark>[^\n]+?) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
-_HEADING = re.compile(r"^#{1,6} +(.+?) *$", re.M)
+_FENCE = re.compile(
+    r"^(?:<!-- test: (?P<mark>[^\n]+?) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+_HEADING = re.compile(r"^#{1,6} +(.+?) *$", re.MULTILINE)
 _LINK = re.compile(r"(?<!!)\[(?:[^\]\[]|\[[^\]]*\])*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"`([^`\n]+)`")
-_COMMENT = re.compile(r"<!--.*?-->", re.S)
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _NOT_IN_AN_ANCHOR = re.compile(r"[^\w\- ]")
 
 
@@ -40,17 +43,17 @@ class Page:
     @property
     def text(self) -> str:
         """The whole page."""
-        return self.path.read_text(encoding="utf-8")
+        return _read(self.path)
 
     @property
     def blocks(self) -> tuple[Block, ...]:
         """The fenced blocks in their order."""
-        return tuple(Block(found["language"], found["text"], found["mark"]) for found in _FENCE.finditer(self.text))
+        return _taken_apart(self.path)[0]
 
     @property
     def prose(self) -> str:
         """The page without its fenced blocks and comments."""
-        return _COMMENT.sub("", _FENCE.sub("", self.text))
+        return _taken_apart(self.path)[1]
 
     @property
     def links(self) -> tuple[str, ...]:
@@ -73,6 +76,19 @@ class Page:
     def code(self) -> tuple[str, ...]:
         """What stands in code style in the prose."""
         return tuple(_CODE.findall(self.prose))
+
+
+@cache
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+@cache
+def _taken_apart(path: Path) -> tuple[tuple[Block, ...], str]:
+    """Return a page's blocks, and its text without them."""
+    text = _read(path)
+    blocks = tuple(Block(found["language"], found["text"], found["mark"]) for found in _FENCE.finditer(text))
+    return blocks, _COMMENT.sub("", _FENCE.sub("", text))
 
 
 def pages() -> list[Page]:

@@ -51,7 +51,9 @@ def test_every_package_is_in_the_picture_of_the_layers() -> None:
     (layers,) = (block.text for block in page("ARCHITECTURE.md").blocks)
     packages = {path.parent.name for path in SOURCE.glob("*/__init__.py")} - {"runtime"}
     modules = {f"runtime/{path.name}" for path in SOURCE.glob("runtime/*.py")} - {"runtime/__init__.py"}
-    assert {name for name in packages | modules if not re.search(rf"(?<![\w/]){re.escape(name)}(?![\w.])", layers)} == set()
+    assert {
+        name for name in packages | modules if not re.search(rf"(?<![\w/]){re.escape(name)}(?![\w.])", layers)
+    } == set()
 
 
 def test_every_page_is_reached_from_the_index() -> None:
@@ -67,6 +69,14 @@ def test_every_page_is_reached_from_the_index() -> None:
         new = {path for path in found - reached if path.is_file()}
         reached |= new
     assert {each.path for each in pages()} - reached == set()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_target_of_make_that_a_page_names_is_there(page: Page) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    shown = [*page.code, *(line for block in page.blocks if block.language == "sh" for line in block.text.splitlines())]
+    named = {target for code in shown for target in re.findall(r"^(?:\w+=\S+ )*make ([a-z-]+)", code)}
+    assert named <= targets
 
 
 def test_the_changelog_speaks_of_this_version() -> None:

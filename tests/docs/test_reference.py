@@ -68,7 +68,9 @@ def test_every_code_of_a_failure_is_explained() -> None:
     assert {code for code in codes if not _mentions(API, code)} == set()
 
 
-@pytest.mark.parametrize("name", ["loops", "accounts_on_hold", "scheduler_active", "pending_messages", "uptime_seconds"])
+@pytest.mark.parametrize(
+    "name", ["loops", "accounts_on_hold", "scheduler_active", "pending_messages", "uptime_seconds"]
+)
 def test_what_operations_says_of_the_status_is_there(name: str) -> None:
     assert name in StatusAnswer.model_fields
     assert _mentions(page("docs/operations.md"), name)
@@ -106,7 +108,9 @@ def test_every_field_of_a_report_is_explained(type_: EventType) -> None:
 
 
 def test_every_way_to_log_in_at_an_endpoint_is_named() -> None:
-    assert {method.value for method in ClientAuthMethod if f'"{method.value}"' not in page("docs/reports.md").text} == set()
+    assert {
+        method.value for method in ClientAuthMethod if f'"{method.value}"' not in page("docs/reports.md").text
+    } == set()
 
 
 def test_the_table_of_attempts_is_the_schedule() -> None:
@@ -128,7 +132,9 @@ def test_every_metric_and_no_other_is_explained() -> None:
     meter.pending(1)
     meter.sent("acme", "main")
     samples = {line.partition(" ")[0].partition("{")[0] for line in _lines(meter) if not line.startswith("#")}
-    told = {name for row in table_rows(page("docs/metrics.md").text) for name in _metrics_in(row[0]) if "(" not in row[0]}
+    told = {
+        name for row in table_rows(page("docs/metrics.md").text) for name in _metrics_in(row[0]) if "(" not in row[0]
+    }
     assert {name for name in told if name.startswith("gmp_")} == {name for name in samples if name.startswith("gmp_")}
     assert samples <= told
 
@@ -142,7 +148,7 @@ def test_every_label_is_named() -> None:
 
 def test_every_command_and_option_and_no_other_is_explained() -> None:
     text = page("docs/cli.md").text
-    sections = dict(re.findall(r"^## `mail-proxy ([\w-]+)`\n(.*?)(?=^## |\Z)", text, re.M | re.S))
+    sections = dict(re.findall(r"^## `mail-proxy ([\w-]+)`\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
     assert isinstance(main, click.Group)
     assert set(sections) == set(main.commands)
     head = text.partition("\n## ")[0]

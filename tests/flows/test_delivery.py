@@ -17,7 +17,7 @@ from mail_proxy.delivery.delivery import Delivery
 from mail_proxy.delivery.journal import FlightJournal
 from mail_proxy.delivery.needs import Needs
 from mail_proxy.delivery.settings import DeliverySettings
-from mail_proxy.domain.account import Account
+from mail_proxy.domain.account import Account, OnUncertain
 from mail_proxy.domain.attempt import AccountRefused, Answer, Attempt, HostFailed, Stage
 from mail_proxy.domain.claim import Demand
 from mail_proxy.domain.errors import StoreUnavailable
@@ -329,6 +329,19 @@ async def test_on_demand_nothing_is_sent_before_it_is_asked_for(bench: Bench) ->
         assert bench.transport.messages == []
         await delivery.run_now()
         await bench.until_state("M1", MessageState.SENT)
+
+
+async def test_where_a_copy_is_worse_than_a_failure_nothing_is_claimed_ahead(bench: Bench) -> None:
+    account = await with_account(bench.store, max_connections=2, on_uncertain=OnUncertain.FAIL)
+    bench.transport.gate.clear()
+    async with bench.delivering() as delivery:
+        await bench.submit(delivery, account, *(f"M{n}" for n in range(6)))
+        await bench.until_state("M1", MessageState.SENDING)
+        await bench.clock.advance(10)
+        assert [(await bench.details(f"M{n}")).state for n in range(2, 6)] == [MessageState.READY] * 4  # G4
+        bench.transport.gate.set()
+        for n in range(6):
+            await bench.until_state(f"M{n}", MessageState.SENT, seconds=1)
 
 
 async def claimed_by_a_run_that_died(bench: Bench, *, dot: bool, reply: bool) -> None:

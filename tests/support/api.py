@@ -58,14 +58,15 @@ class Instance:
 
 
 @asynccontextmanager
-async def running_instance(
-    folder: Path, *, max_request_bytes: int | None = 1_000_000, max_batch: int = 1000, metrics_token: str | None = None
-) -> AsyncIterator[Instance]:
-    """Open a store in a folder and put the services together as the composition root does."""
+async def running_instance(folder: Path, url: str | None = None) -> AsyncIterator[Instance]:
+    """Open a store and put the services together as the composition root does.
+
+    The store is the database of that URL, else a file in the folder.
+    """
     clock, meter, told, reasons = SetClock(), PrometheusMeter(process=False), Told(), list[str]()
     cipher = AesGcmCipher(KEY)
     store = await open_store(
-        database_url(str(folder / "mail_service.db")),
+        url or database_url(str(folder / "mail_service.db")),
         instance_id="api-tests",
         address="in process",
         cipher=cipher,
@@ -83,16 +84,16 @@ async def running_instance(
     services = Services(
         settings=ApiSettings(
             api_token_digest=tokens.digest(ADMIN_TOKEN),
-            metrics_token_digest=None if metrics_token is None else tokens.digest(metrics_token),
-            max_request_bytes=max_request_bytes,
+            metrics_token_digest=None,
+            max_request_bytes=1_000_000,
             instance_name="tests",
-            database="sqlite",
+            database=store.database.dialect,
         ),
         intake=Intake(
             store.queue,
             directory,
             clock,
-            IntakeSettings(host="proxy.example", max_batch=max_batch),
+            IntakeSettings(host="proxy.example"),
             lambda pks, urgent: told.submitted.append((pks, urgent)),
         ),
         tenants=Tenants(directory, directory, clock, tokens.new_token, tokens.digest),

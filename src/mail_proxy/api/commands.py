@@ -66,6 +66,8 @@ async def _switch(request: Request, caller: Caller, query: SuspensionQuery, *, a
     await refuse_body(request, services.settings.max_request_bytes)
     if query.batch_code is None and await _tenant_or_all(caller, query.tenant_id, services) is None:
         await services.scheduling.set_active(active=active)
+        if active:
+            await services.run_now(None)
         pending = services.insight().pending
         return answer({"ok": True, "scheduler_active": active, "suspended_batches": [], "pending_messages": pending})
     tenant_id = await tenant_meant(caller, query.tenant_id, services)

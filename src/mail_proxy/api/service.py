@@ -16,12 +16,12 @@ from mail_proxy.api.errors import answer, failure
 from mail_proxy.api.queries import NoQuery
 from mail_proxy.api.services import services_of
 from mail_proxy.domain.errors import Unauthorized
+from mail_proxy.runtime.telemetry import CONTENT_TYPE
 from mail_proxy.secrets import tokens
 
 router = APIRouter(tags=["service"])
 
 Nothing = Annotated[NoQuery, Query()]
-METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @router.get("/health", summary="Does it live?", response_model=schemas.Answer, responses=failures(422, public=True))
@@ -67,7 +67,7 @@ async def metrics(request: Request, _query: Nothing) -> Response:
         shown = presented_bearer(request.scope)
         if shown is None or not tokens.same(tokens.digest(shown), wanted):
             raise Unauthorized("The metrics are behind a bearer token of their own.")
-    return Response(services.render_metrics(), media_type=METRICS_TYPE)
+    return Response(services.render_metrics(), media_type=CONTENT_TYPE)
 
 
 @router.get(

@@ -23,9 +23,10 @@ from mail_proxy.delivery.lease import Lease, LeaseLost
 from mail_proxy.delivery.needs import Needs
 from mail_proxy.delivery.outages import Outages
 from mail_proxy.delivery.recorder import Recorder
-from mail_proxy.delivery.sender import Sender
+from mail_proxy.delivery.sender import Sender, on_uncertain
 from mail_proxy.delivery.settings import DeliverySettings
 from mail_proxy.delivery.shares import Slots
+from mail_proxy.domain.account import OnUncertain
 from mail_proxy.domain.claim import HELPING, Claimed, Demand
 from mail_proxy.domain.errors import StoreUnavailable
 
@@ -185,8 +186,8 @@ class Dispatcher:
                     self._outages.take_up(lane)
                 self._unwant(account_pk)
                 continue
-            batch = min(lane.account.batch_size or self._settings.batch_size, room)
-            if len(lane) <= batch // 2:
+            batch = min(await self._most_for(lane), room)
+            if len(lane) <= batch // 2 and batch > 0:
                 demands.append(Demand(account_pk, batch))
                 self._urgent.discard(account_pk)
             elif account_pk in self._urgent:
@@ -198,6 +199,12 @@ class Dispatcher:
             if not demands[-1].urgent_only:
                 self._wanted.pop(account_pk, None)
         return demands
+
+    async def _most_for(self, lane: Lane) -> int:
+        """How many messages may be claimed for a lane: where a copy is worse than a failure, none ahead."""  # G4
+        if await on_uncertain(self._needs.directory, lane.account) is OnUncertain.FAIL:
+            return lane.account.max_connections - lane.senders - len(lane)
+        return lane.account.batch_size or self._settings.batch_size
 
     def _want(self, account_pk: int) -> None:
         self._wanted.setdefault(account_pk)

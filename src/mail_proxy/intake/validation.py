@@ -103,6 +103,8 @@ def _accepted(index: int, item: object, now: float) -> Accepted:
     given = cast("dict[str, object]", item)
     submitted = _shape(given)
     _check_text("id", submitted.id, without="/")
+    if submitted.id in {".", ".."}:
+        raise _wrong("id", "must not be a path of dots: clients take it out of URLs")
     if submitted.batch_code is not None:
         _check_text("batch_code", submitted.batch_code)
     if submitted.metadata is not None:

@@ -18,13 +18,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, PlainValidator, PrivateAttr, ValidationError
 from pydantic_core import ErrorDetails
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
+from pydantic_settings import PydanticBaseSettingsSource as Source
 from typing_extensions import override
 
 from mail_proxy.domain.message import DEFAULT_PRIORITY, Priority
@@ -132,7 +127,6 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
 
-    # -- service
     api_token: Token = Field(description="The admin token: whoever has it may do everything. Required.")
     host: str = Field("127.0.0.1", min_length=1, description="The address that the API listens on.")
     port: int = Field(8000, ge=0, le=65535, description="The port that the API listens on; 0 takes a free one.")
@@ -172,7 +166,6 @@ class Settings(BaseSettings):
         30, description="Seconds that running SMTP transactions get to finish when the service is told to stop."
     )
 
-    # -- delivery
     send_loop_interval: Seconds = Field(
         2, description="Seconds between looks at the queue when nothing else says that there is something to send."
     )
@@ -208,7 +201,6 @@ class Settings(BaseSettings):
         600, description="Seconds from the final dot to its reply. Giving up too early makes second copies."
     )
 
-    # -- reports
     client_sync_url: Annotated[str, BeforeValidator(lambda value: _http_url(str(value)))] | None = Field(
         None, description="Where reports go for tenants that have no `client_base_url` of their own."
     )
@@ -220,7 +212,6 @@ class Settings(BaseSettings):
         7 * 86400, description="Seconds that finished and reported messages are kept."
     )
 
-    # -- network and secrets
     allow_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_split)] = Field(
         (),
         description="Networks such as `10.1.0.0/16`, separated by commas, that tenants may name although they are "
@@ -239,11 +230,11 @@ class Settings(BaseSettings):
     def settings_customise_sources(
         cls,
         settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        init_settings: Source,
+        env_settings: Source,
+        dotenv_settings: Source,
+        file_secret_settings: Source,
+    ) -> tuple[Source, ...]:
         """Take what is given and nothing else: `load` alone says where values come from."""
         return (init_settings,)
 

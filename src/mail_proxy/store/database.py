@@ -11,13 +11,13 @@ them with one statement.
 from __future__ import annotations
 
 import asyncio
-import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Connection, Engine, make_url
 from sqlalchemy.engine import URL
@@ -83,7 +83,40 @@ class _Waiting:
         return self.operation.weigh(self.item)
 
 
-_END: Final = object()
+class _Line:
+    """What waits to be written, in the order in which it came. Several writers may take from it."""
+
+    def __init__(self) -> None:
+        self._items: deque[_Waiting] = deque()
+        self._news = threading.Condition()
+        self._ended = False
+
+    def add(self, waiting: _Waiting) -> None:
+        """Put one at the end."""
+        with self._news:
+            self._items.append(waiting)
+            self._news.notify()
+
+    def end(self) -> None:
+        """Tell the writers that nothing more will come."""
+        with self._news:
+            self._ended = True
+            self._news.notify_all()
+
+    def take_group(self) -> list[_Waiting]:
+        """Wait until there is something and take as much as is committed together; empty once all is taken."""
+        group: list[_Waiting] = []
+        weight = 0
+        with self._news:
+            self._news.wait_for(lambda: self._items or self._ended)
+            while self._items and len(group) < GROUP_ITEMS:
+                weight += self._items[0].weight
+                if group and weight > GROUP_WEIGHT:
+                    break
+                group.append(self._items.popleft())
+            if self._items:
+                self._news.notify()
+        return group
 
 
 class Database:
@@ -103,11 +136,14 @@ class Database:
         else:
             self._engine = postgresql_engine(self.url, connections=READERS + POSTGRESQL_WRITERS)
             self._readers_engine = repeatable(self._engine)
-        self._waiting: queue.SimpleQueue[_Waiting | object] = queue.SimpleQueue()
+        self._line = _Line()
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
         self._writers: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
+        self._unanswered = 0
+        self._all_answered = asyncio.Event()
+        self._all_answered.set()
         self.available = True
         """False after a write that failed because the database was away, until one succeeds."""
         self.broken: FsyncFailed | None = None
@@ -131,8 +167,7 @@ class Database:
     async def close(self) -> None:
         """Finish the writes that were handed over, then close every connection."""
         self._closed = True
-        for _ in self._writers:
-            self._waiting.put(_END)
+        self._line.end()
         for thread in self._writers:
             await asyncio.to_thread(thread.join)
         self._writers.clear()
@@ -149,9 +184,15 @@ class Database:
         if self._closed or self._loop is None:
             raise StoreUnavailable("the store is closed")
         waiting = _Waiting(operation, item, self._loop.create_future())
-        self._waiting.put(waiting)
+        self._unanswered += 1
+        self._all_answered.clear()
+        self._line.add(waiting)
         result: ResultT = await waiting.future
         return result
+
+    async def drained(self) -> None:
+        """Return when nothing that was handed over is still on its way, whether or not somebody waits for it."""
+        await self._all_answered.wait()
 
     async def read(self, function: Callable[[Connection], ResultT]) -> ResultT:
         """Run a function on a reader's connection, in a transaction of its own that changes nothing.
@@ -177,40 +218,39 @@ class Database:
         with self._readers_engine.connect() as connection:
             return function(connection)
 
+    def _answer(self, group: Sequence[_Waiting]) -> None:
+        """Tell the callers; runs on the event loop."""
+        for waiting in group:
+            error = waiting.error
+            heard = not waiting.future.done()  # else the caller was cancelled; what it asked for is done all the same
+            if waiting.unsure or (error is None and not heard):
+                waiting.operation.unanswered(waiting.item)
+            if not heard:
+                continue
+            if error is None:
+                waiting.future.set_result(waiting.result)
+            elif isinstance(error, StopIteration):  # which no future takes
+                waiting.future.set_exception(RuntimeError(f"{waiting.operation.name} raised {error!r}"))
+            else:
+                # one for each: those who raise it add to its traceback
+                own = copy(error) if isinstance(error, (StoreUnavailable, FsyncFailed)) else error
+                waiting.future.set_exception(own)
+        self._unanswered -= len(group)
+        if not self._unanswered:
+            self._all_answered.set()
+
     # -- the writer's thread ---------------------------------------------------------------------------------------
 
     def _write_forever(self, loop: asyncio.AbstractEventLoop) -> None:
-        for group in self._groups():
+        while group := self._line.take_group():
             try:
                 self._commit(group)
             except BaseException as error:  # noqa: BLE001 - those who wait must hear of it, and the others go on
                 self._fail(group, error)
             try:
-                loop.call_soon_threadsafe(_answer, group)
+                loop.call_soon_threadsafe(self._answer, group)
             except RuntimeError:  # the loop is gone, and with it everybody who could wait
                 return
-
-    def _groups(self) -> Iterator[list[_Waiting]]:
-        """Yield what waits, as much at a time as is committed together, until the end is announced."""
-        following = self._waiting.get()
-        while isinstance(following, _Waiting):
-            group, weight = [following], following.weight
-            following = self._take_waiting()
-            while isinstance(following, _Waiting) and len(group) < GROUP_ITEMS:
-                weight += following.weight
-                if weight > GROUP_WEIGHT:
-                    break
-                group.append(following)
-                following = self._take_waiting()
-            yield group
-            if following is None:
-                following = self._waiting.get()
-
-    def _take_waiting(self) -> _Waiting | object | None:
-        try:
-            return self._waiting.get_nowait()
-        except queue.Empty:
-            return None
 
     def _commit(self, group: Sequence[_Waiting]) -> None:
         """Commit a group and leave each member its result; one that fails alone leaves the others theirs."""
@@ -283,20 +323,3 @@ def _run_apart(transaction: Transaction, operation: Operation[Any, Any], members
             _run_apart(transaction, operation, [member])
     else:
         savepoint.commit()
-
-
-def _answer(group: Sequence[_Waiting]) -> None:
-    for waiting in group:
-        error = waiting.error
-        heard = not waiting.future.done()  # else the caller was cancelled; what it asked for is committed all the same
-        if waiting.unsure or (error is None and not heard):
-            waiting.operation.unanswered(waiting.item)
-        if not heard:
-            continue
-        if error is None:
-            waiting.future.set_result(waiting.result)
-        elif isinstance(error, StopIteration):  # which no future takes
-            waiting.future.set_exception(RuntimeError(f"{waiting.operation.name} raised {error!r}"))
-        else:
-            # one for each: those who raise it add to its traceback
-            waiting.future.set_exception(copy(error) if isinstance(error, (StoreUnavailable, FsyncFailed)) else error)

@@ -188,7 +188,6 @@ class StoreDirectory:
             "suspended": False,
             "created_ts": self._clock.now(),
             "api_key_hash": api_key_hash,
-            "api_key_expires_at": tenant.api_key_expires_at,
         }
 
         def change(transaction: Transaction) -> bool:

@@ -46,6 +46,7 @@ class DirectoryRows:
             "client_auth": self._seal_client_auth(tenant),
             "active": tenant.active,
             "on_uncertain": tenant.on_uncertain.value,
+            "api_key_expires_at": tenant.api_key_expires_at,
         }
 
     def account(self, row: Row[Any]) -> Account:

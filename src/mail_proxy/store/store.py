@@ -14,6 +14,7 @@ from mail_proxy.ports import Cipher, Clock
 from mail_proxy.store.archive import StoreArchive
 from mail_proxy.store.database import Database, Operation, Transaction
 from mail_proxy.store.directory import StoreDirectory
+from mail_proxy.store.errors import FsyncFailed
 from mail_proxy.store.opening import FileLock, prepare, sqlite_file
 from mail_proxy.store.outbox import StoreOutbox
 from mail_proxy.store.queue import StoreQueue
@@ -50,9 +51,10 @@ class Store:
     async def close(self) -> None:
         """Take this instance off the list, finish the writes, and give the file up."""
         try:
-            with suppress(StoreUnavailable):  # then the others find out by its counter
-                await self.queue.put_back_unanswered()
+            with suppress(StoreUnavailable, FsyncFailed):  # then the others find out by its counter
                 await self.database.write(Operation("leave", _leave), self.instance_id)
+                await self.database.drained()
+                await self.queue.put_back_unanswered()
         finally:
             await self.database.close()
             if self.lock is not None:

@@ -12,9 +12,21 @@ from tests.support.api import Instance, new_tenant, running_instance
 
 
 @pytest.fixture
-async def instance(tmp_path: Path) -> AsyncIterator[Instance]:
+def database(request: pytest.FixtureRequest) -> str:
+    """The kind of database: SQLite, unless a test is parametrized with the names of others."""
+    return getattr(request, "param", "sqlite")
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest, database: str) -> str | None:
+    """The URL of an empty database, None for a file."""
+    return request.getfixturevalue("postgres_url") if database == "postgresql" else None
+
+
+@pytest.fixture
+async def instance(tmp_path: Path, database_url: str | None) -> AsyncIterator[Instance]:
     """A service on an empty database."""
-    async with running_instance(tmp_path) as running:
+    async with running_instance(tmp_path, database_url) as running:
         yield running
 
 

@@ -12,6 +12,8 @@ from mail_proxy.api.application import create_app
 from mail_proxy.secrets.tokens import digest
 from tests.support.api import ADMIN_TOKEN, Instance, a_submission, new_tenant
 
+both_databases = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+
 Access = Literal["public", "tenant", "admin"]
 
 
@@ -150,6 +152,7 @@ async def test_a_tenants_id_is_implied_by_its_token(instance: Instance, tenants:
     assert await outcomes(instance, bare, tenants.acme) == all_of(bare, (200, None))
 
 
+@both_databases
 async def test_another_tenant_is_refused_and_changes_nothing(
     instance: Instance, admin: httpx.AsyncClient, tenants: Tenants
 ) -> None:
@@ -163,6 +166,7 @@ async def test_another_tenant_is_refused_and_changes_nothing(
     assert not instance.told.run_now
 
 
+@both_databases
 async def test_another_tenants_id_is_like_an_unknown_one(
     instance: Instance, admin: httpx.AsyncClient, tenants: Tenants
 ) -> None:
@@ -188,11 +192,13 @@ async def test_a_tenants_id_in_the_path_tells_nothing_about_others(
     assert (answer.status_code, answer.json()["code"]) == (403, "wrong_tenant")
 
 
+@both_databases
 async def test_a_revoked_token_ends_at_once(instance: Instance, admin: httpx.AsyncClient, tenants: Tenants) -> None:
     assert (await admin.delete("/tenant/acme/api-key")).status_code == 200
     assert await outcomes(instance, PROTECTED, tenants.acme) == all_of(PROTECTED, (401, "unauthorized"))
 
 
+@both_databases
 async def test_an_expired_token_is_none(instance: Instance, admin: httpx.AsyncClient, tenants: Tenants) -> None:
     end = instance.clock.now() + 60
     key = (await admin.post("/tenant/acme/api-key", json={"api_key_expires_at": end})).json()["api_key"]

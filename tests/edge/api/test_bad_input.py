@@ -19,6 +19,8 @@ from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.ports import KeyedTenant
 from tests.support.api import ADMIN_TOKEN, Instance, a_submission, new_tenant
 
+both_databases = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+
 MESSAGE = json.dumps(a_submission())
 BODIES: dict[str, bytes] = {
     "nothing": b"",
@@ -67,12 +69,11 @@ BAD_BATCHES: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", BAD_BATCHES)
-async def test_a_batch_that_is_wrong_as_a_whole_names_the_field(acme: httpx.AsyncClient, name: str) -> None:
-    body, field = BAD_BATCHES[name]
-    answer = await acme.post("/commands/add-messages", json=body)
-    assert answer.status_code == 422
-    assert [each["field"] for each in answer.json()["detail"]] == [field]
+async def test_a_batch_that_is_wrong_as_a_whole_names_the_field(acme: httpx.AsyncClient) -> None:
+    for name, (body, field) in BAD_BATCHES.items():
+        answer = await acme.post("/commands/add-messages", json=body)
+        assert answer.status_code == 422, name
+        assert [each["field"] for each in answer.json()["detail"]] == [field], name
 
 
 BAD_ITEMS: dict[str, object] = {
@@ -91,6 +92,7 @@ BAD_ITEMS: dict[str, object] = {
 }
 
 
+@both_databases
 async def test_a_bad_message_spoils_no_other(admin: httpx.AsyncClient, acme: httpx.AsyncClient) -> None:
     for number, (name, item) in enumerate(BAD_ITEMS.items()):
         good = a_submission(f"good-{number}")
@@ -132,6 +134,7 @@ UNKNOWN_QUERIES = [
 ]
 
 
+@both_databases
 async def test_a_query_that_is_not_understood_is_refused(acme: httpx.AsyncClient) -> None:
     for method, url, field in UNKNOWN_QUERIES:
         answer = await acme.request(method, url)
@@ -139,6 +142,7 @@ async def test_a_query_that_is_not_understood_is_refused(acme: httpx.AsyncClient
         assert [each["field"] for each in answer.json()["detail"]] == [field], url
 
 
+@both_databases
 async def test_what_is_unknown_is_not_found(admin: httpx.AsyncClient, acme: httpx.AsyncClient) -> None:
     for client, method, url in [
         (acme, "GET", "/messages/nope"),

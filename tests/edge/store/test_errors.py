@@ -1,0 +1,264 @@
+"""What a database complains of becomes ours in one place, and never ends the writer in silence."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, event, insert, text
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from mail_proxy.domain.errors import StoreUnavailable
+from mail_proxy.store.database import Operation, Transaction
+from mail_proxy.store.errors import FsyncFailed, can_run_again, connection_lost, translate
+from mail_proxy.store.schema import settings
+from mail_proxy.store.store import Store
+from tests.edge.store.notes import notes, noting
+from tests.support.stores import a_message, enqueue, open_test_store, with_account
+
+
+def wrapped(original: sqlite3.Error) -> DBAPIError:
+    """The error as SQLAlchemy hands it on."""
+    error = DBAPIError.instance("statement", None, original, sqlite3.Error)
+    assert isinstance(error, DBAPIError)
+    return error
+
+
+def as_python_3_10_has_it(error: sqlite3.Error) -> sqlite3.Error:
+    """The same error without SQLite's code, which came with Python 3.11."""
+    return type(error)(str(error))
+
+
+def input_output_error(code: int) -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError("disk I/O error")
+    vars(error)["sqlite_errorcode"] = code
+    return error
+
+
+# -- SQLite's errors, as they are ------------------------------------------------------------------------------------
+
+Provoke = Callable[[sqlite3.Connection, Path], object]
+
+
+def full(connection: sqlite3.Connection, _file: Path) -> None:
+    connection.execute("PRAGMA max_page_count = 1")
+    connection.execute("INSERT INTO t VALUES (randomblob(1000000))")
+
+
+def read_only(connection: sqlite3.Connection, _file: Path) -> None:
+    connection.execute("PRAGMA query_only = ON")
+    connection.execute("INSERT INTO t VALUES (1)")
+
+
+def locked(connection: sqlite3.Connection, file: Path) -> None:
+    connection.execute("PRAGMA busy_timeout = 1")
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        connection.execute("BEGIN IMMEDIATE")
+
+
+def corrupt(connection: sqlite3.Connection, file: Path) -> None:
+    connection.execute("INSERT INTO t VALUES (randomblob(100000))")
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with file.open("r+b") as opened:
+        opened.seek(4096)
+        opened.write(b"\xff" * 4096)
+    with closing(sqlite3.connect(file)) as other:
+        other.execute("SELECT count(*) FROM t")
+
+
+def no_database(connection: sqlite3.Connection, file: Path) -> None:
+    other_file = file.with_name("letter.txt")
+    other_file.write_text("Dear Sir or Madam, " * 100)
+    with closing(sqlite3.connect(other_file)) as other:
+        other.execute("PRAGMA journal_mode = WAL")
+
+
+def no_such_file(connection: sqlite3.Connection, file: Path) -> None:
+    sqlite3.connect(file.with_name("missing") / "mail.db")
+
+
+AWAY = (full, read_only, locked, corrupt, no_database, no_such_file)
+MISTAKES = (
+    "SELECT * FROM nothing",
+    "SELECT nothing FROM t",
+    "SELEKT 1",
+    "SELECT abs()",
+    "SELECT 1, 1 UNION SELECT 1",
+    "SELECT json('{')",
+    "INSERT INTO u VALUES (1), (1)",
+    "INSERT INTO u VALUES ('x')",
+    "INSERT INTO t VALUES (randomblob(2000000000))",
+)
+
+
+def provoked(provoke: Provoke, folder: Path) -> sqlite3.Error:
+    """What SQLite raises."""
+    file = folder / "errors.db"
+    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("CREATE TABLE t (x)")
+        connection.execute("CREATE TABLE u (x INTEGER PRIMARY KEY)")
+        with pytest.raises(sqlite3.Error) as raised:
+            provoke(connection, file)
+    return raised.value
+
+
+@pytest.mark.parametrize("provoke", AWAY)
+def test_what_lies_with_the_file_or_the_disk_makes_the_store_unavailable(provoke: Provoke, tmp_path: Path) -> None:
+    original = provoked(provoke, tmp_path)
+    for error in (wrapped(original), wrapped(as_python_3_10_has_it(original))):
+        assert isinstance(translate(error), StoreUnavailable)  # G12
+        assert not can_run_again(error)
+        assert not connection_lost(error)
+
+
+@pytest.mark.parametrize("statement", MISTAKES)
+def test_a_mistake_of_ours_is_not_taken_for_the_disks(statement: str, tmp_path: Path) -> None:
+    original = provoked(lambda connection, _: connection.execute(statement), tmp_path)
+    for error in (wrapped(original), wrapped(as_python_3_10_has_it(original))):
+        assert translate(error) is error
+
+
+@pytest.mark.parametrize("code", [1034, 1290])  # SQLITE_IOERR_FSYNC, SQLITE_IOERR_DIR_FSYNC
+def test_a_failed_fsync_is_told_from_other_input_and_output_errors(code: int) -> None:
+    failure = translate(wrapped(input_output_error(code)))
+    assert isinstance(failure, FsyncFailed)
+    assert "disk I/O error" in str(failure)
+    read_failed = input_output_error(266)  # SQLITE_IOERR_READ
+    assert isinstance(translate(wrapped(read_failed)), StoreUnavailable)
+
+
+def test_python_3_10_takes_every_input_and_output_error_while_writing_for_a_failed_fsync() -> None:
+    error = wrapped(as_python_3_10_has_it(input_output_error(266)))
+    assert isinstance(translate(error), FsyncFailed)
+    assert isinstance(translate(error, writing=False), StoreUnavailable)
+
+
+def test_what_is_not_a_databases_error_is_handed_on() -> None:
+    error = ValueError("ours")
+    assert translate(error) is error
+    assert not can_run_again(error)
+    assert not connection_lost(error)
+
+
+# -- PostgreSQL's ------------------------------------------------------------------------------------------------------
+
+
+async def raised_by_postgresql(store: Store, state: str) -> DBAPIError:
+    statement = f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{state}', MESSAGE = E'first line\\nsecond'; END $$"
+    with pytest.raises(DBAPIError) as raised, store.database.engine.begin() as connection:
+        connection.execute(text(statement))
+    return raised.value
+
+
+# disk full, out of memory, too many connections, query cancelled, I/O error, read-only, lock timeout, corrupt index
+@pytest.mark.parametrize("state", ["53100", "53200", "53300", "57014", "58030", "25006", "55P03", "XX002", "08006"])
+async def test_these_states_make_the_store_unavailable(postgresql_store: Store, state: str) -> None:
+    failure = translate(await raised_by_postgresql(postgresql_store, state))
+    assert isinstance(failure, StoreUnavailable)
+    assert failure.sentence == "the database cannot be used now: first line"
+
+
+# unknown table, unique violation, foreign key, text too long, division by zero, bad JSON, feature not supported
+@pytest.mark.parametrize("state", ["42P01", "23505", "23503", "22001", "22012", "22032", "0A000"])
+async def test_these_states_are_mistakes_of_ours(postgresql_store: Store, state: str) -> None:
+    error = await raised_by_postgresql(postgresql_store, state)
+    assert translate(error) is error
+    assert not can_run_again(error)
+
+
+@pytest.mark.parametrize("state", ["40001", "40P01"])
+async def test_these_states_ask_for_another_run(postgresql_store: Store, state: str) -> None:
+    assert can_run_again(await raised_by_postgresql(postgresql_store, state))
+
+
+@pytest.mark.parametrize("state", ["57P01", "57P02", "57P03", "08003"])
+async def test_these_states_leave_a_commit_in_doubt(postgresql_store: Store, state: str) -> None:
+    assert connection_lost(await raised_by_postgresql(postgresql_store, state))
+
+
+# -- through the store -------------------------------------------------------------------------------------------------
+
+
+async def test_a_full_disk_is_told_and_recovered_from(sqlite_store: Store) -> None:
+    store = sqlite_store
+    account = await with_account(store)
+
+    def limit_pages(count: int) -> None:
+        with store.database.engine.connect() as connection:
+            connection.execute(text(f"PRAGMA max_page_count = {count}"))
+
+    limit_pages(1)
+    big = '{"id":"big","body":"' + "x" * 500_000 + '"}'
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="database or disk is full"):  # G12
+            await enqueue(store, a_message("small", account), a_message("big", account, fields=big))
+        assert not store.database.available
+    assert await store.archive.message("acme", "small") is None  # G2
+    limit_pages(1_000_000)
+    assert await enqueue(store, a_message("big", account, fields=big)) == ["queued"]
+    assert store.database.available
+
+
+async def test_a_file_that_somebody_else_locks_is_told(sqlite_store: Store) -> None:
+    store = sqlite_store
+    with store.database.engine.connect() as connection:
+        connection.execute(text("PRAGMA busy_timeout = 1"))
+    other = sqlite3.connect(str(store.database.url.database), isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreUnavailable, match="database is locked"):
+        await store.database.write(noting(), "meanwhile")
+    other.close()
+    assert await store.database.write(noting(), "after") == "AFTER"
+    assert await notes(store) == ["after"]
+
+
+async def test_a_reader_cannot_write(sqlite_store: Store) -> None:
+    with pytest.raises(StoreUnavailable, match="readonly"):
+        await sqlite_store.database.read(lambda c: c.execute(insert(settings).values(name="n", value="noted")))
+    assert await notes(sqlite_store) == []
+
+
+async def test_a_mistake_reaches_its_caller_as_it_is(store: Store) -> None:
+    def mistaken(transaction: Transaction, items: Sequence[str]) -> Sequence[str]:
+        transaction.connection.execute(text("SELECT * FROM nothing"))
+        return items
+
+    with pytest.raises(DBAPIError, match="nothing"):
+        await store.database.write(Operation("mistaken", mistaken), "x")
+    with pytest.raises(DBAPIError, match="nothing"):
+        await store.database.read(lambda c: c.execute(text("SELECT * FROM nothing")))
+    await store.database.write(noting(), "twice")
+    with pytest.raises(IntegrityError):
+        await store.database.write(noting(), "twice")
+    assert store.database.available
+    assert await store.database.write(noting(), "after") == "AFTER"
+
+
+async def test_after_a_failed_fsync_nothing_more_is_written(sqlite_url: str) -> None:
+    store = await open_test_store(sqlite_url)
+    await store.database.write(noting(), "before")
+    written: list[str] = []
+
+    def fail(_connection: Connection) -> None:
+        raise wrapped(input_output_error(1034))
+
+    event.listen(store.database.engine, "commit", fail)
+    with pytest.raises(FsyncFailed):  # G12
+        await store.database.write(noting(), "lost")
+    event.remove(store.database.engine, "commit", fail)
+    for _ in range(2):
+        with pytest.raises(FsyncFailed):
+            await store.database.write(noting(written.append), "later")
+    assert isinstance(store.database.broken, FsyncFailed)
+    assert not store.database.available
+    assert written == []  # not even tried
+    assert await notes(store) == ["before"]
+    await store.close()
+    again = await open_test_store(sqlite_url)
+    assert await notes(again) == ["before"]
+    await again.close()
