@@ -45,13 +45,31 @@ def rejected(submitted: object) -> Rejected:
     return result
 
 
-@pytest.mark.parametrize("id_", ["M1", "ü", "a b", "x" * 255, "日本", "a?b#c%", "."])
+@pytest.mark.parametrize("id_", ["M1", "ü", "a b", "x" * 255, "日本", "a?b#c%", "..."])
 def test_an_id_is_any_printable_text_without_a_slash(id_: str) -> None:
     assert accepted(id=id_).id == id_
 
 
 @pytest.mark.parametrize(
-    "id_", [..., None, "", "x" * 256, "a/b", "a\nb", "a\0", "a\x1b[0m", "a\u200d", "a\ud800", 5, True, ["a"], {"a": 1}]
+    "id_",
+    [
+        ...,
+        None,
+        "",
+        ".",
+        "..",
+        "x" * 256,
+        "a/b",
+        "a\nb",
+        "a\0",
+        "a\x1b[0m",
+        "a\u200d",
+        "a\ud800",
+        5,
+        True,
+        ["a"],
+        {"a": 1},
+    ],
 )
 def test_another_id_is_refused_as_such(id_: object) -> None:
     refused = rejected(item(id=id_))

@@ -73,14 +73,11 @@ class Operation(Generic[ItemT, ResultT]):
 class _Waiting:
     operation: Operation[Any, Any]
     item: Any
+    weight: int
     future: asyncio.Future[Any]
     result: Any = None
     error: BaseException | None = None
     unsure: bool = False
-
-    @property
-    def weight(self) -> int:
-        return self.operation.weigh(self.item)
 
 
 class _Line:
@@ -183,7 +180,7 @@ class Database:
         """
         if self._closed or self._loop is None:
             raise StoreUnavailable("the store is closed")
-        waiting = _Waiting(operation, item, self._loop.create_future())
+        waiting = _Waiting(operation, item, operation.weigh(item), self._loop.create_future())
         self._unanswered += 1
         self._all_answered.clear()
         self._line.add(waiting)
@@ -222,10 +219,10 @@ class Database:
         """Tell the callers; runs on the event loop."""
         for waiting in group:
             error = waiting.error
-            heard = not waiting.future.done()  # else the caller was cancelled; what it asked for is done all the same
-            if waiting.unsure or (error is None and not heard):
+            cancelled = waiting.future.done()  # what its caller asked for is done all the same
+            if waiting.unsure or (cancelled and error is None):
                 waiting.operation.unanswered(waiting.item)
-            if not heard:
+            if cancelled:
                 continue
             if error is None:
                 waiting.future.set_result(waiting.result)
