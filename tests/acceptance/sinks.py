@@ -157,7 +157,7 @@ async def running_sink(at: socket.socket | None = None) -> AsyncIterator[Sink]:
 
 
 def reserved_port() -> socket.socket:
-    """Return a socket that is bound but does not listen: connections to its port are refused, and nobody else gets it."""
+    """Return a socket that is bound and does not listen: connections are refused, and nobody else gets the port."""
     bound = socket.socket()
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.bind(("127.0.0.1", 0))

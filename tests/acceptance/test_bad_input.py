@@ -47,7 +47,7 @@ async def test_one_bad_message_in_a_batch_is_refused_with_field_and_reason_and_t
 
 async def test_a_batch_of_nothing_but_mistakes_is_not_ok_and_leaves_nothing_behind(shared: Instance) -> None:
     async with new_tenant(shared, 25) as acme:
-        receipt = await acme.client.submit(*(a_message("M", **fields) for fields, _, _ in BAD.values()))
+        receipt = await acme.client.submit(*(a_message("M") | fields for fields, _, _ in BAD.values()))
         assert (receipt["ok"], receipt["queued"], len(receipt["rejected"])) == (False, 0, len(BAD))
         assert [each["index"] for each in receipt["rejected"]] == list(range(len(BAD)))
         assert await acme.client.messages() == {}

@@ -12,7 +12,7 @@ from tests.acceptance.conftest import NewInstance
 from tests.acceptance.sinks import running_sink
 from tests.acceptance.tenants import Tenant, new_tenant
 from tests.support.callback_server import CallbackServer, Reply
-from tests.support.instance import a_message, eventually
+from tests.support.instance import Instance, a_message, eventually
 
 COUNT = 20
 
@@ -35,10 +35,9 @@ async def _marked(tenant: Tenant) -> None:
 
 
 async def test_an_endpoint_that_was_down_is_told_everything_when_it_is_back_under_the_same_event_ids(
-    new_instance: NewInstance, database: str | None
+    on_each_database: Instance,
 ) -> None:
-    instance = new_instance(database)
-    await instance.start()
+    instance = on_each_database
     async with running_sink() as sink, CallbackServer() as endpoint, CallbackServer() as other:
         endpoint.by_default = Reply(500)
         async with (
@@ -72,11 +71,10 @@ async def test_an_endpoint_that_was_down_is_told_everything_when_it_is_back_unde
 
 
 async def test_what_was_acknowledged_but_not_marked_is_told_again_under_the_same_event_ids(
-    new_instance: NewInstance, database: str | None
+    on_each_database: Instance,
 ) -> None:
     """The service is killed while the tenant's positive answer is on its way."""  # G9
-    instance = new_instance(database)
-    await instance.start()
+    instance = on_each_database
     async with (
         running_sink() as sink,
         CallbackServer() as endpoint,
@@ -119,7 +117,7 @@ async def test_a_tenant_without_an_endpoint_is_told_at_the_global_one(
     new_instance: NewInstance, settings: dict[str, str], header: str
 ) -> None:
     async with running_sink() as sink, CallbackServer() as everybodys, CallbackServer() as own:
-        instance = new_instance(None, CLIENT_SYNC_URL=f"{everybodys.url}/reports?from=proxy", **settings)
+        instance = new_instance(CLIENT_SYNC_URL=f"{everybodys.url}/reports?from=proxy", **settings)
         await instance.start()
         async with (
             new_tenant(instance, sink.port) as acme,

@@ -21,14 +21,13 @@ def by_address(told: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 async def test_one_copy_to_each_acceptable_recipient_and_the_refusal_reported_with_its_code(shared: Instance) -> None:
-    later = ["450 4.2.0 come back later"]
-    rules = {REFUSED: lambda: "550 5.1.1 no such user", LATER: lambda: later.pop() if later else None}
+    replies = {REFUSED: ["550 5.1.1 no such user"] * 9, LATER: ["450 4.2.0 come back later"]}
     async with (
         running_sink() as sink,
         CallbackServer() as endpoint,
         new_tenant(shared, sink.port, callback=endpoint.url) as acme,
     ):
-        sink.rcpt = lambda address: rules[address]() if address in rules else None
+        sink.rcpt = lambda address: replies[address].pop() if replies.get(address) else None
         await acme.client.submit(a_message("M1", [OK, REFUSED, LATER], metadata={"order": 7}, batch_code="b"))
         message = await acme.client.message_when("M1", "sent")
         await eventually(lambda: len(endpoint.entries) >= 2, "both attempts are reported")
@@ -40,6 +39,7 @@ async def test_one_copy_to_each_acceptable_recipient_and_the_refusal_reported_wi
         assert first.parsed[header], header
         assert first.parsed[header] == second.parsed[header], header
     assert first.content == second.content
+    assert len(replies[REFUSED]) == 8  # and whoever was refused is not asked again
 
     assert message["attempts"] == 2
     states = {address: (r["state"], r["code"], r["enhanced_code"]) for address, r in by_address(message).items()}

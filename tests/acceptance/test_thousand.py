@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import httpx
 import pytest
 
-from tests.acceptance.conftest import NewInstance
 from tests.acceptance.sinks import running_sink
 from tests.acceptance.tenants import new_tenant
 from tests.support.callback_server import CallbackServer
@@ -38,11 +37,8 @@ def told(endpoint: CallbackServer, type_: str) -> dict[str, set[str]]:
     return events
 
 
-async def test_a_thousand_messages_arrive_once_each_and_are_reported_once_each(
-    new_instance: NewInstance, database: str | None
-) -> None:
-    instance = new_instance(database)
-    await instance.start()
+async def test_a_thousand_messages_arrive_once_each_and_are_reported_once_each(on_each_database: Instance) -> None:
+    instance = on_each_database
     async with (
         running_sink() as sink,
         CallbackServer() as endpoint,
@@ -82,11 +78,10 @@ async def test_a_thousand_messages_arrive_once_each_and_are_reported_once_each(
 
 
 async def test_killed_three_times_in_the_middle_it_loses_nothing(
-    new_instance: NewInstance, database: str | None, capsys: pytest.CaptureFixture[str]
+    on_each_database: Instance, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A copy is there only where a final dot had no answer when the service died, and then an event says so."""  # G4
-    instance = new_instance(database)
-    await instance.start()
+    instance = on_each_database
     async with (
         running_sink() as sink,
         CallbackServer() as endpoint,
@@ -102,6 +97,7 @@ async def test_killed_three_times_in_the_middle_it_loses_nothing(
         await _all_acknowledged(acme.client)
         listed = await acme.client.messages()
         doubtful = {id_ for id_, count in sink.ledger.items() if count > 1} | told(endpoint, "uncertain").keys()
+        database = (await acme.client.get("/status"))["database"]
         histories = {id_: await acme.client.events(id_) for id_ in doubtful}
 
     assert killer.kills == list(KILLS)
@@ -120,7 +116,7 @@ async def test_killed_three_times_in_the_middle_it_loses_nothing(
     assert sum(copies.values()) >= 1  # the second kill is one after which SMTP itself cannot tell
     with capsys.disabled():
         print(  # noqa: T201 - figures for whoever runs the tests
-            f"\n  {'PostgreSQL' if database else 'SQLite'}, killed {', '.join(KILLS)}: {accepted} accepted, "
+            f"\n  {database}, killed {', '.join(KILLS)}: {accepted} accepted, "
             f"{len(sink.ledger)} delivered, {sum(copies.values())} copies, {len(uncertain)} uncertain"
         )
 

@@ -1,18 +1,14 @@
-"""Encrypted sessions and logins, with a real server and an authority that only this instance trusts."""
+"""Encrypted sessions and logins, with a real server and an authority that only the instance trusts."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from tests.acceptance.tenants import Tenant, new_tenant
 from tests.support.callback_server import CallbackServer
-from tests.support.certificates import Authority, create_authority
+from tests.support.certificates import Authority
 from tests.support.instance import Instance, a_message, eventually
 from tests.support.smtp_servers import EXTENSIONS, Dialogue, Peer, real_server, scripted_server
 
@@ -20,29 +16,11 @@ USERS = {"mailer": "right-password"}
 LOGIN = {"user": "mailer", "password": "right-password"}
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return create_authority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture(scope="module")
-def trusting(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
-    """An instance whose operating system trusts the authority, as OpenSSL is told of one."""
-    folder: Path = tmp_path_factory.mktemp("trusting")
-    instance = Instance(folder)
-    instance.variables["SSL_CERT_FILE"] = str(authority.path)
-    try:
-        instance.start_at_once()
-        yield instance
-    finally:
-        instance.close()
-
-
-async def test_mail_goes_out_over_starttls_after_a_login(trusting: Instance, authority: Authority) -> None:
+async def test_mail_goes_out_over_starttls_after_a_login(shared: Instance, authority: Authority) -> None:
     context = authority.server_context("127.0.0.1")
     async with (
         real_server(starttls=context, users=USERS) as server,
-        new_tenant(trusting, server.port, tls="starttls", **LOGIN) as acme,
+        new_tenant(shared, server.port, tls="starttls", **LOGIN) as acme,
     ):
         await acme.client.submit(a_message("M1"))
         await acme.client.message_when("M1", "sent")
@@ -51,11 +29,11 @@ async def test_mail_goes_out_over_starttls_after_a_login(trusting: Instance, aut
     assert arrived.user == "mailer"
 
 
-async def test_mail_goes_out_over_implicit_tls_after_a_login(trusting: Instance, authority: Authority) -> None:
+async def test_mail_goes_out_over_implicit_tls_after_a_login(shared: Instance, authority: Authority) -> None:
     context = authority.server_context("127.0.0.1")
     async with (
         real_server(implicit_tls=context, users=USERS) as server,
-        new_tenant(trusting, server.port, tls="implicit", **LOGIN) as acme,
+        new_tenant(shared, server.port, tls="implicit", **LOGIN) as acme,
     ):
         await acme.client.submit(a_message("M1"))
         await acme.client.message_when("M1", "sent")
@@ -65,13 +43,13 @@ async def test_mail_goes_out_over_implicit_tls_after_a_login(trusting: Instance,
 
 
 async def test_a_certificate_that_is_not_valid_holds_the_account_until_it_says_not_to_verify(
-    trusting: Instance, authority: Authority
+    shared: Instance, authority: Authority
 ) -> None:
     """The certificate is for another host. Neither mail nor password goes to whoever shows it."""  # G8
     context = authority.server_context("mail.example.com")
     async with (
         real_server(starttls=context, users=USERS) as server,
-        new_tenant(trusting, server.port, tls="starttls", **LOGIN) as acme,
+        new_tenant(shared, server.port, tls="starttls", **LOGIN) as acme,
     ):
         await acme.client.submit(a_message("M1"))
         assert "certificate is not valid" in (await _hold(acme))["reason"]
@@ -85,14 +63,14 @@ async def test_a_certificate_that_is_not_valid_holds_the_account_until_it_says_n
 
 
 async def test_a_wrong_password_holds_the_account_and_a_new_one_frees_it_at_once(
-    trusting: Instance, authority: Authority
+    shared: Instance, authority: Authority
 ) -> None:
     context = authority.server_context("127.0.0.1")
     async with (
         real_server(starttls=context, users=USERS) as server,
         CallbackServer() as endpoint,
         new_tenant(
-            trusting, server.port, callback=endpoint.url, tls="starttls", user="mailer", password="old-password"
+            shared, server.port, callback=endpoint.url, tls="starttls", user="mailer", password="old-password"
         ) as acme,
     ):
         await acme.client.submit(*(a_message(f"M{n}") for n in range(20)))
@@ -120,7 +98,7 @@ async def test_a_wrong_password_holds_the_account_and_a_new_one_frees_it_at_once
 
 
 async def test_a_refusal_of_the_old_password_that_comes_late_does_not_hold_the_account_with_the_new_one(
-    trusting: Instance,
+    shared: Instance,
 ) -> None:
     """Servers take their time to refuse a login; meanwhile somebody may have put the right password."""
     asked, changed = asyncio.Event(), asyncio.Event()
@@ -134,7 +112,7 @@ async def test_a_refusal_of_the_old_password_that_comes_late_does_not_hold_the_a
     old, new = Dialogue(extensions=extensions, auth=refuse_late), Dialogue(extensions=extensions)
     async with (
         scripted_server(old, new) as server,
-        new_tenant(trusting, server.port, tls="none", user="mailer", password="old-password") as acme,
+        new_tenant(shared, server.port, tls="none", user="mailer", password="old-password") as acme,
     ):
         await acme.client.submit(*(a_message(f"M{n}") for n in range(20)))
         await asked.wait()

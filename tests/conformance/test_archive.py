@@ -198,14 +198,18 @@ async def test_a_history_begins_with_the_message_itself(store: Store) -> None:
 
 
 async def test_tenants_do_not_see_each_others_messages(store: Store) -> None:
-    account, other = await with_account(store), await with_account(store, "other")
-    await enqueue(store, a_message("ours", account), a_message("theirs", other, batch_code="spring"))
-    await attempt(store, other, ACCEPTED)
-    assert await listed(store) == ["ours"]
+    account = await with_account(store)
+    others = [await with_account(store, tenant_id) for tenant_id in ("aaa", "acme2", "zzz")]
+    await enqueue(store, a_message("ours", account))
+    for other in others:
+        await enqueue(store, a_message("theirs", other, batch_code="spring"))
+        await attempt(store, other, ACCEPTED)
+    await enqueue(store, a_message("ours too", account))
+    assert await listed(store) == ["ours too", "ours"]
     assert await listed(store, batch_code="spring") == []
     assert await store.archive.message("acme", "theirs") is None
     assert await store.archive.history("acme", "theirs") is None
-    assert (await store.archive.pending("acme"), await store.archive.pending("other")) == (1, 0)
+    assert (await store.archive.pending("acme"), await store.archive.pending("zzz")) == (2, 0)
     assert await store.archive.pending("nobody") == 0
 
 

@@ -55,9 +55,10 @@ async def test_an_event_is_told_as_it_was_written(store: Store) -> None:
 
 
 async def test_a_tenants_events_are_taken_a_few_at_a_time_from_any_place_on(store: Store) -> None:
-    account, other = await with_account(store, "acme"), await with_account(store, "zeta")
-    await enqueue(store, *(a_message(f"M{n}", each) for n in range(4) for each in (account, other)))
-    for each in (other, account):
+    account = await with_account(store)
+    others = [await with_account(store, tenant_id) for tenant_id in ("aaa", "acme2", "zzz")]
+    await enqueue(store, *(a_message(f"M{n}", each) for n in range(4) for each in (account, *others)))
+    for each in (others[0], account, *others[1:]):
         await attempt(store, each, ACCEPTED)
     events = await pending(store)
     assert len(events) == 4
@@ -67,7 +68,7 @@ async def test_a_tenants_events_are_taken_a_few_at_a_time_from_any_place_on(stor
     assert ids(await pending(store, limit=2, after=events[0].event_id)) == ids(events)[1:3]
     assert await pending(store, after=events[3].event_id) == []
     assert await pending(store, "nobody") == []
-    assert len(await pending(store, "zeta")) == 4
+    assert len(await pending(store, "zzz")) == 4
 
 
 async def test_what_is_acknowledged_is_not_told_again(store: Store) -> None:

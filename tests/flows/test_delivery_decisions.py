@@ -174,6 +174,41 @@ def test_a_damaged_record_makes_the_whole_journal_unreliable(tmp_path: Path) -> 
     assert (flights.instance_id, flights.reliable) == ("first", False)
 
 
+def test_a_journal_that_is_begun_anew_keeps_what_is_in_flight(tmp_path: Path) -> None:
+    first = FlightJournal(tmp_path / "flight-0.log", "first", "boot", cut_above=200)
+    first.begin()
+    first.dot(1, "hangs")
+    first.dot(2, "answered")
+    first.reply(2, "answered", Attempt(answers=ANSWERS))
+    for pk in range(3, 20):
+        first.dot(pk, "done")
+        first.settled(pk, "done")
+    before = first.full
+    first.begin()  # G4: while a dot has no answer yet, and a reply is not in the database
+    assert (before, first.full) == (True, False)
+    first.close()
+    second = journal(tmp_path, "second")
+    flights = second.read()
+    second.close()
+    assert flights.reliable
+    assert flights.dots == {(1, "hangs"), (2, "answered")}
+    assert flights.replies == {(2, "answered"): ANSWERS}
+
+
+def test_a_journal_begun_anew_is_locked_as_well(tmp_path: Path) -> None:
+    first = journal(tmp_path)
+    first.begin()
+    with pytest.raises(JournalLocked):
+        journal(tmp_path)
+    first.close()
+
+
+def test_a_link_or_a_device_is_no_journal(tmp_path: Path) -> None:
+    (tmp_path / "flight-0.log").symlink_to("/dev/zero")
+    with pytest.raises(JournalUnwritable):
+        journal(tmp_path)
+
+
 def test_two_processes_do_not_write_one_journal(tmp_path: Path) -> None:
     first = journal(tmp_path)
     with pytest.raises(JournalLocked):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import httpx
+from typing_extensions import Self
 
 ADMIN_TOKEN = "the-admin-token-of-the-tests"
 SECONDS_TO_START = 30
@@ -47,7 +48,7 @@ def launch(
         stdout=stdout,
         stderr=stderr,
         cwd=folder,
-        env=clean_environment() | environment,
+        env={**clean_environment(), **environment},
         umask=0,  # the least helpful one: what must be private is made private, not left to the umask
     )
 
@@ -83,12 +84,14 @@ async def run(*arguments: str, environment: Mapping[str, str], folder: Path, sec
 
 
 async def eventually(condition: Callable[[], object], what: str, seconds: float = 15.0) -> None:
-    """Return once a condition on another process holds; it is looked at every few milliseconds."""
-    deadline = time.monotonic() + seconds
+    """Return once a condition on another process holds; the longer a look takes, the rarer it is taken."""
+    began = looked = time.monotonic()
     while not condition():
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now - began > seconds:
             raise AssertionError(f"not within {seconds:g} s: {what}")
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(max(0.005, 4 * (now - looked)))
+        looked = time.monotonic()
 
 
 class Instance:
@@ -107,13 +110,13 @@ class Instance:
             "DB_PATH": database or str(folder / "mail_service.db"),
             "SEND_LOOP_INTERVAL": "0.1",
             "RETRY_DELAYS": "0.2",
-            "LOG_DELIVERY_ACTIVITY": "true",
             **({} if database is None else {"ENCRYPTION_KEY": "00112233445566778899aabbccddeeff" * 2}),
             **settings,
         }
         self.variables: dict[str, str] = {}
         """Other variables of the process."""
         self.address = ""
+        self.frozen = False
         self.log: list[dict[str, Any]] = []
         """What all runs so far have logged, as far as `read_log` has read it."""
         self._output = folder / "serve.out"
@@ -139,10 +142,6 @@ class Instance:
         await eventually(serving, "it serves", SECONDS_TO_START)
         self.address = next(line["address"] for line in reversed(self.log) if line["event"] == "serving")
 
-    def start_at_once(self) -> None:
-        """Start where no event loop runs."""
-        asyncio.run(self.start())
-
     @property
     def running(self) -> bool:
         """True while the process lives."""
@@ -159,10 +158,12 @@ class Instance:
         assert self._process is not None
         self._process.kill()
         self._process.wait()
+        self.frozen = False
 
     def freeze(self) -> None:
         """Let it execute nothing any more; it can still be killed."""
         os.kill(self.pid, signal.SIGSTOP)
+        self.frozen = True
 
     async def stop(self) -> int:
         """Ask it to stop, as a service manager does, and return its exit code."""
@@ -236,7 +237,7 @@ class Client:
         self.answers: list[httpx.Response] = []
         """Every answer so far."""
 
-    async def __aenter__(self) -> Client:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -298,6 +299,6 @@ def _ok(response: httpx.Response) -> dict[str, Any]:
     return answer
 
 
-def a_message(id_: str, to: str | Sequence[str] = "b@example.net", **fields: object) -> dict[str, object]:
+def a_message(id_: str, to: str | Sequence[str] = "b@example.net", /, **fields: object) -> dict[str, object]:
     """Return a message as clients submit it."""
     return {"id": id_, "from": "a@example.com", "to": to, "subject": f"About {id_}", "body": "Hello.\n", **fields}

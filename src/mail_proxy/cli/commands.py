@@ -22,11 +22,12 @@ def main() -> None:
 
 
 @main.command(
+    short_help="Run an instance that is set up by GMP_* variables.",
     epilog="""\b
 Examples:
   GMP_API_TOKEN=change-me mail-proxy serve
   GMP_API_TOKEN=change-me GMP_PORT=8025 GMP_DB_PATH=/var/lib/mail-proxy/mail.db mail-proxy serve
-"""
+""",
 )
 def serve() -> None:
     """Run an instance that is set up by GMP_* variables; logs go to stdout.
@@ -40,11 +41,12 @@ def serve() -> None:
 
 
 @main.command(
+    short_help="Show what an instance does, in ten seconds.",
     epilog="""\b
 Examples:
   mail-proxy demo
   mail-proxy demo | tee timeline.txt
-"""
+""",
 )
 def demo() -> None:
     """Show what an instance does: three messages and what becomes of them, in some ten seconds.

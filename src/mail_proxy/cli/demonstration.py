@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -221,6 +222,14 @@ def _receiver(timeline: Timeline) -> Callable[[ASGIMessage, Receive, Send], Awai
     return receive_report
 
 
+def shown_command() -> str:
+    """Return this command as it can be typed where it was started."""
+    command = Path(sys.argv[0])
+    if shutil.which(command.name) == str(command):
+        return command.name
+    return str(command.relative_to(Path.cwd()) if command.is_relative_to(Path.cwd()) else command)
+
+
 def _mail_id(content: bytes) -> str:
     for line in content.split(b"\r\n"):
         name, _, value = line.partition(b": ")
@@ -237,6 +246,7 @@ def _conclude(timeline: Timeline, app: App) -> None:
     for line in counts:
         say(Text(f"  {line}"))
     say("\n[bold]What next[/]")
-    say("  GMP_API_TOKEN=change-me mail-proxy serve      an instance that stays, in this folder")
-    say("  http://127.0.0.1:8000/docs                    its API, to try in the browser")
-    say("  README.md                                     the first message with curl")
+    say("  An instance that stays, with its files in a folder of its own:")
+    say(Text(f"    GMP_API_TOKEN=change-me GMP_DATA_DIR=/tmp/mail-proxy {shown_command()} serve"))
+    say("  Its API, to try in the browser: http://127.0.0.1:8000/docs")
+    say("  The first message with curl: README.md")

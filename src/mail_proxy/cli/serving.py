@@ -16,7 +16,7 @@ from mail_proxy.api.application import create_app
 from mail_proxy.api.composition import services_from
 from mail_proxy.delivery.journal import JournalLocked, JournalUnwritable
 from mail_proxy.domain.errors import StoreUnavailable
-from mail_proxy.runtime.app import App, open_app
+from mail_proxy.runtime.app import App, FolderRefused, open_app
 from mail_proxy.runtime.http_server import AddressInUse, HttpServer, listening_socket, new_event_loop
 from mail_proxy.runtime.logs import configure_logging
 from mail_proxy.runtime.settings import Settings, SettingsError, from_environment
@@ -27,6 +27,7 @@ from mail_proxy.store.opening import StoreRefused
 
 REFUSALS = (
     AddressInUse,
+    FolderRefused,
     JournalLocked,
     JournalUnwritable,
     KeyRefused,
@@ -55,7 +56,7 @@ def serve() -> int:
         run_in_fast_loop(partial(_serve, settings))
     except REFUSALS as error:
         click.echo(f"mail-proxy: {error}", err=True)
-        return 1
+        return 2 if isinstance(error, KeyRefused) else 1
     return 0
 
 

@@ -328,13 +328,16 @@ class Dispatcher:
             await self._release(back)
 
     async def _release(self, claims: Sequence[Claimed]) -> None:
-        while True:
-            try:
-                await self._needs.queue.release(claims)
-            except StoreUnavailable:
-                await self._needs.clock.sleep(1.0)
-            else:
-                return
+        with anyio.CancelScope(shield=True):  # they are in nobody else's hands
+            while True:
+                try:
+                    await self._needs.queue.release(claims)
+                except StoreUnavailable:
+                    if self._stopping:  # another instance, or the next start, finds them
+                        return
+                    await self._needs.clock.sleep(1.0)
+                else:
+                    return
 
     # -- the end -----------------------------------------------------------------------------------------------------
 

@@ -10,9 +10,11 @@ file deleted nothing is lost, only more attempts count as uncertain.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +25,9 @@ from mail_proxy.domain.claim import Claimed
 from mail_proxy.domain.reply import Reply
 
 CUT_ABOVE = 8_000_000
-"""Bytes after which the journal is begun anew, once the database has all that is in it."""
+"""Bytes after which the journal is begun anew."""
+READ_AT_MOST = 64_000_000
+"""Bytes; a longer one was not written by this software, and nothing in it is believed."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -68,15 +72,15 @@ def boot_id() -> str:
 class FlightJournal:
     """One worker's journal. Not thread-safe; a record is one `write`."""
 
-    def __init__(self, path: Path, instance_id: str, boot: str) -> None:
+    def __init__(self, path: Path, instance_id: str, boot: str, cut_above: int = CUT_ABOVE) -> None:
         """Lock the file; what it holds stays until `begin`. Raises `JournalLocked` or `JournalUnwritable`."""
         self.path = path
         self._head = json.dumps({"boot": boot, "instance": instance_id}).encode() + b"\n"
         self._boot = boot
-        try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise JournalUnwritable(f"{path}: {error.strerror}") from error
+        self._cut_above = cut_above
+        self._in_flight: dict[tuple[int, str], bytes] = {}
+        """The last record of each dot that the database does not know the outcome of."""
+        self._file = _opened(path, os.O_CREAT)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -89,28 +93,40 @@ class FlightJournal:
 
     def read(self) -> Flights:
         """Return what the last run wrote. A torn last line is what the crash left, and is passed over."""
+        if os.fstat(self._file).st_size > READ_AT_MOST:
+            return Flights()
         os.lseek(self._file, 0, os.SEEK_SET)
         with os.fdopen(os.dup(self._file), "rb") as file:
             return _flights(file.read().splitlines(keepends=True), self._boot)
 
     def begin(self) -> None:
-        """Start the journal anew for this instance; to be called when the database has all that is in it."""
+        """Start the journal anew, with what is still in flight; raises `JournalUnwritable` and leaves the old one.
+
+        The new file takes the old one's place in one step, so that a crash finds one or the other.
+        """
+        content = b"".join((self._head, *self._in_flight.values()))
+        anew = self.path.with_name(self.path.name + ".new")
+        file = _opened(anew, os.O_CREAT | os.O_TRUNC)
         try:
-            os.ftruncate(self._file, 0)
-            os.lseek(self._file, 0, os.SEEK_SET)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _write_all(file, content)
+            anew.replace(self.path)
         except OSError as error:
+            os.close(file)
             raise JournalUnwritable(f"{self.path}: {error.strerror}") from error
-        self._size, self._torn = 0, False
-        self._write(self._head)
+        os.close(self._file)
+        self._file, self._size, self._torn = file, len(content), False
 
     @property
     def full(self) -> bool:
-        """True when it should be begun anew at the next moment at which the database has all that is in it."""
-        return self._size > CUT_ABOVE or self._torn
+        """True when it should be begun anew, without the flights that the database knows the end of."""
+        return self._size > self._cut_above or self._torn
 
     def dot(self, pk: int, token: str) -> None:
         """Note that a message's final dot is about to go out. Raises `JournalUnwritable`: then it must not."""
-        self._write(b'["dot",%d,"%s"]\n' % (pk, token.encode()))
+        record = b'["dot",%d,"%s"]\n' % (pk, token.encode())
+        self._write(record)
+        self._in_flight[pk, token] = record
 
     def reply(self, pk: int, token: str, attempt: Attempt) -> None:
         """Note what the server said about each recipient; where that cannot be written, the dot stays uncertain."""
@@ -118,7 +134,14 @@ class FlightJournal:
             [n, answer.stage.value, answer.reply.code, answer.reply.enhanced, answer.reply.text]
             for n, answer in attempt.answers.items()
         ]
-        self._write(json.dumps(["reply", pk, token, answers], separators=(",", ":")).encode() + b"\n")
+        record = json.dumps(["reply", pk, token, answers], separators=(",", ":")).encode() + b"\n"
+        if (pk, token) in self._in_flight:
+            self._in_flight[pk, token] = record
+        self._write(record)
+
+    def settled(self, pk: int, token: str) -> None:
+        """Take note that the database has the outcome: the record is not needed any more."""
+        self._in_flight.pop((pk, token), None)
 
     def close(self) -> None:
         """Give the file up."""
@@ -135,6 +158,23 @@ class FlightJournal:
         if written < len(record):
             self._torn = True
             raise JournalUnwritable(f"{self.path}: the disk is full")
+
+
+def _write_all(file: int, content: bytes) -> None:
+    if os.write(file, content) < len(content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _opened(path: Path, flags: int) -> int:
+    """Open a regular file for this user only; a link or a device in its place is refused."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
+    except OSError as error:
+        raise JournalUnwritable(f"{path}: {error.strerror}") from error
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise JournalUnwritable(f"{path} is no regular file")
+    return file
 
 
 def _flights(lines: list[bytes], boot: str) -> Flights:

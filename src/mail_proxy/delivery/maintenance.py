@@ -70,6 +70,7 @@ class Maintenance:
             dead = [instance for instance in await self._needs.queue.instances() if instance != self._needs.instance_id]
             count += await self._rescue(dead, Flights())
         self._journal.begin()
+        self._needs.meter.pending(await self._needs.queue.count_pending())
         return count
 
     async def run(self) -> None:

@@ -34,14 +34,22 @@ class Recorder:
 
     A settlement whose commit fails because the store is away is tried again until it is written: what a server has
     answered is never forgotten while this process lives. `on_events` is told
-    the tenant of each new event.
+    the tenant of each new event, `on_settled` pk and token of each settlement that the database has judged.
     """
 
-    def __init__(self, queue: Queue, clock: Clock, meter: Meter, on_events: Callable[[Iterable[str]], None]) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        clock: Clock,
+        meter: Meter,
+        on_events: Callable[[Iterable[str]], None],
+        on_settled: Callable[[int, str], None],
+    ) -> None:
         self._queue = queue
         self._clock = clock
         self._meter = meter
         self._on_events = on_events
+        self._on_settled = on_settled
         self._waiting: list[_Waiting] = []
         self._news = asyncio.Event()
         self._idle = asyncio.Event()
@@ -102,6 +110,7 @@ class Recorder:
     def _answer(self, taken: list[_Waiting], written: list[bool]) -> None:
         news: list[str] = []
         for each, ok in zip(taken, written, strict=True):
+            self._on_settled(each.claimed.pk, each.claimed.token)
             if ok:
                 self._count(each.claimed, each.settlement)
                 news += [each.claimed.tenant_id] * len(each.settlement.events)
@@ -126,6 +135,15 @@ class Recorder:
                 self._meter.sent(*who)
             case MessageState.FAILED | MessageState.EXPIRED:
                 self._meter.failed(*who)
+                log.warning(
+                    "message ended unsent",
+                    tenant_id=claimed.tenant_id,
+                    account_id=claimed.account_id,
+                    id=claimed.identity.mail_id,
+                    state=settlement.state.value,
+                    attempts=settlement.attempts,
+                    reply=settlement.reply,
+                )
             case MessageState.SCHEDULED:
                 self._meter.deferred(*who)
             case _:

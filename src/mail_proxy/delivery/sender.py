@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import anyio
@@ -45,9 +45,7 @@ class Flight:
         """  # G4, G5, G12
         await self.recorder.room()
         if self.journal.full:
-            await self.recorder.drained()
-            if self.journal.full:  # several may have waited for that
-                self.journal.begin()
+            self.journal.begin()
         await self.lease.look(self.term)
         self.journal.dot(self.claimed.pk, self.claimed.token)
         self.dot_sent = True
@@ -93,21 +91,24 @@ class Sender:
 
         Raises `StoreUnavailable`, `JournalUnwritable` and `LeaseLost` before anything has gone out.
         """
-        now = self._needs.clock.now()
-        if expired(claimed, self._settings.schedule, now):
-            self._recorder.submit(claimed, expire(claimed, now))
-            return Sent()
-        policy = Policy(self._settings.schedule, await on_uncertain(self._needs.directory, account))
         flight = Flight(claimed, self._recorder, self._journal, self._lease, self._lease.term)
         started = self._needs.clock.monotonic()
+        policy = Policy(self._settings.schedule)
         try:
+            now = self._needs.clock.now()
+            if expired(claimed, self._settings.schedule, now):
+                self._recorder.submit(claimed, expire(claimed, now))
+                return Sent()
+            policy = replace(policy, on_uncertain=await on_uncertain(self._needs.directory, account))
             attempt = await self._attempt(account, claimed, flight)
         except asyncio.CancelledError:
             with anyio.CancelScope(shield=True):
                 await self._interrupted(claimed, flight, policy)
             raise
-        except (JournalUnwritable, LeaseLost):
-            raise
+        except (JournalUnwritable, LeaseLost, StoreUnavailable) as error:
+            if not flight.dot_sent:
+                raise
+            attempt = self._broken(claimed, flight, error)  # between two transactions of one message
         except Exception as error:
             log.exception("attempt failed", tenant_id=claimed.tenant_id, id=claimed.identity.mail_id)
             attempt = self._broken(claimed, flight, error)

@@ -20,6 +20,11 @@ def printable(text: str, limit: int = MAX_TEXT) -> str:
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
+def is_enhanced(text: str, *, of: int) -> bool:
+    """True when the text is an enhanced status code of the same class as a code (RFC 2034 section 4)."""
+    return _ENHANCED.fullmatch(text) is not None and text[0] == str(of)[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """One reply of a server. `text` is printable, on one line, and has no enhanced code in front."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from mail_proxy.domain.recipient import Recipient, RecipientState
+from mail_proxy.domain.reply import is_enhanced
 
 
 class EventType(str, Enum):
@@ -89,7 +90,7 @@ def split_reply(reply: str | None) -> tuple[int | None, str | None, str | None]:
     if not (len(first) == 3 and first.isdigit()):
         return None, None, reply
     second, _, text = rest.partition(" ")
-    if second.count(".") == 2 and second.replace(".", "").isdigit():
+    if is_enhanced(second, of=int(first)):
         return int(first), second, text
     return int(first), None, rest
 

@@ -46,6 +46,13 @@ SWITCH_INTERVAL = 0.0005
 """Seconds after which a thread that wants the interpreter gets it; the store's threads wait that long for each step."""
 
 
+WHERE = "GMP_DATA_DIR and GMP_DB_PATH say where it is to be"
+
+
+class FolderRefused(Exception):
+    """A folder or file that the instance needs cannot be made; the text says which setting names it."""
+
+
 @dataclass(slots=True)
 class App:
     """An instance with everything in its place; `supervisor` runs its loops."""
@@ -164,15 +171,20 @@ async def _open_store(settings: Settings, address: str, instance_id: str, clock:
     key_folder: Path | None = None
     first_start = False
     if isinstance(database, SqliteFile):
-        database.path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(database.path.parent)
         key_folder, first_start = settings.data_folder, not database.path.exists()
-        if first_start:  # holds mail: for this user only, and so are the files that SQLite puts beside it
-            os.close(os.open(database.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
         url = database_url(str(database.path))
     else:
         url = database_url(database.url.reveal())
-    settings.data_folder.mkdir(parents=True, exist_ok=True)
+    _make_folder(settings.data_folder)
     cipher = AesGcmCipher(obtain_key(settings.encryption_key, key_folder, first_start=first_start))
+    # Not before there is a key: a database without its key is never taken for a new one.
+    if isinstance(database, SqliteFile) and first_start:
+        # It holds mail: for this user only, and so are the files that SQLite puts beside it.
+        try:
+            os.close(os.open(database.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise FolderRefused(f"{database.path} cannot be made: {error.strerror}; {WHERE}") from None
     is_new = False
 
     def check(held: str | None) -> str:
@@ -184,6 +196,13 @@ async def _open_store(settings: Settings, address: str, instance_id: str, clock:
     if is_new and not settings.scheduler_active:
         await store.directory.set_scheduler_active(active=False)
     return store
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FolderRefused(f"the folder {folder} cannot be made: {error.strerror}; {WHERE}") from None
 
 
 def _delivery(settings: Settings) -> DeliverySettings:

@@ -37,7 +37,10 @@ def listening_socket(host: str, port: int) -> socket.socket:
         listening.listen(2048)
     except OSError as error:
         listening.close()
-        raise AddressInUse(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+        raise AddressInUse(
+            f"cannot listen on {host}:{port}: {error.strerror or error}; "
+            "set GMP_HOST and GMP_PORT to a free address, or is an instance running there already?"
+        ) from error
     listening.setblocking(False)
     return listening
 

@@ -21,7 +21,7 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 MASK = "********"
 
 _SECRET_NAME = re.compile(r"password|secret|token|authorization|api_key|credential", re.IGNORECASE)
-_TOO_LOUD = ("sqlalchemy", "alembic", "aiosmtplib", "asyncio", "uvicorn.access", "aiohttp.access")
+_TOO_LOUD = ("sqlalchemy", "alembic", "aiosmtplib", "asyncio", "uvicorn.error", "uvicorn.access", "aiohttp.access")
 """Libraries whose lines below `warning` only repeat what is logged here."""
 
 _COLOURS = {"debug": "2", "info": "32", "warning": "33", "error": "31", "critical": "31;1"}

@@ -36,7 +36,9 @@ def parse_key(text: str) -> bytes:
     except binascii.Error:
         key = b""
     if len(key) != KEY_BYTES:
-        raise KeyRefused(f"The encryption key must be {KEY_BYTES} bytes in base64 or hex: {_HOW_TO_MAKE_ONE}")
+        raise KeyRefused(
+            f"The encryption key (GMP_ENCRYPTION_KEY) must be {KEY_BYTES} bytes in base64 or hex: {_HOW_TO_MAKE_ONE}"
+        )
     return key
 
 

@@ -138,16 +138,11 @@ def _has_status(status: str, now: float) -> ColumnElement[bool]:
         case "deferred":
             return later
         case "pending":
-            return and_(messages.c.finished_ts.is_(None), or_(~messages.c.state.in_(_WAITING), ~_true_when(later)))
+            return and_(messages.c.finished_ts.is_(None), or_(~messages.c.state.in_(_WAITING), ~later))
         case "error":
             return messages.c.state.in_([MessageState.FAILED.value, MessageState.EXPIRED.value])
         case _:
             return messages.c.state == status
-
-
-def _true_when(condition: ColumnElement[bool]) -> ColumnElement[bool]:
-    """The condition with NULL read as false, so that its negation is true there."""
-    return func.coalesce(condition, False)
 
 
 def _recipients(connection: Connection, pks: Sequence[int]) -> Mapping[int, Sequence[Any]]:
