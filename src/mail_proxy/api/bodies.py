@@ -25,6 +25,8 @@ PATIENCE = 30.0
 """Seconds without a byte of the body before it is given up."""
 MAX_DEPTH = 32
 MAX_DIGITS = 40
+SMALL = 1_000_000
+"""Bytes that a body may have that is no submission: it is parsed on the event loop."""
 HEAVY = 200_000
 """Bytes from which a body is read on a thread of its own."""
 
@@ -83,13 +85,13 @@ async def read_json(request: Request, limit: int | None) -> object:
 
 async def read_model(request: Request, model: type[ModelT], limit: int | None, *, optional: bool = False) -> ModelT:
     """Return the body as a model; raises `Invalid` naming each field that is wrong. `optional`: it may be empty."""
-    body = await read_body(request, limit)
+    body = await read_body(request, min(limit or SMALL, SMALL))
     return validated(model, {} if optional and not body.strip() else parse_json(body))
 
 
 async def refuse_body(request: Request, limit: int | None) -> None:
     """Raise `Invalid` for a body where none belongs; an empty object is as good as none."""
-    body = (await read_body(request, limit)).strip()
+    body = (await read_body(request, min(limit or SMALL, SMALL))).strip()
     if body and parse_json(body) != {}:
         raise Invalid(Problem("body", "this request has no body"))
 
