@@ -6,8 +6,6 @@ import asyncio
 import base64
 from typing import Any
 
-import pytest
-
 from tests.acceptance.conftest import NewInstance
 from tests.acceptance.sinks import running_sink
 from tests.acceptance.tenants import Tenant, new_tenant
@@ -102,20 +100,7 @@ async def test_what_was_acknowledged_but_not_marked_is_told_again_under_the_same
     assert sink.ledger == dict.fromkeys(ids, 1)
 
 
-@pytest.mark.parametrize(
-    ("settings", "header"),
-    [
-        (
-            {"CLIENT_SYNC_USER": "mail-proxy", "CLIENT_SYNC_PASSWORD": "päss:word"},
-            "Basic " + base64.b64encode("mail-proxy:päss:word".encode()).decode(),
-        ),
-        ({"CLIENT_SYNC_TOKEN": "the-global-token"}, "Bearer the-global-token"),
-    ],
-    ids=["basic", "token"],
-)
-async def test_a_tenant_without_an_endpoint_is_told_at_the_global_one(
-    new_instance: NewInstance, settings: dict[str, str], header: str
-) -> None:
+async def _told_at_the_global_endpoint(new_instance: NewInstance, header: str, **settings: str) -> None:
     async with running_sink() as sink, CallbackServer() as everybodys, CallbackServer() as own:
         instance = new_instance(CLIENT_SYNC_URL=f"{everybodys.url}/reports?from=proxy", **settings)
         await instance.start()
@@ -136,3 +121,14 @@ async def test_a_tenant_without_an_endpoint_is_told_at_the_global_one(
     assert [entry["id"] for entry in own.entries] == ["M2"]
     assert all("authorization" not in request.headers for request in own.requests)
     assert {request.path for request in own.requests} == {"/mail-proxy/sync"}
+
+
+async def test_a_tenant_without_an_endpoint_is_told_at_the_global_one_by_password_or_token(
+    new_instance: NewInstance,
+) -> None:
+    basic = base64.b64encode("mail-proxy:päss:word".encode()).decode()
+    login = {"CLIENT_SYNC_USER": "mail-proxy", "CLIENT_SYNC_PASSWORD": "päss:word"}
+    await asyncio.gather(
+        _told_at_the_global_endpoint(new_instance, f"Basic {basic}", **login),
+        _told_at_the_global_endpoint(new_instance, "Bearer the-global-token", CLIENT_SYNC_TOKEN="the-global-token"),
+    )

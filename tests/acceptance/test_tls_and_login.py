@@ -89,7 +89,7 @@ async def test_a_wrong_password_holds_the_account_and_a_new_one_frees_it_at_once
         changed = time.monotonic()
         await acme.put_account("main", server.port, password="right-password")
         await eventually(lambda: len(server.messages) == 20, "all are sent")
-        assert time.monotonic() - changed < 3
+        assert time.monotonic() - changed < 5  # and not after the five minutes of a hold
         await eventually(lambda: len(endpoint.entries) == 20, "all are reported")
         messages = await acme.client.messages()
         assert {(each["state"], each["attempts"]) for each in messages.values()} == {("sent", 1)}

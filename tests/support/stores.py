@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -70,7 +71,7 @@ def a_message(id_: str, account: Account, **changes: object) -> NewMessage:
         account_pk=account.pk,
         account_id=account.id,
         id=id_,
-        fields='{"id":"%s","from":"a@example.com","to":["b@example.net"],"subject":"S","body":"B"}' % id_,
+        fields=json.dumps({"id": id_, "from": "a@example.com", "to": ["b@example.net"], "subject": "S", "body": "B"}),
         digest=f"digest of {id_}",
         priority=2,
         recipients=(("b@example.net", RecipientKind.TO),),

@@ -6,7 +6,20 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Connection, Row, Select, and_, func, literal, or_, select, text
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Row,
+    ScalarSelect,
+    Select,
+    and_,
+    func,
+    literal,
+    or_,
+    select,
+    text,
+)
 
 from mail_proxy.domain.message import WAITING_STATES, Details, MessageState
 from mail_proxy.domain.report import EventType
@@ -19,27 +32,33 @@ from mail_proxy.store.schema import ANY_MESSAGE, accounts, contents, events, mes
 
 _WAITING = [state.value for state in sorted(WAITING_STATES)]
 
-_DETAILS: Select[Any] = (
-    select(
-        messages.c.pk,
-        messages.c.id,
-        messages.c.tenant_id,
-        messages.c.account_id,
-        messages.c.priority,
-        messages.c.batch_code,
-        messages.c.state,
-        messages.c.attempts,
-        messages.c.created_ts,
-        messages.c.first_attempt_ts,
-        messages.c.due,
-        messages.c.finished_ts,
-        messages.c.reported_ts,
-        messages.c.reply,
-        accounts.c.hold_reason,
-        contents.c.fields,
-    )
-    .join(contents, contents.c.message_pk == messages.c.pk)
-    .join(accounts, accounts.c.pk == messages.c.account_pk, isouter=True)
+
+def _of_account(column: ColumnElement[Any]) -> ScalarSelect[Any]:
+    return select(column).where(accounts.c.pk == messages.c.account_pk).scalar_subquery()
+
+
+def _of_content(column: ColumnElement[Any]) -> ScalarSelect[Any]:
+    return select(column).where(contents.c.message_pk == messages.c.pk).scalar_subquery()
+
+
+_DETAILS: Select[Any] = select(
+    messages.c.pk,
+    messages.c.id,
+    messages.c.tenant_id,
+    messages.c.account_id,
+    messages.c.priority,
+    messages.c.batch_code,
+    messages.c.state,
+    messages.c.attempts,
+    messages.c.created_ts,
+    messages.c.first_attempt_ts,
+    messages.c.due,
+    messages.c.finished_ts,
+    messages.c.reported_ts,
+    messages.c.reply,
+    # looked up for each message that is shown; a join might begin with all of them
+    _of_account(accounts.c.hold_reason).label("hold_reason"),
+    _of_content(contents.c.fields).label("fields"),
 )
 
 

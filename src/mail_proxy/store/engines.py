@@ -20,6 +20,7 @@ _POSTGRESQL_SESSION = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "enable_sort": "off",
+    "enable_incremental_sort": "off",
     "plan_cache_mode": "force_generic_plan",
     "jit": "off",
     "lock_timeout": f"{CONNECT_TIMEOUT}s",

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Double, Integer, Text, case, func, insert, select, update
+from sqlalchemy import BigInteger, Double, Integer, Text, case, func, insert, select, update
 
 from mail_proxy.domain.claim import Claimed
 from mail_proxy.domain.message import FINAL_STATES, MessageState
 from mail_proxy.domain.settlement import Settlement
 from mail_proxy.store.database import Transaction
-from mail_proxy.store.rows import among, pack, packed, selected, unpack, unpacked
+from mail_proxy.store.rows import among, pack, packed, unpack, unpacked
 from mail_proxy.store.schema import events, messages, recipients
 
 EVENTS_LOCK = 0x6D70_6576
@@ -50,7 +50,7 @@ class Settle:
         )
         self.update_messages = (
             update(messages)
-            .where(messages.c.pk == rows.c.pk, *_bounded(dialect, messages.c.pk, rows.alias("bound").c.pk))
+            .where(messages.c.pk == rows.c.pk)
             .values(
                 state=rows.c.state,
                 attempts=rows.c.attempts,
@@ -68,11 +68,7 @@ class Settle:
         )
         self.update_recipients = (
             update(recipients)
-            .where(
-                recipients.c.message_pk == people.c.message_pk,
-                recipients.c.n == people.c.n,
-                *_bounded(dialect, recipients.c.message_pk, people.alias("bound").c.message_pk),
-            )
+            .where(recipients.c.message_pk == people.c.message_pk, recipients.c.n == people.c.n)
             .values(state=people.c.state, reply=people.c.reply, ts=people.c.ts)
         )
 
@@ -101,11 +97,6 @@ class Settle:
             for s in written.values():
                 transaction.emit(s.events)
         return answers
-
-
-def _bounded(dialect: str, column: ColumnElement[int], among_those: ColumnElement[int]) -> list[ColumnElement[bool]]:
-    """Keep PostgreSQL from beginning a join with the whole table, as it would while that is small."""
-    return [selected(dialect, column, select(among_those))] if dialect == "postgresql" else []
 
 
 def _holds(row: Sequence[Any], settlement: Settlement) -> bool:

@@ -33,6 +33,13 @@ SORTS_ITS_CHUNK = frozenset(
     {"claim", "claim urgent", "claim and park", "claim again", "claim_expired", "rescue", "delete account"}
 )
 """Verbs that read a chunk by its numbers and put it in order."""
+STEP_BY_STEP = frozenset(
+    {
+        *("Limit", "LockRows", "Result", "Subquery Scan", "Nested Loop", "Memoize", "Aggregate", "ModifyTable"),
+        *("Index Scan", "Index Only Scan", "Function Scan", "CTE Scan", "WorkTable Scan", "Recursive Union"),
+    }
+)
+"""What a plan may consist of on PostgreSQL: nothing that collects rows before it hands on the first."""
 SITUATIONS = (
     "sqlite",
     "postgresql, empty",
@@ -224,17 +231,19 @@ def _literal(value: object) -> str:
     return "NULL" if value is None else "'" + str(value).replace("'", "''") + "'"
 
 
-def postgresql_problems(node: Mapping[str, Any], verb: str, leading: Mapping[str, str]) -> Iterator[str]:
+def postgresql_problems(
+    node: Mapping[str, Any], verb: str, leading: Mapping[str, str], above: str = ""
+) -> Iterator[str]:
     """Say what is wrong: tables read from end to end, indexes not used from their beginning, rows joined or sorted."""
     kind, table, index = node["Node Type"], node.get("Relation Name"), node.get("Index Name")
-    if kind in {"Hash Join", "Merge Join", "Bitmap Heap Scan"} or (kind == "Sort" and verb not in SORTS_ITS_CHUNK):
-        yield kind
-    if table in BACKLOG and kind.endswith("Scan") and index is None:
+    sorts_its_chunk = kind == "Sort" and verb in SORTS_ITS_CHUNK
+    if kind not in STEP_BY_STEP and not sorts_its_chunk and (table is None or table in BACKLOG):
         yield f"{kind} on {table}"
     if table in BACKLOG and index is not None:
         condition = node.get("Index Cond", "")
         counting = verb == "count_pending" and kind == "Index Only Scan"
-        if not re.search(rf"\b{leading[index]}\b", condition) and not counting:
+        takes_the_first = verb == "ready_accounts" and above == "Limit"
+        if not re.search(rf"\b{leading[index]}\b", condition) and not counting and not takes_the_first:
             yield f"{kind} by {index} with ({condition})"
     for part in node.get("Plans", ()):
-        yield from postgresql_problems(part, verb, leading)
+        yield from postgresql_problems(part, verb, leading, kind)
