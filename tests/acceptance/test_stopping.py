@@ -50,6 +50,8 @@ async def test_stopped_in_the_middle_it_finishes_what_it_began_and_makes_no_copi
         assert {messages[id_]["attempts"] for id_ in sent} == {1}
         rest = [message for id_, message in messages.items() if id_ not in sent]
         assert {(message["state"], message["attempts"]) for message in rest} == {("waiting", 0)}
+        # It went back when the process stopped, not by the rescue at the start, which would have had to wait elsewhere.
+        assert not instance.logged("messages of an instance that ended were taken back")
 
         # The dot that was not answered makes its message uncertain; what waited behind it is untouched.  G4
         stuck = await hung.client.messages()

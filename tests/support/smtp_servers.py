@@ -6,7 +6,7 @@ import asyncio
 import ssl
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -70,6 +70,13 @@ class RealServer:
         return "250 2.0.0 taken"
 
 
+def abort(transport: asyncio.WriteTransport) -> None:
+    """Close at once, whatever was done to the transport before."""
+    # Some Pythons (3.11.2) forget the protocol of a TLS transport that is closed twice, as aiosmtpd does.
+    with suppress(AttributeError):
+        transport.abort()
+
+
 @asynccontextmanager
 async def real_server(
     *,
@@ -118,7 +125,7 @@ async def real_server(
         listener.close()
         for client in protocols:
             if client.transport is not None:
-                cast("asyncio.Transport", client.transport).abort()
+                abort(cast("asyncio.Transport", client.transport))
 
     server.stop = stop
     try:
@@ -218,7 +225,7 @@ class Peer(asyncio.Protocol):
 
     def drop(self) -> None:
         """Close the connection at once."""
-        self.transport.abort()
+        abort(self.transport)
 
     def close(self) -> None:
         """Close the connection after what was said has gone out."""
@@ -281,7 +288,7 @@ async def scripted_server(*scripts: Script, tls: ssl.SSLContext | None = None) -
     finally:
         listener.close()
         for peer in server.peers:
-            peer.transport.abort()
+            abort(peer.transport)
         for task in server.tasks:
             if not task.done():
                 task.cancel()

@@ -155,30 +155,46 @@ async def raised_by_postgresql(store: Store, state: str) -> DBAPIError:
     return raised.value
 
 
-# disk full, out of memory, too many connections, query cancelled, I/O error, read-only, lock timeout, corrupt index
-@pytest.mark.parametrize("state", ["53100", "53200", "53300", "57014", "58030", "25006", "55P03", "XX002", "08006"])
-async def test_these_states_make_the_store_unavailable(postgresql_store: Store, state: str) -> None:
-    failure = translate(await raised_by_postgresql(postgresql_store, state))
-    assert isinstance(failure, StoreUnavailable)
-    assert failure.sentence == "the database cannot be used now: first line"
+async def test_states_of_the_server_make_the_store_unavailable(postgresql_store: Store) -> None:
+    for state in (
+        "08006",  # connection failure
+        "25006",  # read-only transaction
+        "53100",  # disk full
+        "53200",  # out of memory
+        "53300",  # too many connections
+        "55P03",  # lock not available
+        "57014",  # query cancelled
+        "58030",  # input or output error
+        "XX002",  # index corrupted
+    ):
+        failure = translate(await raised_by_postgresql(postgresql_store, state))
+        assert isinstance(failure, StoreUnavailable), state
+        assert failure.sentence == "the database cannot be used now: first line"
 
 
-# unknown table, unique violation, foreign key, text too long, division by zero, bad JSON, feature not supported
-@pytest.mark.parametrize("state", ["42P01", "23505", "23503", "22001", "22012", "22032", "0A000"])
-async def test_these_states_are_mistakes_of_ours(postgresql_store: Store, state: str) -> None:
-    error = await raised_by_postgresql(postgresql_store, state)
-    assert translate(error) is error
-    assert not can_run_again(error)
+async def test_states_of_a_statement_are_mistakes_of_ours(postgresql_store: Store) -> None:
+    for state in (
+        "0A000",  # feature not supported
+        "22001",  # text too long
+        "22012",  # division by zero
+        "22032",  # not JSON
+        "23503",  # foreign key
+        "23505",  # not unique
+        "42P01",  # unknown table
+    ):
+        error = await raised_by_postgresql(postgresql_store, state)
+        assert translate(error) is error, state
+        assert not can_run_again(error), state
+        assert not connection_lost(error), state
 
 
-@pytest.mark.parametrize("state", ["40001", "40P01"])
-async def test_these_states_ask_for_another_run(postgresql_store: Store, state: str) -> None:
-    assert can_run_again(await raised_by_postgresql(postgresql_store, state))
-
-
-@pytest.mark.parametrize("state", ["57P01", "57P02", "57P03", "08003"])
-async def test_these_states_leave_a_commit_in_doubt(postgresql_store: Store, state: str) -> None:
-    assert connection_lost(await raised_by_postgresql(postgresql_store, state))
+async def test_states_of_a_transaction_ask_for_another_run_or_leave_its_commit_in_doubt(
+    postgresql_store: Store,
+) -> None:
+    for state in ("40001", "40P01"):  # serialisation failure, deadlock
+        assert can_run_again(await raised_by_postgresql(postgresql_store, state)), state
+    for state in ("08003", "57P01", "57P02", "57P03"):  # no connection; shutdown, crash, start of the server
+        assert connection_lost(await raised_by_postgresql(postgresql_store, state)), state
 
 
 # -- through the store -------------------------------------------------------------------------------------------------
