@@ -42,7 +42,7 @@ from mail_proxy.smtp.timeouts import Timeouts
 from mail_proxy.store.opening import database_url
 from mail_proxy.store.store import Store, open_store
 
-SWITCH_INTERVAL = 0.0005
+SWITCH_INTERVAL = 0.0001
 """Seconds after which a thread that wants the interpreter gets it; the store's threads wait that long for each step."""
 
 
