@@ -7,10 +7,10 @@ from dataclasses import replace
 from mail_proxy.administration.requests import AccountIn
 from mail_proxy.domain.account import IMPLICIT_TLS_PORT, Account, AuthMethod, OnUncertain, TlsMode
 from mail_proxy.domain.errors import Invalid, Problem
+from mail_proxy.domain.rate_limit import LimitBehavior, Limits
 from mail_proxy.domain.secret import Secret
 
 DEFAULT_CONNECTIONS = 4
-_LIMITS = ("limit_per_minute", "limit_per_hour", "limit_per_day")
 
 
 def changed_account(
@@ -23,7 +23,7 @@ def changed_account(
     A stored password stays only while host and port stay: otherwise whoever may change an account could have a password
     that he cannot read sent to a server of his own.
     """
-    problems = [*_not_honoured(wanted), *_missing(existing, wanted)]
+    problems = _missing(existing, wanted)
     if problems:
         raise Invalid(*problems)
     defaults = Account(pk=0, tenant_id=tenant_id, id=wanted.id, host="", port=0, max_connections=max_connections)
@@ -43,6 +43,11 @@ def changed_account(
         on_uncertain=(wanted.on_uncertain and OnUncertain(wanted.on_uncertain))
         if "on_uncertain" in given
         else base.on_uncertain,
+        limits=_limits(wanted, base.limits),
+        limit_behavior=LimitBehavior(wanted.limit_behavior or LimitBehavior.DEFER)
+        if "limit_behavior" in given
+        else base.limit_behavior,
+        fallback_account_id=_fallback(wanted) if "fallback_account_id" in given else base.fallback_account_id,
         **{
             name: value if (value := getattr(wanted, name)) is not None else getattr(defaults, name)
             for name in ("verify_tls", "ttl", "max_connections", "batch_size", "is_default")
@@ -51,13 +56,19 @@ def changed_account(
     )
 
 
-def _not_honoured(wanted: AccountIn) -> list[Problem]:
-    """Name the limits: one that is accepted and then not kept would be worse than none."""
-    return [
-        Problem(name, "rate limits are not supported by this version: leave it out, or give 0")
-        for name in _LIMITS
-        if getattr(wanted, name)
-    ]
+def _limits(wanted: AccountIn, base: Limits) -> Limits:
+    given = wanted.model_fields_set
+    return Limits(
+        per_minute=(wanted.limit_per_minute or None) if "limit_per_minute" in given else base.per_minute,
+        per_hour=(wanted.limit_per_hour or None) if "limit_per_hour" in given else base.per_hour,
+        per_day=(wanted.limit_per_day or None) if "limit_per_day" in given else base.per_day,
+    )
+
+
+def _fallback(wanted: AccountIn) -> str | None:
+    if wanted.fallback_account_id == wanted.id:
+        raise Invalid(Problem("fallback_account_id", "must be another account"))
+    return wanted.fallback_account_id
 
 
 def _missing(existing: Account | None, wanted: AccountIn) -> list[Problem]:

@@ -44,10 +44,21 @@ class ClientAuthIn(Request):
     password: SecretText | None = Field(None, description="For `basic`. Never read back.", examples=["its-password"])
 
 
+class RateLimitsIn(Request):
+    """How much a tenant may send over all its accounts. Given as a whole: it replaces what was there."""
+
+    hourly: Limit | None = Field(
+        None, description="SMTP transactions in any hour. 0 or null: no limit.", examples=[1000]
+    )
+    daily: Limit | None = Field(
+        None, description="SMTP transactions in any day. 0 or null: no limit.", examples=[10000]
+    )
+
+
 class TenantChanges(Request):
     """Settings of a tenant."""
 
-    later: ClassVar[dict[str, str]] = {"rate_limits": _NOT_YET, "large_file_config": _NOT_YET}
+    later: ClassVar[dict[str, str]] = {"large_file_config": _NOT_YET}
 
     name: Text | None = Field(None, description="A name for people.", examples=["ACME Corp"])
     client_base_url: HttpUrl | None = Field(
@@ -77,6 +88,9 @@ class TenantChanges(Request):
         "may have been delivered: send again (the default) or fail.",
         examples=["resend"],
     )
+    rate_limits: RateLimitsIn | None = Field(
+        None, description="Limits over all its accounts together; each account can have its own besides. Null: none."
+    )
     api_key_expires_at: UnixTime | None = Field(
         None, description="When the tenant's token ends, in Unix seconds. Null: never.", examples=[1900000000]
     )
@@ -102,11 +116,7 @@ class ApiKeyIn(Request):
 class AccountIn(Request):
     """An SMTP account to create, or to change where it exists."""
 
-    later: ClassVar[dict[str, str]] = {
-        "limit_behavior": _NOT_YET,
-        "fallback_account_id": _NOT_YET,
-        "oauth": _NOT_YET,
-    }
+    later: ClassVar[dict[str, str]] = {"oauth": _NOT_YET}
 
     id: Id = Field(
         description="1 to 64 of letters, digits, `.`, `_`, `-`, `@`; unique for the tenant; not a word of the "
@@ -173,13 +183,25 @@ class AccountIn(Request):
         examples=[100],
     )
     limit_per_minute: Limit | None = Field(
-        None, description="0 or null: no limit. Other limits are not supported by this version.", examples=[0]
+        None, description="SMTP transactions in any minute, over all instances. 0 or null: no limit.", examples=[60]
     )
     limit_per_hour: Limit | None = Field(
-        None, description="0 or null: no limit. Other limits are not supported by this version.", examples=[0]
+        None, description="SMTP transactions in any hour. 0 or null: no limit.", examples=[1000]
     )
     limit_per_day: Limit | None = Field(
-        None, description="0 or null: no limit. Other limits are not supported by this version.", examples=[0]
+        None, description="SMTP transactions in any day. 0 or null: no limit.", examples=[10000]
+    )
+    limit_behavior: Literal["defer", "reject"] | None = Field(
+        None,
+        description="What becomes of a message that meets a limit: `defer` (the default) keeps it in the queue until "
+        "the window lets it through, `reject` fails it with the code `rate_limited`.",
+        examples=["defer"],
+    )
+    fallback_account_id: Id | None = Field(
+        None,
+        description="Another account of the tenant. While this one is on hold, or its server has not answered for "
+        "five minutes, its waiting messages go by that one.",
+        examples=["backup"],
     )
     on_uncertain: Literal["resend", "fail"] | None = Field(
         None, description="As for the tenant, whose choice holds where this is null.", examples=["resend"]

@@ -9,6 +9,7 @@ from typing import Any
 from mail_proxy.administration.requests import ClientAuthIn, TenantChanges, TenantIn
 from mail_proxy.domain.account import OnUncertain
 from mail_proxy.domain.errors import Invalid, NotFound, Problem
+from mail_proxy.domain.rate_limit import Limits
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Tenant
 from mail_proxy.ports import Clock, Directory, Registry
@@ -99,6 +100,9 @@ def changed_tenant(tenant: Tenant, changes: TenantChanges, now: float) -> Tenant
         new["client_auth"] = _client_auth(changes.client_auth)
     if "on_uncertain" in given:
         new["on_uncertain"] = OnUncertain(changes.on_uncertain or OnUncertain.RESEND)
+    if "rate_limits" in given:
+        limits = changes.rate_limits
+        new["limits"] = Limits() if limits is None else Limits(None, limits.hourly or None, limits.daily or None)
     if "api_key_expires_at" in given:
         _refuse_past(changes.api_key_expires_at, now)
         new["api_key_expires_at"] = changes.api_key_expires_at

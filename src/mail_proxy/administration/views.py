@@ -23,6 +23,7 @@ def tenant_view(tenant: Tenant) -> dict[str, object]:
         },
         "active": tenant.active,
         "on_uncertain": tenant.on_uncertain.value,
+        "rate_limits": {"hourly": tenant.limits.per_hour, "daily": tenant.limits.per_day},
         "has_api_key": tenant.has_api_key,
         "api_key_expires_at": tenant.api_key_expires_at,
         "suspended": tenant.suspension.whole_tenant,
@@ -49,5 +50,10 @@ def account_view(account: Account) -> dict[str, object]:
         "batch_size": account.batch_size,
         "on_uncertain": None if account.on_uncertain is None else account.on_uncertain.value,
         "is_default": account.is_default,
+        "limit_per_minute": account.limits.per_minute,
+        "limit_per_hour": account.limits.per_hour,
+        "limit_per_day": account.limits.per_day,
+        "limit_behavior": account.limit_behavior.value,
+        "fallback_account_id": account.fallback_account_id,
         "hold": None if hold is None else {"reason": hold.reason, "since": hold.since},
     }

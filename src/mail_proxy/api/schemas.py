@@ -187,6 +187,15 @@ class ClientAuthOut(BaseModel):
     has_password: bool = Field(description="Whether there is a password.", examples=[False])
 
 
+class RateLimitsOut(BaseModel):
+    """How much a tenant may send over all its accounts."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    hourly: int | None = Field(description="SMTP transactions in any hour; null: no limit.", examples=[1000])
+    daily: int | None = Field(description="SMTP transactions in any day; null: no limit.", examples=[10000])
+
+
 class TenantOut(BaseModel):
     """A tenant, secrets left out."""
 
@@ -206,6 +215,7 @@ class TenantOut(BaseModel):
     on_uncertain: Literal["resend", "fail"] = Field(
         description="What follows when it is not known whether a message was delivered.", examples=["resend"]
     )
+    rate_limits: RateLimitsOut = Field(description="Limits over all its accounts together.")
     has_api_key: bool = Field(description="Whether it has a token of its own.", examples=[True])
     api_key_expires_at: float | None = Field(description="When that ends.", examples=[None])
     suspended: bool = Field(description="Whether the tenant is held as a whole.", examples=[False])
@@ -271,6 +281,15 @@ class AccountOut(BaseModel):
     batch_size: int | None = Field(description="Messages taken up at a time; null: the instance's.", examples=[None])
     on_uncertain: Literal["resend", "fail"] | None = Field(description="Null: the tenant's choice.", examples=[None])
     is_default: bool = Field(description="Whether messages that name no account go by it.", examples=[True])
+    limit_per_minute: int | None = Field(description="SMTP transactions in any minute; null: no limit.", examples=[60])
+    limit_per_hour: int | None = Field(description="SMTP transactions in any hour; null: no limit.", examples=[1000])
+    limit_per_day: int | None = Field(description="SMTP transactions in any day; null: no limit.", examples=[10000])
+    limit_behavior: Literal["defer", "reject"] = Field(
+        description="What becomes of a message that meets a limit.", examples=["defer"]
+    )
+    fallback_account_id: str | None = Field(
+        description="The account that its messages go by while it cannot be used.", examples=["backup"]
+    )
     hold: HoldOut | None = Field(description="Why it is not used for now, if so.")
 
 

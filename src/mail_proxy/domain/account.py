@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
+from mail_proxy.domain.rate_limit import LimitBehavior, Limits
 from mail_proxy.domain.secret import Secret
 
 IMPLICIT_TLS_PORT = 465
@@ -70,6 +71,10 @@ class Account:
     on_uncertain: OnUncertain | None = None
     """None takes the tenant's choice."""
     is_default: bool = False
+    limits: Limits = field(default_factory=Limits)
+    limit_behavior: LimitBehavior = LimitBehavior.DEFER
+    fallback_account_id: str | None = None
+    """The account of the same tenant that its messages may go by while it cannot be used."""
     hold: Hold | None = None
 
     @property

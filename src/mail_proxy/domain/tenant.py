@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from mail_proxy.domain.account import OnUncertain
+from mail_proxy.domain.rate_limit import Limits
 from mail_proxy.domain.secret import Secret
 
 DEFAULT_SYNC_PATH = "/mail-proxy/sync"
@@ -70,6 +71,8 @@ class Tenant:
     client_auth: ClientAuth = field(default_factory=ClientAuth)
     active: bool = True
     on_uncertain: OnUncertain = OnUncertain.RESEND
+    limits: Limits = field(default_factory=Limits)
+    """Over all its accounts together; none by the minute."""
     api_key_expires_at: float | None = None
     has_api_key: bool = False
     suspension: Suspension = field(default_factory=Suspension)

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from mail_proxy.domain.account import Account, AuthMethod, Hold, OnUncertain, TlsMode
+from mail_proxy.domain.rate_limit import LimitBehavior, Limits
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Suspension, Tenant
 from mail_proxy.ports import Cipher
@@ -30,6 +31,7 @@ class DirectoryRows:
             client_auth=self._open_client_auth(row.id, row.client_auth),
             active=row.active,
             on_uncertain=OnUncertain(row.on_uncertain),
+            limits=Limits(per_hour=row.limit_per_hour, per_day=row.limit_per_day),
             api_key_expires_at=row.api_key_expires_at,
             has_api_key=row.api_key_hash is not None,
             suspension=Suspension(row.suspended, batches),
@@ -46,6 +48,8 @@ class DirectoryRows:
             "client_auth": self._seal_client_auth(tenant),
             "active": tenant.active,
             "on_uncertain": tenant.on_uncertain.value,
+            "limit_per_hour": tenant.limits.per_hour,
+            "limit_per_day": tenant.limits.per_day,
             "api_key_expires_at": tenant.api_key_expires_at,
         }
 
@@ -70,11 +74,14 @@ class DirectoryRows:
             batch_size=row.batch_size,
             on_uncertain=None if row.on_uncertain is None else OnUncertain(row.on_uncertain),
             is_default=row.is_default,
+            limits=Limits(row.limit_per_minute, row.limit_per_hour, row.limit_per_day),
+            limit_behavior=LimitBehavior(row.limit_behavior),
+            fallback_account_id=row.fallback_account_id,
             hold=None if row.hold_since is None else Hold(row.hold_reason or "", row.hold_since),
         )
 
     def account_values(self, account: Account) -> dict[str, Any]:
-        """Return the columns of an account that an update sets; its hold ends."""
+        """Return the columns of an account that an update sets; its hold and what a limit has said end."""
         sealed = None
         if account.password is not None:
             sealed = self._cipher.seal(account.password.reveal(), _password_place(account.tenant_id, account.id))
@@ -91,6 +98,13 @@ class DirectoryRows:
             "batch_size": account.batch_size,
             "on_uncertain": None if account.on_uncertain is None else account.on_uncertain.value,
             "is_default": account.is_default,
+            "limit_per_minute": account.limits.per_minute,
+            "limit_per_hour": account.limits.per_hour,
+            "limit_per_day": account.limits.per_day,
+            "limit_behavior": account.limit_behavior.value,
+            "limited_until": None,
+            "limited_reason": None,
+            "fallback_account_id": account.fallback_account_id,
             "hold_reason": None,
             "hold_since": None,
         }

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
 
@@ -62,6 +63,8 @@ tenants = Table(
     Column("api_key_expires_at", Double),
     Column("suspended", Boolean, nullable=False),
     Column("created_ts", Double, nullable=False),
+    Column("limit_per_hour", Integer),
+    Column("limit_per_day", Integer),
 )
 
 suspended_batches = Table(
@@ -93,6 +96,13 @@ accounts = Table(
     Column("hold_reason", Text),
     Column("hold_since", Double),
     Column("created_ts", Double, nullable=False),
+    Column("limit_per_minute", Integer),
+    Column("limit_per_hour", Integer),
+    Column("limit_per_day", Integer),
+    Column("limit_behavior", Text, nullable=False, server_default="defer"),
+    Column("limited_until", Double),  # a rate limit lets nothing through before; of the account, not of its messages
+    Column("limited_reason", Text),
+    Column("fallback_account_id", Text),
     UniqueConstraint("tenant_id", "id"),
     Index("ix_accounts_id", "id"),
     sqlite_autoincrement=True,
@@ -121,6 +131,9 @@ messages = Table(
     Column("first_attempt_ts", Double),
     Column("finished_ts", Double),
     Column("reported_ts", Double),
+    Column("reserved", Boolean, nullable=False, server_default=false()),  # its claim counts for a rate limit
+    Column("limit_told", Boolean, nullable=False, server_default=false()),  # that a limit holds it up was reported
+    Column("crashes", Integer, nullable=False, server_default="0"),  # instances that ended while they sent it
     UniqueConstraint("tenant_id", "id"),
     sqlite_autoincrement=True,
 )
@@ -161,6 +174,15 @@ events = Table(
     sqlite_autoincrement=True,
 )
 
+usage = Table(
+    "usage",
+    metadata,
+    Column("scope", Text, primary_key=True),  # an account or a tenant, and the length of the window
+    Column("until", Double, primary_key=True),  # when it leaves the window
+    Column("used", Integer, nullable=False),  # SMTP transactions
+    sqlite_with_rowid=False,
+)
+
 
 def _partial(name: str, table: Table, *columns: str, where: str) -> Index:
     condition = text(where)
@@ -179,6 +201,7 @@ _partial(
     *("tenant_id", "finished_ts"),
     where="finished_ts IS NOT NULL AND reported_ts IS NULL",
 )
+_partial("ix_messages_reserved", messages, "tenant_id", "account_pk", where="reserved")
 # The condition, true for every row, keeps the index out of statements that look for a tenant's message by its id:
 # where PostgreSQL thinks that a tenant has few messages it would walk through them.
 _partial("ix_messages_tenant", messages, "tenant_id", "pk", where=ANY_MESSAGE)

@@ -40,6 +40,11 @@ async def test_an_account_is_shown_with_its_defaults_and_without_its_secret(acme
         "batch_size": None,
         "on_uncertain": None,
         "is_default": False,
+        "limit_per_minute": None,
+        "limit_per_hour": None,
+        "limit_per_day": None,
+        "limit_behavior": "defer",
+        "fallback_account_id": None,
         "hold": None,
     }
     listed = (await acme.get("/accounts")).json()["accounts"]
@@ -92,9 +97,21 @@ async def test_the_older_word_for_tls_is_understood(acme: httpx.AsyncClient) -> 
         assert (await account(acme, f"a{number}"))["tls"] == tls, fields
 
 
+LIMITS = ("limit_per_minute", "limit_per_hour", "limit_per_day", "limit_behavior")
+
+
 async def test_limits_of_nothing_are_no_limits(acme: httpx.AsyncClient) -> None:
     answer = await put(acme, **NEW, limit_per_minute=0, limit_per_hour=None, limit_per_day=0, limit_behavior=None)
     assert answer.status_code == 200
+    shown = await account(acme, "second")
+    assert [shown[name] for name in LIMITS] == [None, None, None, "defer"]
+
+
+async def test_a_limit_stays_until_it_is_taken_away(acme: httpx.AsyncClient) -> None:
+    await put(acme, **NEW, limit_per_minute=5, limit_per_day=100, limit_behavior="reject")
+    assert (await put(acme, id="second", limit_per_day=None, ttl=20)).status_code == 200
+    shown = await account(acme, "second")
+    assert [shown[name] for name in LIMITS] == [5, None, None, "reject"]
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
@@ -119,9 +136,9 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a mechanism for later": ({"auth": "xoauth2"}, "auth"),
     "tls twice": ({"tls": "none", "use_tls": True}, "use_tls"),
     "an unknown tls": ({"tls": "yes"}, "tls"),
-    "a limit for later": ({"limit_per_minute": 5}, "limit_per_minute"),
-    "a behaviour for later": ({"limit_behavior": "defer"}, "limit_behavior"),
-    "a fallback for later": ({"fallback_account_id": "main"}, "fallback_account_id"),
+    "an unknown behaviour": ({"limit_behavior": "drop"}, "limit_behavior"),
+    "a fallback that is no id": ({"fallback_account_id": "a b"}, "fallback_account_id"),
+    "a fallback to itself": ({"fallback_account_id": "second"}, "fallback_account_id"),
     "oauth for later": ({"oauth": {}}, "oauth"),
     "a negative limit": ({"limit_per_day": -1}, "limit_per_day"),
     "no connections": ({"max_connections": 0}, "max_connections"),

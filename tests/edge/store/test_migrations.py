@@ -60,7 +60,7 @@ def described(connection: Connection) -> dict[str, Any]:
     """All tables, columns, constraints and indexes, in the database's own words."""
     if connection.dialect.name == "sqlite":
         rows = connection.execute(text("SELECT name, sql FROM sqlite_master WHERE name NOT LIKE 'alembic%'")).all()
-        return {name: sorted(re.split(r",\s*\n|\s*\n\s*", normal(sql))) for name, sql in rows if sql is not None}
+        return {name: parts(normal(sql)) for name, sql in rows if sql is not None}
     statements = {
         "columns": "SELECT table_name, column_name, data_type, is_nullable, column_default, ordinal_position "
         "FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'alembic_version'",
@@ -71,6 +71,14 @@ def described(connection: Connection) -> dict[str, Any]:
     }
     connection.execute(text("CREATE TABLE IF NOT EXISTS alembic_version (version_num varchar(32))"))
     return {what: {tuple(row) for row in connection.execute(text(sql))} for what, sql in statements.items()}
+
+
+def parts(sql: str) -> list[str]:
+    """What a statement is made of: a column that was added later stands in the same line as the one before it."""
+    head, _, rest = sql.partition("(")
+    body, _, tail = rest.rpartition(")")
+    split = re.split(r",(?![^(]*\))|\n", body)
+    return [head.strip(), tail.strip(), *sorted(part.strip() for part in split if part.strip())]
 
 
 def normal(sql: str) -> str:
