@@ -8,7 +8,7 @@ from typing import Protocol
 
 from mail_proxy.domain.account import Account, Hold
 from mail_proxy.domain.attempt import Attempt, Envelope, ProbeResult
-from mail_proxy.domain.claim import Claimed, Demand
+from mail_proxy.domain.claim import Claimed, Demand, Taking
 from mail_proxy.domain.compose import Wire
 from mail_proxy.domain.message import Details, NewMessage, Verdict
 from mail_proxy.domain.report import EventType, StoredEvent
@@ -110,10 +110,11 @@ class Queue(Protocol):
         """
         ...
 
-    async def claim(self, demands: Sequence[Demand], token: str, now: float) -> Sequence[Claimed]:
+    async def claim(self, demands: Sequence[Demand], token: str, now: float) -> Taking:
         """Take ready messages, by priority then age, and count an attempt for each. G5.
 
         Nothing is taken for suspended or inactive tenants, suspended batches (parked as held), or accounts on hold.
+        Rate limits are kept in the same transaction: what is taken counts for them at once. G10.
         """
         ...
 

@@ -31,7 +31,8 @@ LATER = Answer(Reply(450, "4.2.0", "greylisted"), Stage.RCPT)
 async def claim(
     store: Store, account_pk: int, limit: int = 10, *, token: str = "t1", urgent: bool = False
 ) -> list[Claimed]:
-    return list(await store.queue.claim([Demand(account_pk, limit, urgent_only=urgent)], token, 1_800_000_001.0))
+    demand = Demand(account_pk, limit, urgent_only=urgent)
+    return list((await store.queue.claim([demand], token, 1_800_000_001.0)).claimed)
 
 
 def outcome(claimed: Claimed, *answers: Answer, now: float = 1_800_000_002.0) -> Settlement:

@@ -349,7 +349,7 @@ async def claimed_by_a_run_that_died(bench: Bench, *, dot: bool, reply: bool) ->
     account = await with_account(bench.store)
     await enqueue(bench.store, a_message("M1", account))
     dead = StoreQueue(bench.store.database, "dead")
-    (claimed,) = await dead.claim([Demand(account.pk, 1)], "old token", bench.clock.now())
+    (claimed,) = (await dead.claim([Demand(account.pk, 1)], "old token", bench.clock.now())).claimed
     journal = FlightJournal(bench.journal, "dead", "boot")
     journal.begin()
     if dot:

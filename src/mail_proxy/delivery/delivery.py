@@ -32,7 +32,14 @@ class Delivery:
     ) -> None:
         """`alone`: this process owns the database, so whatever was claimed before it started is an orphan."""
         rng = rng or SystemRandom()
-        self.recorder = Recorder(needs.queue, needs.clock, needs.meter, on_events, journal.settled)
+        self.recorder = Recorder(
+            needs.queue,
+            needs.clock,
+            needs.meter,
+            on_events,
+            journal.settled,
+            lambda account_pk: self.dispatcher.notify((account_pk,)),
+        )
         lease = Lease(needs.clock, None if alone else settings.lease)
         sender = Sender(needs, self.recorder, journal, lease, settings, rng)
         self.dispatcher = Dispatcher(needs, sender, self.recorder, lease, settings)

@@ -23,12 +23,14 @@ from mail_proxy.delivery.lease import Lease, LeaseLost
 from mail_proxy.delivery.needs import Needs
 from mail_proxy.delivery.outages import Outages
 from mail_proxy.delivery.recorder import Recorder
-from mail_proxy.delivery.sender import Sender, on_uncertain
+from mail_proxy.delivery.sender import Sender, limited, on_uncertain
 from mail_proxy.delivery.settings import DeliverySettings
 from mail_proxy.delivery.shares import Slots
+from mail_proxy.delivery.shut_lanes import ShutLanes
 from mail_proxy.domain.account import OnUncertain
-from mail_proxy.domain.claim import HELPING, Claimed, Demand
+from mail_proxy.domain.claim import HELPING, Claimed, Demand, Taking
 from mail_proxy.domain.errors import StoreUnavailable
+from mail_proxy.domain.settlement import reject
 
 ACCOUNTS_PER_CLAIM = 100
 URGENT_PER_CLAIM = 10
@@ -56,6 +58,7 @@ class Dispatcher:
         self._urgent: set[int] = set()
         self._waiting_for_slot: dict[int, None] = {}  # lanes with work and no slot, in turn
         self._slots = Slots(settings.max_concurrent_sends)
+        self._shut = ShutLanes(needs.clock)
         self._wake = asyncio.Event()
         self._poll_now = True
         self._stopping = False
@@ -76,7 +79,8 @@ class Dispatcher:
         self._wake.set()
 
     def run_now(self) -> None:
-        """Look at the whole queue at once."""
+        """Look at the whole queue at once, and anew at what rate limits let through."""
+        self._shut.open_all(self._lanes.values())
         self._poll_now = True
         self._wake.set()
 
@@ -110,12 +114,14 @@ class Dispatcher:
         self._wake.set()
 
     async def _wait(self) -> None:
-        interval = None if self._settings.only_on_demand else self._settings.poll_interval
+        interval = None if self._settings.only_on_demand else self._shut.pause(self._settings.poll_interval)
         with anyio.move_on_after(interval) as scope:
             await self._wake.wait()
         self._wake.clear()
         if scope.cancelled_caught:
             self._poll_now = True
+        for account_pk in self._shut.due(self._lanes):
+            self._wanted.setdefault(account_pk)
 
     async def _turn(self) -> None:
         try:
@@ -142,7 +148,9 @@ class Dispatcher:
         demands = await self._demands()
         if not demands:
             return False
-        claimed = await self._claim(demands)
+        taking = await self._claim(demands)
+        claimed = taking.claimed
+        self._meet_limits(taking)
         found: Counter[int] = Counter()
         for message in claimed:
             self._lanes[message.account_pk].put(message)
@@ -152,7 +160,8 @@ class Dispatcher:
         for demand in demands:
             if found[demand.account_pk]:
                 self._waiting_for_slot.setdefault(demand.account_pk)
-            if full_helping or found[demand.account_pk] >= demand.limit:  # there may be more
+            in_time = self._lanes[demand.account_pk].just_in_time and found[demand.account_pk]
+            if full_helping or in_time or found[demand.account_pk] >= demand.limit:  # there may be more
                 self._wanted[demand.account_pk] = None
                 if demand.urgent_only:
                     self._urgent.add(demand.account_pk)
@@ -160,7 +169,25 @@ class Dispatcher:
         self._start_senders()
         return True
 
-    async def _claim(self, demands: Sequence[Demand]) -> Sequence[Claimed]:
+    def _meet_limits(self, taking: Taking) -> None:
+        """Leave accounts alone whose limit is used up; where it rejects, fail what it does not let through."""  # G10
+        refused: Counter[int] = Counter()
+        for message in taking.refused:
+            limit = taking.limited.get(message.account_pk)
+            words = "its account lets through" if limit is None else limit.reason
+            self._recorder.submit(message, reject(message, self._needs.clock.now(), words))
+            refused[message.account_pk] += 1
+        for account_pk, limit in taking.limited.items():
+            lane = self._lanes[account_pk]
+            who = (lane.account.tenant_id, lane.account.id)
+            self._needs.meter.rate_limited(*who)
+            self._recorder.told_of_limit(*who, events=limit.told)
+            if refused[account_pk]:
+                self._wanted[account_pk] = None  # there may be more to refuse
+            else:
+                self._shut.shut(lane, limit.seconds)
+
+    async def _claim(self, demands: Sequence[Demand]) -> Taking:
         for demand in demands:
             self._lanes[demand.account_pk].claiming = True
         try:
@@ -181,7 +208,7 @@ class Dispatcher:
             if len(demands) >= ACCOUNTS_PER_CLAIM or room <= 0:
                 break
             lane = await self._lane(account_pk)
-            if lane is None or not lane.open_for_business:
+            if lane is None or not lane.open_for_business or lane.shut_until is not None:
                 if lane is not None and lane.account.hold is not None:
                     self._outages.take_up(lane)
                 self._unwant(account_pk)
@@ -201,8 +228,14 @@ class Dispatcher:
         return demands
 
     async def _most_for(self, lane: Lane) -> int:
-        """How many messages may be claimed for a lane: where a copy is worse than a failure, none ahead."""  # G4
-        if await on_uncertain(self._needs.directory, lane.account) is OnUncertain.FAIL:
+        """How many messages may be claimed for a lane.
+
+        None ahead where a copy is worse than a failure (G4), and where a slot of a rate limit must not wait (G10).
+        """
+        directory = self._needs.directory
+        fails = await on_uncertain(directory, lane.account) is OnUncertain.FAIL
+        lane.just_in_time = fails or await limited(directory, lane.account)
+        if lane.just_in_time:
             return lane.account.max_connections - lane.senders - len(lane)
         return lane.account.batch_size or self._settings.batch_size
 

@@ -28,12 +28,17 @@ class Lane:
     """True while a claim for it is on its way."""
     probing: bool = False
     """True while a probe is under way, or a timer for it runs."""
+    just_in_time: bool = False
+    """True when a message is claimed only for a session that is free."""
+    shut_until: float | None = None
+    """Until when (monotonic) a rate limit lets nothing through; None: open."""  # G10
     _jobs: list[tuple[int, int, Claimed]] = field(default_factory=list)
 
     def adopt(self, account: Account) -> None:
         """Go by the account as it is now; an outage that was met with other settings is over."""
         if set_anew(self.account, account):
             self.breaker = Breaker()
+            self.shut_until = None
         self.account = account
 
     def __len__(self) -> int:
@@ -60,7 +65,7 @@ class Lane:
     @property
     def idle(self) -> bool:
         """True when nothing of it is in this instance's hands."""
-        busy = self._jobs or self.senders or self.claiming or self.probing
+        busy = self._jobs or self.senders or self.claiming or self.probing or self.shut_until is not None
         return not busy and not self.breaker.open
 
     @property

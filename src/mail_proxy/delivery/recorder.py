@@ -34,7 +34,8 @@ class Recorder:
 
     A settlement whose commit fails because the store is away is tried again until it is written: what a server has
     answered is never forgotten while this process lives. `on_events` is told
-    the tenant of each new event, `on_settled` pk and token of each settlement that the database has judged.
+    the tenant of each new event, `on_settled` pk and token of each settlement that the database has judged, `on_ready`
+    the account of each message that is to go on at once.
     """
 
     def __init__(
@@ -44,12 +45,14 @@ class Recorder:
         meter: Meter,
         on_events: Callable[[Iterable[str]], None],
         on_settled: Callable[[int, str], None],
+        on_ready: Callable[[int], None],
     ) -> None:
         self._queue = queue
         self._clock = clock
         self._meter = meter
         self._on_events = on_events
         self._on_settled = on_settled
+        self._on_ready = on_ready
         self._waiting: list[_Waiting] = []
         self._news = asyncio.Event()
         self._idle = asyncio.Event()
@@ -70,6 +73,13 @@ class Recorder:
     def submit(self, claimed: Claimed, settlement: Settlement) -> None:
         """Hand a settlement over whose writing nobody waits for, but `drained`."""
         _ = self.record(claimed, settlement)
+
+    def told_of_limit(self, tenant_id: str, account_id: str, *, events: int) -> None:
+        """Take note that a claim has told so many messages, by events, that a rate limit holds them up."""
+        for _ in range(events):
+            self._meter.deferred(tenant_id, account_id)
+        if events:
+            self._on_events([tenant_id] * events)
 
     @property
     def available(self) -> bool:
@@ -114,6 +124,8 @@ class Recorder:
             if ok:
                 self._count(each.claimed, each.settlement)
                 news += [each.claimed.tenant_id] * len(each.settlement.events)
+                if each.settlement.state is MessageState.READY:
+                    self._on_ready(each.claimed.account_pk)
             else:
                 log.warning(
                     "claim lost, its outcome is not recorded",

@@ -67,6 +67,14 @@ async def on_uncertain(directory: Directory, account: Account) -> OnUncertain:
     return OnUncertain.RESEND if tenant is None else tenant.on_uncertain
 
 
+async def limited(directory: Directory, account: Account) -> bool:
+    """Say whether a rate limit holds for an account, its own or its tenant's."""  # G10
+    if account.limits.any:
+        return True
+    tenant = await directory.tenant(account.tenant_id)
+    return tenant is not None and tenant.limits.any
+
+
 class Sender:
     """Carries claimed messages to their server."""
 
@@ -125,7 +133,13 @@ class Sender:
     async def _attempt(self, account: Account, claimed: Claimed, flight: Flight) -> Attempt:
         message = build_message(json.loads(claimed.fields))
         wire = compose(message, claimed.identity)
-        envelope = Envelope(message.envelope_sender, tuple((r.n, r.address) for r in claimed.waiting))
+        # those that were not tried yet go first, where not all can go at once
+        waiting = sorted(claimed.waiting, key=lambda recipient: recipient.ts is not None)
+        envelope = Envelope(
+            message.envelope_sender,
+            tuple((r.n, r.address) for r in waiting),
+            1 if await limited(self._needs.directory, account) else None,  # G10: each takes a place of its own
+        )
         return await self._needs.transport.send(account, envelope, wire, flight.before_dot)
 
     def _note_reply(self, claimed: Claimed, attempt: Attempt) -> None:

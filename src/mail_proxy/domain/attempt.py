@@ -12,10 +12,14 @@ from mail_proxy.domain.reply import Reply
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """Who a transaction is from and to. `recipients` are (n, address) of those that are still to be served."""
+    """Who a transaction is from and to. `recipients` are (n, address) of those that are still to be served.
+
+    `transactions` is how many may be made of it at the most; None: as many as the recipients need.
+    """
 
     sender: str
     recipients: tuple[tuple[int, str], ...]
+    transactions: int | None = None
 
 
 class Stage(str, Enum):

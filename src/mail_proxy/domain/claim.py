@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from mail_proxy.domain.message import Identity
 from mail_proxy.domain.recipient import Recipient
@@ -20,6 +20,19 @@ class Demand:
     account_pk: int
     limit: int
     urgent_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Limited:
+    """A rate limit lets nothing more of an account through for now."""  # G10
+
+    seconds: float
+    """After which it is worth looking again."""
+    until: float
+    """The same as Unix seconds, for people."""
+    reason: str
+    told: int
+    """How many messages at the head of the queue were told so, each by an event, for the first time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,3 +68,14 @@ class Claimed:
     def waiting(self) -> tuple[Recipient, ...]:
         """The recipients that are still to be served."""  # G7
         return tuple(r for r in self.recipients if not r.state.final)
+
+
+@dataclass(frozen=True, slots=True)
+class Taking:
+    """What a claim came to."""
+
+    claimed: Sequence[Claimed] = ()
+    limited: Mapping[int, Limited] = field(default_factory=dict)
+    """By account: those that a rate limit holds up."""
+    refused: Sequence[Claimed] = ()
+    """Taken only to be failed: their account rejects what its limit does not let through."""

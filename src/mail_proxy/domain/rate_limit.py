@@ -87,13 +87,8 @@ def counts_until(settled_at: float, seconds: float) -> float:
 
 
 def room(limit: WindowLimit, in_flight: int, used: Iterable[Used], now: float) -> Room:
-    """Decide how much of a window is left, given what is reserved but not settled, and what was settled.
-
-    A record that reaches further than any settled now could is from before the clock was set back: it counts for one
-    window from now, not until the clock has come to where it was.
-    """  # G14
-    latest = counts_until(now, limit.seconds)
-    counting = sorted(Used(min(each.until, latest), each.times) for each in used if each.until > now)
+    """Decide how much of a window is left, given what is reserved but not settled, and what was settled."""
+    counting = sorted(each for each in used if each.until > now)
     free = limit.most - in_flight - sum(each.times for each in counting)
     if free > 0:
         return Room(free, None)
@@ -104,11 +99,12 @@ def room(limit: WindowLimit, in_flight: int, used: Iterable[Used], now: float) -
     return Room(0, now + LOOK_AGAIN)
 
 
-def tightest(rooms: Iterable[tuple[WindowLimit, Room]]) -> tuple[Room, WindowLimit | None]:
-    """Return what all windows together leave, and the limit that keeps it shut the longest, if one does."""
-    least, shut, until = Room(2**31, None), None, -math.inf
-    for limit, each in rooms:
-        if each.next_free is not None and each.next_free > until:
-            until, shut = each.next_free, limit
-        least = Room(min(least.free, each.free), None if shut is None else until)
+def tightest(rooms: Iterable[tuple[str, Room]]) -> tuple[Room, str]:
+    """Return what all windows, each with its name, leave together, and the name of the one that is shut the longest."""
+    least, shut = Room(2**31, None), ""
+    for name, each in rooms:
+        until = least.next_free
+        if each.next_free is not None and (until is None or each.next_free > until):
+            until, shut = each.next_free, name
+        least = Room(min(least.free, each.free), until)
     return least, shut

@@ -14,6 +14,8 @@ from mail_proxy.domain.recipient import Recipient, RecipientState
 from mail_proxy.domain.report import Event, EventType, Outlook, Subject, entry, sent_to_someone, split_reply
 from mail_proxy.domain.retry import RetrySchedule, next_attempt
 
+RATE_LIMITED = "rate_limited"
+"""Why a message is put off, or fails, where an account sends no more for now."""
 NO_ANSWER = "451 4.4.2 no answer after the final dot: the message may have been delivered"
 EXPIRED = "551 4.4.7 expired before it could be delivered"
 
@@ -33,6 +35,8 @@ class Settlement:
     recipients: tuple[Recipient, ...]
     """Empty while every recipient shares the message's state and reply."""
     events: tuple[Event, ...]
+    transactions: int = 0
+    """SMTP transactions that count for rate limits."""  # G10
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,8 @@ class Policy:
 def settle(claimed: Claimed, attempt: Attempt, policy: Policy, now: float, rng: Random) -> Settlement:
     """Decide what follows from an attempt. Every recipient ends in exactly one state."""  # G4, G7
     recipients = tuple(_after(r, attempt, policy, now) for r in claimed.recipients)
+    if attempt.failure is None and any(_untried(r, attempt) for r in recipients):
+        return _go_on(claimed, attempt, recipients, now)
     due: float | None = None
     if any(not r.state.final for r in recipients):
         due = next_attempt(policy.schedule, claimed.attempts, now, rng)
@@ -55,7 +61,16 @@ def settle(claimed: Claimed, attempt: Attempt, policy: Policy, now: float, rng: 
             recipients, due = _end_waiting(recipients, RecipientState.EXPIRED, now), None
         else:
             due = min(due, _deadline(claimed, policy.schedule))
-    return _settlement(claimed, recipients, due, now, uncertain=bool(attempt.uncertain))
+    settlement = _settlement(claimed, recipients, due, now, uncertain=bool(attempt.uncertain))
+    return replace(settlement, transactions=_transactions(attempt))
+
+
+def reject(claimed: Claimed, now: float, limit: str) -> Settlement:
+    """End a message that met a rate limit of an account that lets none wait; it was not attempted."""  # G10
+    reason = f"{RATE_LIMITED}: no more than {limit}"
+    waiting = tuple(r if r.state.final else replace(r, reply=reason) for r in claimed.recipients)
+    untried = replace(claimed, attempts=max(claimed.attempts - 1, 0))
+    return _settlement(untried, _end_waiting(waiting, RecipientState.FAILED, now), None, now)
 
 
 def expire(claimed: Claimed, now: float) -> Settlement:
@@ -77,7 +92,7 @@ def recover(claimed: Claimed, on_uncertain: OnUncertain, now: float) -> Settleme
     if on_uncertain is OnUncertain.FAIL:
         waiting = tuple(r if r.state.final else replace(r, reply=NO_ANSWER) for r in claimed.recipients)
         ended = _end_waiting(waiting, RecipientState.FAILED, now)
-        return _settlement(claimed, ended, None, now, uncertain=True)
+        return replace(_settlement(claimed, ended, None, now, uncertain=True), transactions=1)
     outlook = Outlook(error=NO_ANSWER)
     told = entry(subject_of(claimed), EventType.UNCERTAIN, now, claimed.recipients, outlook)
     event = Event(claimed.tenant_id, claimed.pk, EventType.UNCERTAIN, now, told)
@@ -96,7 +111,39 @@ def give_back(claimed: Claimed, now: float) -> Settlement:
         reply=claimed.recipients[0].reply,
         recipients=(),
         events=(),
+        transactions=1,  # G10: it may have been begun
     )
+
+
+def _go_on(claimed: Claimed, attempt: Attempt, recipients: tuple[Recipient, ...], now: float) -> Settlement:
+    """Put a message back at once that a rate limit lets through one transaction at a time: the attempt goes on."""
+    final = sum(r.state.final for r in recipients)
+    outlook = Outlook(
+        error=NO_ANSWER,
+        deferred_ts=now,
+        deferred_reason=f"{RATE_LIMITED}: {final} of {len(recipients)} recipients are done, the others follow",
+    )
+    types = [EventType.UNCERTAIN] if attempt.uncertain else []
+    subject = subject_of(claimed)
+    return replace(
+        give_back(claimed, now),
+        recipients=recipients,
+        events=tuple(
+            Event(claimed.tenant_id, claimed.pk, type_, now, entry(subject, type_, now, recipients, outlook))
+            for type_ in (*types, EventType.DEFERRED)
+        ),
+        transactions=_transactions(attempt),
+    )
+
+
+def _untried(recipient: Recipient, attempt: Attempt) -> bool:
+    known = recipient.n in attempt.answers or recipient.n in attempt.uncertain
+    return not (recipient.state.final or known)
+
+
+def _transactions(attempt: Attempt) -> int:
+    """Count what an attempt used, also where all that is left of it is what the journal says."""
+    return max(attempt.transactions, 1 if attempt.answers or attempt.uncertain else 0)
 
 
 def expired(claimed: Claimed, schedule: RetrySchedule, now: float) -> bool:
@@ -197,7 +244,7 @@ def _events(
     types.append(EventType.DEFERRED if state is MessageState.SCHEDULED else EventType(state.value))
     outlook = Outlook(
         error=telling.reply,
-        error_code=None if code is None else str(code),
+        error_code=RATE_LIMITED if _is_limit(telling.reply) else None if code is None else str(code),
         deferred_ts=due,
         deferred_reason=telling.reply,
     )
@@ -205,6 +252,10 @@ def _events(
         Event(claimed.tenant_id, claimed.pk, type_, now, entry(subject, type_, now, recipients, outlook))
         for type_ in types
     )
+
+
+def _is_limit(reply: str | None) -> bool:
+    return reply is not None and reply.startswith(f"{RATE_LIMITED}:")
 
 
 def subject_of(claimed: Claimed) -> Subject:

@@ -21,6 +21,7 @@ from mail_proxy.delivery.delivery import Delivery
 from mail_proxy.delivery.journal import FlightJournal, boot_id
 from mail_proxy.delivery.needs import Needs
 from mail_proxy.delivery.settings import DeliverySettings
+from mail_proxy.domain.rate_limit import Windows
 from mail_proxy.domain.retry import RetrySchedule
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod
@@ -41,6 +42,7 @@ from mail_proxy.smtp.pool import SmtpTransport
 from mail_proxy.smtp.timeouts import Timeouts
 from mail_proxy.store.opening import database_url
 from mail_proxy.store.store import Store, open_store
+from mail_proxy.store.usage import UsageSettings
 
 SWITCH_INTERVAL = 0.0001
 """Seconds after which a thread that wants the interpreter gets it; the store's threads wait that long for each step."""
@@ -192,7 +194,15 @@ async def _open_store(settings: Settings, address: str, instance_id: str, clock:
         is_new = held is None
         return check_key(cipher, held)
 
-    store = await open_store(url, instance_id=instance_id, address=address, cipher=cipher, check_key=check, clock=clock)
+    store = await open_store(
+        url,
+        instance_id=instance_id,
+        address=address,
+        cipher=cipher,
+        check_key=check,
+        clock=clock,
+        usage=UsageSettings(Windows(*settings.rate_windows)),
+    )
     if is_new and not settings.scheduler_active:
         await store.directory.set_scheduler_active(active=False)
     return store

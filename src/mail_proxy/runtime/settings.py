@@ -193,6 +193,11 @@ class Settings(BaseSettings):
     max_age: Seconds = Field(
         DEFAULT_MAX_AGE, description="Seconds after its first attempt when a message expires, however many are left."
     )
+    rate_windows: Annotated[tuple[Seconds, Seconds, Seconds], NoDecode, BeforeValidator(_split)] = Field(
+        (60.0, 3600.0, 86400.0),
+        description="Seconds that a minute, an hour and a day last for rate limits, separated by commas: shorter ones "
+        "let limits be tried out. All instances on one database need the same.",
+    )
     log_delivery_activity: bool = Field(False, description="Log each delivery attempt, not only what went wrong.")
     smtp_connect_timeout: Seconds = Field(30, description="Seconds to connect to an SMTP server.")
     smtp_command_timeout: Seconds = Field(300, description="Seconds for the greeting and for each SMTP command.")

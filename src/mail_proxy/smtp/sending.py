@@ -33,7 +33,12 @@ class Sending:
         return not self._left
 
     def next_batch(self, extensions: Extensions, known_limit: int | None) -> Recipients:
-        """Return the recipients of the next transaction; answers those itself that the server cannot serve."""
+        """Return the recipients of the next transaction, none if no further one may be made.
+
+        Answers those itself that the server cannot serve.
+        """
+        if self.envelope.transactions is not None and self._transactions >= self.envelope.transactions:
+            return ()
         refusal = extensions.refusal(self.wire, utf8=not self.envelope.sender.isascii())
         if refusal is not None:
             self._answer(dict.fromkeys((n for n, _ in self._left), refusal))

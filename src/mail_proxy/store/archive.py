@@ -14,6 +14,7 @@ from sqlalchemy import (
     ScalarSelect,
     Select,
     and_,
+    false,
     func,
     literal,
     or_,
@@ -23,7 +24,8 @@ from sqlalchemy import (
 
 from mail_proxy.domain.message import WAITING_STATES, Details, MessageState
 from mail_proxy.domain.report import EventType
-from mail_proxy.ports import MessageFilter, Page, PastEvent
+from mail_proxy.domain.settlement import RATE_LIMITED
+from mail_proxy.ports import Clock, MessageFilter, Page, PastEvent
 from mail_proxy.store.claim import recipient_of
 from mail_proxy.store.database import Database
 from mail_proxy.store.keyset import LAST, downwards
@@ -58,6 +60,8 @@ _DETAILS: Select[Any] = select(
     messages.c.reply,
     # looked up for each message that is shown; a join might begin with all of them
     _of_account(accounts.c.hold_reason).label("hold_reason"),
+    _of_account(accounts.c.limited_until).label("limited_until"),
+    _of_account(accounts.c.limited_reason).label("limited_reason"),
     _of_content(contents.c.fields).label("fields"),
 )
 
@@ -65,8 +69,9 @@ _DETAILS: Select[Any] = select(
 class StoreArchive:
     """Keeps the `Archive` port on SQLite and PostgreSQL."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
+        self._clock = clock
 
     async def page(self, tenant_id: str, wanted: MessageFilter, before: int | None, limit: int, now: float) -> Page:
         """See `Archive.page`."""
@@ -75,7 +80,7 @@ class StoreArchive:
         def look(connection: Connection) -> Page:
             rows = connection.execute(statement).all()
             people = _recipients(connection, [row.pk for row in rows])
-            found = [_details(row, people.get(row.pk, ())) for row in rows[:limit]]
+            found = [_details(row, people.get(row.pk, ()), now) for row in rows[:limit]]
             return Page(found, found[-1].pk if len(rows) > limit else None)
 
         return await self._database.read(look)
@@ -83,12 +88,13 @@ class StoreArchive:
     async def message(self, tenant_id: str, message_id: str) -> Details | None:
         """See `Archive.message`."""
         statement = _DETAILS.where(messages.c.tenant_id == tenant_id, messages.c.id == message_id)
+        now = self._clock.now()
 
         def look(connection: Connection) -> Details | None:
             row = connection.execute(statement).first()
             if row is None:
                 return None
-            return _details(row, _recipients(connection, [row.pk]).get(row.pk, ()))
+            return _details(row, _recipients(connection, [row.pk]).get(row.pk, ()), now)
 
         return await self._database.read(look)
 
@@ -152,7 +158,11 @@ def _page(
 
 
 def _has_status(status: str, now: float) -> ColumnElement[bool]:
-    later = and_(messages.c.state.in_(_WAITING), messages.c.due.is_not(None), messages.c.due > now)
+    limited = _of_account(accounts.c.limited_until) > now
+    later = and_(
+        messages.c.state.in_(_WAITING),
+        func.coalesce(or_(messages.c.due > now, and_(messages.c.state == MessageState.READY.value, limited)), false()),
+    )
     match status:
         case "deferred":
             return later
@@ -174,11 +184,12 @@ def _recipients(connection: Connection, pks: Sequence[int]) -> Mapping[int, Sequ
     return found
 
 
-def _details(row: Row[Any], people: Sequence[Any]) -> Details:
+def _details(row: Row[Any], people: Sequence[Any], now: float) -> Details:
     state = MessageState(row.state)
     ts = row.finished_ts if state.final else row.first_attempt_ts
     fields = json.loads(row.fields)
     waiting = state in WAITING_STATES
+    limited = state is MessageState.READY and row.limited_until is not None and row.limited_until > now
     return Details(
         pk=row.pk,
         id=row.id,
@@ -189,8 +200,8 @@ def _details(row: Row[Any], people: Sequence[Any]) -> Details:
         state=state,
         attempts=row.attempts,
         created_ts=row.created_ts,
-        due_ts=row.due if waiting else None,
-        deferred_reason=_deferred_reason(row, state) if waiting else None,
+        due_ts=row.limited_until if limited else row.due if waiting else None,
+        deferred_reason=_deferred_reason(row, state, limited=limited) if waiting else None,
         finished_ts=row.finished_ts,
         reported_ts=row.reported_ts,
         reply=row.reply,
@@ -201,9 +212,11 @@ def _details(row: Row[Any], people: Sequence[Any]) -> Details:
     )
 
 
-def _deferred_reason(row: Row[Any], state: MessageState) -> str | None:
+def _deferred_reason(row: Row[Any], state: MessageState, *, limited: bool) -> str | None:
     if row.hold_reason is not None:
         return f"account on hold: {row.hold_reason}"
+    if limited:
+        return f"{RATE_LIMITED}: no more than {row.limited_reason}"
     if state is MessageState.HELD:
         return "batch suspended"
     return row.reply if row.attempts else None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     ColumnElement,
     Connection,
     Double,
@@ -17,22 +18,30 @@ from sqlalchemy import (
     and_,
     bindparam,
     exists,
+    false,
     func,
     literal_column,
     not_,
     select,
+    true,
     update,
 )
 
-from mail_proxy.domain.claim import HELPING, Claimed, Demand
+from mail_proxy.domain.claim import HELPING, Claimed, Demand, Limited, Taking
 from mail_proxy.domain.message import FINAL_STATES, Identity, MessageState
+from mail_proxy.domain.rate_limit import LimitBehavior
 from mail_proxy.domain.recipient import Recipient, RecipientKind, RecipientState
+from mail_proxy.domain.report import Event, EventType, Outlook, entry
+from mail_proxy.domain.settlement import RATE_LIMITED, subject_of
 from mail_proxy.store.database import Transaction
 from mail_proxy.store.rows import among, pack, packed, unpack
 from mail_proxy.store.schema import accounts, contents, messages, recipients, settings, suspended_batches, tenants
+from mail_proxy.store.usage import LimitedAccount, Reservations, Usage
 
 PARKING_ROUNDS = 10
 """How often a claim looks again when it met only messages of suspended batches."""
+REFUSED_AT_A_TIME = 100
+"""Messages of an account over its limit that are failed by one claim, where its limit rejects."""
 SCHEDULER_ACTIVE = "scheduler_active"
 
 
@@ -46,10 +55,43 @@ class ClaimRequest:
     now: float
 
 
+class _Candidate(NamedTuple):
+    pk: int
+    size: int
+    batch_code: str | None
+    told: bool
+
+
+@dataclass(slots=True)
+class _Chosen:
+    """What one claim takes, gathered demand by demand."""
+
+    free: list[int] = field(default_factory=list)
+    reserved: list[int] = field(default_factory=list)
+    refused: list[int] = field(default_factory=list)
+    limited: dict[int, Limited] = field(default_factory=dict)
+    room: int = HELPING
+
+    def fitting(self, candidates: Sequence[_Candidate]) -> list[int]:
+        """Return those for which there is room in memory."""  # G11
+        pks = []
+        for each in candidates:
+            if self.room > 0:
+                pks.append(each.pk)
+                self.room -= each.size
+        return pks
+
+
+def refusal_token(token: str) -> str:
+    """Name the claim of what is taken only to be refused, beside what is taken to be sent."""
+    return f"{token} refused"
+
+
 class Claim:
     """Marks messages as being sent by this instance, counts the attempt, and reads them."""  # G5
 
-    def __init__(self, dialect: str) -> None:
+    def __init__(self, dialect: str, usage: Usage) -> None:
+        self._usage = usage
         self.candidates = packed(dialect, _candidates(urgent_only=False).subquery("candidates"))
         self.urgent = packed(dialect, _candidates(urgent_only=True).subquery("candidates"))
         chosen = among(dialect, messages.c.pk)
@@ -63,8 +105,11 @@ class Claim:
                 attempts=messages.c.attempts + 1,
                 first_attempt_ts=func.coalesce(messages.c.first_attempt_ts, bindparam("now", type_=Double)),
                 due=None,
+                reserved=bindparam("reserving", type_=Boolean),
+                limit_told=false(),
             )
         )
+        self.mark_told = update(messages).where(chosen).values(limit_told=true())
         self.lock_suspensions = (
             select(suspended_batches.c.batch_code)
             .where(
@@ -83,52 +128,125 @@ class Claim:
         )
         self.mine = packed(dialect, mine.subquery("mine"))
 
-    def run(self, transaction: Transaction, requests: Sequence[ClaimRequest]) -> Sequence[Sequence[Claimed]]:
+    def run(self, transaction: Transaction, requests: Sequence[ClaimRequest]) -> Sequence[Taking]:
         """Answer each request with the messages that are now in its hands."""
-        return [self._claim(transaction, request) for request in requests]
+        wanted = [demand.account_pk for request in requests for demand in request.demands]
+        held = self._usage.hold(transaction.connection, wanted)
+        return [self._claim(transaction, request, held) for request in requests]
 
-    def _claim(self, transaction: Transaction, request: ClaimRequest) -> Sequence[Claimed]:
+    def _claim(self, transaction: Transaction, request: ClaimRequest, held: Reservations | None) -> Taking:
         connection = transaction.connection
         owner = {"claim_token": request.token, "claim_instance": request.instance_id}
         if transaction.again:  # a commit whose answer was lost may have gone through: those are ours
-            already = [pk for (pk,) in unpack(connection.execute(self.mine, owner).scalar())]
-            if already:
-                return self.loader.load(connection, already)
-        taken: list[int] = []
-        room = HELPING
+            both = (owner, {**owner, "claim_token": refusal_token(request.token)})
+            already, to_refuse = (
+                [pk for (pk,) in unpack(connection.execute(self.mine, whose).scalar())] for whose in both
+            )
+            if already or to_refuse:
+                return Taking(self.loader.load(connection, already), refused=self.loader.load(connection, to_refuse))
+        chosen = _Chosen()
         for demand in request.demands:
-            for pk, size in self._candidates_of(connection, demand):
-                if room > 0:
-                    taken.append(pk)
-                    room -= size
-        if not taken:
-            return ()
-        connection.execute(self.take, {"pks": pack(taken), "now": request.now, **owner})
-        return self.loader.load(connection, taken)
+            account = None if held is None else held.accounts.get(demand.account_pk)
+            if account is None or held is None:
+                chosen.free += chosen.fitting(self._candidates_of(connection, demand))
+            else:
+                self._choose_within_limit(transaction, demand, request.now, chosen, account, held)
+        refusing = {**owner, "claim_token": refusal_token(request.token)}
+        for pks, whose, reserving in (
+            (chosen.free, owner, False),
+            (chosen.reserved, owner, True),
+            (chosen.refused, refusing, False),
+        ):
+            if pks:
+                names = {**whose, "pks": pack(pks), "now": request.now, "reserving": reserving}
+                connection.execute(self.take, names)
+        return Taking(
+            claimed=self.loader.load(connection, [*chosen.free, *chosen.reserved]),
+            limited=chosen.limited,
+            refused=self.loader.load(connection, chosen.refused),
+        )
 
-    def _candidates_of(self, connection: Connection, demand: Demand) -> list[tuple[int, int]]:
-        """Return (pk, size) of ready messages; those of suspended batches are set aside on the way."""
+    def _choose_within_limit(
+        self,
+        transaction: Transaction,
+        demand: Demand,
+        now: float,
+        chosen: _Chosen,
+        account: LimitedAccount,
+        held: Reservations,
+    ) -> None:
+        """Choose as many as the account's limits let through; if none, tell those at its head, or have them refused.
+
+        The messages behind them are not touched: what holds them up is shown from the account.
+        """  # G10
+        left, shut = held.room(account)
+        if left.free > 0:
+            within = replace(demand, limit=min(demand.limit, left.free))
+            pks = chosen.fitting(self._candidates_of(transaction.connection, within))
+            chosen.reserved += pks
+            held.reserve(account, len(pks))
+            return
+        rejects = account.behavior is LimitBehavior.REJECT
+        head = self._candidates_of(
+            transaction.connection, replace(demand, limit=REFUSED_AT_A_TIME) if rejects else demand
+        )
+        if not head:
+            return
+        seconds = max((left.next_free or held.now) - held.now, 0.0)
+        limit = Limited(seconds, now + seconds, shut, told=0)
+        self._usage.say(transaction.connection, account, limit.until, shut)
+        if rejects:
+            chosen.refused += chosen.fitting(head)
+        else:
+            limit = replace(
+                limit, told=self._tell(transaction, [each.pk for each in head if not each.told], limit, now)
+            )
+        chosen.limited[account.pk] = limit
+
+    def _tell(self, transaction: Transaction, pks: Sequence[int], limit: Limited, now: float) -> int:
+        """Write an event for each message that a limit holds up for the first time; return how many."""
+        if pks:
+            transaction.connection.execute(self.mark_told, {"pks": pack(pks)})
+            outlook = Outlook(deferred_ts=limit.until, deferred_reason=RATE_LIMITED)
+            transaction.emit(
+                [
+                    Event(
+                        message.tenant_id,
+                        message.pk,
+                        EventType.DEFERRED,
+                        now,
+                        entry(subject_of(message), EventType.DEFERRED, now, message.recipients, outlook),
+                    )
+                    for message in self.loader.load(transaction.connection, pks)
+                ]
+            )
+        return len(pks)
+
+    def _candidates_of(self, connection: Connection, demand: Demand) -> list[_Candidate]:
+        """Return ready messages; those of suspended batches are set aside on the way."""
         statement = self.urgent if demand.urgent_only else self.candidates
         parameters = {"account": demand.account_pk, "limit": demand.limit}
         for _ in range(PARKING_ROUNDS):
-            found = unpack(connection.execute(statement, parameters).scalar())
+            found = [_Candidate(*row) for row in unpack(connection.execute(statement, parameters).scalar())]
             free = found
-            if any(batch is not None for _, _, batch in found):
+            if any(each.batch_code is not None for each in found):
                 free = self._park_suspended(connection, demand.account_pk, found)
             if free or not found:
-                return [(pk, size) for pk, size, _ in free]
+                return free
         return []
 
-    def _park_suspended(self, connection: Connection, account_pk: int, candidates: list[list[Any]]) -> list[list[Any]]:
+    def _park_suspended(
+        self, connection: Connection, account_pk: int, candidates: list[_Candidate]
+    ) -> list[_Candidate]:
         """Set messages of suspended batches aside; answer the others.
 
         The suspensions stay locked until the commit, so that one that is ending meanwhile finds what was set aside.
         """
         suspended = set(connection.execute(self.lock_suspensions, {"account": account_pk}).scalars())
-        parked = [pk for pk, _, batch in candidates if batch in suspended]
+        parked = [each.pk for each in candidates if each.batch_code in suspended]
         if parked:
             connection.execute(self.park, {"pks": pack(parked)})
-        return [row for row in candidates if row[2] not in suspended]
+        return [each for each in candidates if each.batch_code not in suspended]
 
 
 def may_send(account: ColumnElement[int]) -> ColumnElement[bool]:
@@ -148,7 +266,7 @@ def may_send(account: ColumnElement[int]) -> ColumnElement[bool]:
 def _candidates(*, urgent_only: bool) -> Select[Any]:
     account = bindparam("account", type_=BigInteger)
     statement = (
-        select(messages.c.pk, messages.c.size, messages.c.batch_code)
+        select(messages.c.pk, messages.c.size, messages.c.batch_code, messages.c.limit_told)
         .where(messages.c.account_pk == account, messages.c.state == literal_column("'ready'"), may_send(account))
         .order_by(messages.c.priority, messages.c.pk)
         .limit(bindparam("limit", type_=Integer))
@@ -203,6 +321,8 @@ class Loader:
 
     def load(self, connection: Connection, pks: Sequence[int]) -> list[Claimed]:
         """Return the messages, urgent ones first, then by age."""
+        if not pks:
+            return []
         chosen = {"pks": pack(pks)}
         people: dict[int, list[list[Any]]] = {}
         for row in unpack(connection.execute(self.recipients, chosen).scalar()):

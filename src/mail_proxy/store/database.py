@@ -58,15 +58,15 @@ class Operation(Generic[ItemT, ResultT]):
     """A kind of write: takes many items in one transaction and answers one result for each, in order.
 
     It may be run again, with more or fewer items, and must then come to the same end. `unanswered` is told, on the
-    event loop, each item that was or may have been committed without its caller hearing of it. One that `leads` runs
-    before the others of its group, as its locks have to be taken first.
+    event loop, each item that was or may have been committed without its caller hearing of it. Those of a lower `rank`
+    run first in their group: so every group takes its locks in the same order.
     """
 
     name: str
     run: Callable[[Transaction, Sequence[ItemT]], Sequence[ResultT]]
     weigh: Callable[[ItemT], int] = lambda _item: 1
     unanswered: Callable[[ItemT], None] = lambda _item: None
-    leads: bool = False
+    rank: int = 9
 
 
 @dataclass(slots=True, eq=False)
@@ -289,7 +289,7 @@ class Database:
         run = _run_apart if apart else _run_together
         with self._engine.begin() as connection:
             transaction = Transaction(connection, self.dialect, again=again)
-            for operation, members in sorted(by_operation.items(), key=lambda each: not each[0].leads):
+            for operation, members in sorted(by_operation.items(), key=lambda each: each[0].rank):
                 run(transaction, operation, members)
             if transaction.events:
                 self._write_events(transaction)

@@ -57,7 +57,7 @@ class StoreDirectory:
         self._rows = DirectoryRows(cipher)
         self._clock = clock
         self._known = _Known(version=0)
-        self._change_op = Operation("directory", _run_changes, leads=True)
+        self._change_op = Operation("directory", _run_changes, rank=0)
         prune, cancel = Prune(database.dialect), CancelWaiting(database.dialect)
         self._remove_tenant_op = Operation("remove_tenant", prune.remove_tenant)
         self._cancel_op = Operation("cancel", cancel.run)

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, func, select
 
-from mail_proxy.domain.claim import Claimed, Demand
+from mail_proxy.domain.claim import Claimed, Demand, Taking
 from mail_proxy.domain.message import NewMessage
 from mail_proxy.domain.settlement import Settlement
 from mail_proxy.ports import Promotion, Stale, Taken
 from mail_proxy.store import rescue
-from mail_proxy.store.claim import Claim, ClaimRequest
+from mail_proxy.store.claim import Claim, ClaimRequest, refusal_token
 from mail_proxy.store.database import Database, Operation, Transaction
 from mail_proxy.store.enqueue import Batch, Enqueue
 from mail_proxy.store.prune import Prune, PruneRequest
@@ -20,12 +20,16 @@ from mail_proxy.store.schedule import ClaimExpired, Due, ExpiryRequest, Promote,
 from mail_proxy.store.schema import messages
 from mail_proxy.store.settle import Release, Settle
 from mail_proxy.store.unanswered import PutBack, Unanswered
+from mail_proxy.store.usage import Usage, UsageSettings
+
+ENQUEUES, CLAIMS = 1, 2
+"""Ranks of operations: enqueues share the directory's lock, claims lock the accounts that are limited."""
 
 
 class StoreQueue:
     """Keeps the `Queue` port on SQLite and PostgreSQL."""
 
-    def __init__(self, database: Database, instance_id: str) -> None:
+    def __init__(self, database: Database, instance_id: str, usage: UsageSettings | None = None) -> None:
         dialect = database.dialect
         self._database = database
         self._instance_id = instance_id
@@ -33,11 +37,16 @@ class StoreQueue:
         self._unhold = Unhold(dialect)
         self._claim_expired = ClaimExpired(dialect)
         self._ready = ready_accounts(dialect)
-        enqueue, claim, settle, release = Enqueue(dialect), Claim(dialect), Settle(dialect), Release(dialect)
-        self._enqueue_op = Operation("enqueue", enqueue.run, lambda batch: batch.weight)
+        counted = Usage(dialect, usage or UsageSettings())
+        enqueue, claim = Enqueue(dialect), Claim(dialect, counted)
+        settle, release = Settle(dialect, counted), Release(dialect)
+        self._enqueue_op = Operation("enqueue", enqueue.run, lambda batch: batch.weight, rank=ENQUEUES)
         self._unanswered = Unanswered()
         self._claim_op = Operation(
-            "claim", claim.run, unanswered=lambda request: self._unanswered.claims.add(request.token)
+            "claim",
+            claim.run,
+            unanswered=lambda request: self._unanswered.claims.update((request.token, refusal_token(request.token))),
+            rank=CLAIMS,
         )
         self._settle_op = Operation("settle", settle.run_groups, lambda settlements: 1_000 * len(settlements))
         self._release_op = Operation("release", release.run)
@@ -64,7 +73,7 @@ class StoreQueue:
             raise Stale
         return taken
 
-    async def claim(self, demands: Sequence[Demand], token: str, now: float) -> Sequence[Claimed]:
+    async def claim(self, demands: Sequence[Demand], token: str, now: float) -> Taking:
         """See `Queue.claim`."""
         request = ClaimRequest(tuple(demands), token, self._instance_id, now)
         return await self._database.write(self._claim_op, request)

@@ -12,6 +12,7 @@ from mail_proxy.store.database import Transaction
 from mail_proxy.store.rows import among, pack
 from mail_proxy.store.schema import IS_WAITING, messages
 from mail_proxy.store.settle import Settle
+from mail_proxy.store.usage import Usage, UsageSettings
 
 CHUNK = 500
 TOKEN = "cancelled"  # noqa: S105 - the name of a claim, not a secret
@@ -31,7 +32,7 @@ class CancelWaiting:
         )
         self.mark = update(messages).where(among(dialect, messages.c.pk)).values(token=TOKEN)
         self.loader = Loader(dialect)
-        self.settle = Settle(dialect)
+        self.settle = Settle(dialect, Usage(dialect, UsageSettings()))  # what waits has nothing reserved
 
     def run(self, transaction: Transaction, wanted: Sequence[tuple[int, float]]) -> Sequence[int]:
         """Cancel one chunk for each (account, time); answer how many were cancelled."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import BigInteger, Double, Integer, Text, case, func, insert, select, update
+from sqlalchemy import BigInteger, Double, Integer, Text, case, false, func, insert, select, update
 
 from mail_proxy.domain.claim import Claimed
 from mail_proxy.domain.message import FINAL_STATES, MessageState
@@ -14,6 +15,7 @@ from mail_proxy.domain.settlement import Settlement
 from mail_proxy.store.database import Transaction
 from mail_proxy.store.rows import among, pack, packed, unpack, unpacked
 from mail_proxy.store.schema import events, messages, recipients
+from mail_proxy.store.usage import Usage
 
 EVENTS_LOCK = 0x6D70_6576
 """PostgreSQL: held from the drawing of event ids to the commit, so that ids become visible in their order."""
@@ -22,7 +24,8 @@ EVENTS_LOCK = 0x6D70_6576
 class Settle:
     """Records what attempts came to. A settlement whose claim was lost changes nothing."""  # G5
 
-    def __init__(self, dialect: str) -> None:
+    def __init__(self, dialect: str, usage: Usage) -> None:
+        self._usage = usage
         standing = (
             select(
                 messages.c.pk,
@@ -32,6 +35,9 @@ class Settle:
                 messages.c.due,
                 messages.c.finished_ts,
                 messages.c.reply,
+                messages.c.reserved,
+                messages.c.tenant_id,
+                messages.c.account_pk,
             )
             .where(among(dialect, messages.c.pk))
             .with_for_update(of=messages)
@@ -60,6 +66,7 @@ class Settle:
                 # what goes back to the queue keeps its token until it is claimed anew, so that a late 250 counts
                 token=case((rows.c.state == MessageState.READY.value, messages.c.token), else_=None),
                 instance_id=None,
+                reserved=false(),
             )
         )
         people = unpacked(
@@ -96,6 +103,7 @@ class Settle:
                 connection.execute(self.update_recipients, {"rows": pack(people)})
             for s in written.values():
                 transaction.emit(s.events)
+            self._usage.spend(connection, _spent(rows, written.values()))
         return answers
 
 
@@ -107,7 +115,7 @@ def _holds(row: Sequence[Any], settlement: Settlement) -> bool:
 
 def _stands_already(row: Sequence[Any], settlement: Settlement) -> bool:
     """True when an earlier commit of it went through whose answer was lost. Times to the millisecond."""
-    _, token, *outcome = row
+    _, token, *outcome, _reserved, _tenant_id, _account_pk = row
     if outcome[0] != settlement.state.value or token not in (None, settlement.token):
         return False
     return [_rounded(value) for value in outcome] == [_rounded(value) for value in _row(settlement)[1:]]
@@ -122,6 +130,16 @@ def _row(settlement: Settlement) -> tuple[object, ...]:
     return settlement.pk, settlement.state.value, settlement.attempts, settlement.due, finished, settlement.reply
 
 
+def _spent(rows: Mapping[int, Sequence[Any]], written: Iterable[Settlement]) -> Mapping[tuple[str, int], int]:
+    """Count the transactions of those whose claim had reserved one, by (tenant, account)."""  # G10
+    spent: Counter[tuple[str, int]] = Counter()
+    for settlement in written:
+        *_, reserved, tenant_id, account_pk = rows[settlement.pk]
+        if reserved:
+            spent[tenant_id, account_pk] += settlement.transactions
+    return spent
+
+
 class Release:
     """Gives claimed messages back untried, with their attempt."""
 
@@ -132,7 +150,13 @@ class Release:
         self.give_back = (
             update(messages)
             .where(*chosen)
-            .values(state=MessageState.READY.value, attempts=messages.c.attempts - 1, token=None, instance_id=None)
+            .values(
+                state=MessageState.READY.value,
+                attempts=messages.c.attempts - 1,
+                token=None,
+                instance_id=None,
+                reserved=false(),
+            )
         )
 
     def run(self, transaction: Transaction, groups: Sequence[Sequence[Claimed]]) -> Sequence[None]:

@@ -19,6 +19,7 @@ from mail_proxy.store.opening import FileLock, prepare, sqlite_file
 from mail_proxy.store.outbox import StoreOutbox
 from mail_proxy.store.queue import StoreQueue
 from mail_proxy.store.rescue import LEAVE, REGISTER
+from mail_proxy.store.usage import UsageSettings
 
 ANSWER_WITHIN = 4
 _PING = select(1)
@@ -69,6 +70,7 @@ async def open_store(
     cipher: Cipher,
     check_key: Callable[[str | None], str],
     clock: Clock,
+    usage: UsageSettings | None = None,
 ) -> Store:
     """Open a database for this instance on the running event loop.
 
@@ -94,10 +96,10 @@ async def open_store(
         raise
     return Store(
         database=database,
-        queue=StoreQueue(database, instance_id),
+        queue=StoreQueue(database, instance_id, usage),
         directory=directory,
         outbox=StoreOutbox(database),
-        archive=StoreArchive(database),
+        archive=StoreArchive(database, clock),
         instance_id=instance_id,
         lock=lock,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import Text, bindparam, literal_column, update
+from sqlalchemy import Text, bindparam, false, literal_column, update
 
 from mail_proxy.domain.message import MessageState
 from mail_proxy.store.database import Transaction
@@ -45,7 +45,7 @@ class PutBack:
         claimed = mine.where(
             messages.c.state == literal_column("'sending'"), among(dialect, messages.c.token, "tokens")
         )
-        ready = claimed.values(state=MessageState.READY.value, token=None, instance_id=None)
+        ready = claimed.values(state=MessageState.READY.value, token=None, instance_id=None, reserved=false())
         self.after_claim = ready.values(attempts=messages.c.attempts - 1)
         self.after_expiry = ready
         # given to an instance that never was, so that they are rescued once more

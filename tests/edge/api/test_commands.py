@@ -67,11 +67,11 @@ async def test_what_is_held_is_not_claimed_and_what_is_freed_is_told(
     (main,) = await instance.store.directory.accounts_of("acme")
     await acme.post("/commands/add-messages", json={"messages": [a_submission()]})
     await command(acme, "suspend")
-    assert list(await instance.store.queue.claim([Demand(main.pk, 1)], "t", instance.clock.now())) == []
+    assert not (await instance.store.queue.claim([Demand(main.pk, 1)], "t", instance.clock.now())).claimed
     instance.told.accounts.clear()
     await command(acme, "activate")
     assert instance.told.accounts == [frozenset({main.pk})]
-    assert len(await instance.store.queue.claim([Demand(main.pk, 1)], "t", instance.clock.now())) == 1
+    assert len((await instance.store.queue.claim([Demand(main.pk, 1)], "t", instance.clock.now())).claimed) == 1
 
 
 async def test_the_admin_holds_everything_by_naming_nobody(

@@ -23,6 +23,7 @@ from mail_proxy.store.claim import Claim, ClaimRequest
 from mail_proxy.store.database import Transaction
 from mail_proxy.store.store import Store
 from mail_proxy.store.unanswered import PutBack, Unanswered
+from mail_proxy.store.usage import Usage, UsageSettings
 from tests.support.stores import a_message, enqueue, with_account
 
 NOW = 1_800_000_000.0
@@ -142,17 +143,18 @@ async def send(store: Store, account: Account, observe: Observe) -> None:
     with observe("claim_expired"):
         late = await queue.claim_expired(NOW, CHUNK, "late")
     with observe("claim urgent"):
-        urgent = await queue.claim([Demand(account.pk, CHUNK, urgent_only=True)], "urgent", NOW)
+        urgent = (await queue.claim([Demand(account.pk, CHUNK, urgent_only=True)], "urgent", NOW)).claimed
     await store.directory.set_suspension("tenant0", Suspension(batches=frozenset({"spring"})))
     with observe("claim and park"):
-        parked = await queue.claim([Demand(account.pk, CHUNK)], "park", NOW)
+        parked = (await queue.claim([Demand(account.pk, CHUNK)], "park", NOW)).claimed
     with observe("claim"):
-        claimed = await queue.claim([Demand(account.pk, CHUNK)], "claim", NOW)
+        claimed = (await queue.claim([Demand(account.pk, CHUNK)], "claim", NOW)).claimed
     with store.database.engine.begin() as connection, observe("claim again"):
         transaction = Transaction(connection, store.database.dialect, again=True)
         request = ClaimRequest((Demand(account.pk, CHUNK),), "claim", store.instance_id, NOW)
-        again = Claim(store.database.dialect).run(transaction, [request])
-    assert again == [claimed]
+        dialect = store.database.dialect
+        again = Claim(dialect, Usage(dialect, UsageSettings())).run(transaction, [request])
+    assert [taking.claimed for taking in again] == [claimed]
     with observe("settle"):
         assert all(await queue.settle([outcome(c) for c in [*late, *urgent, *claimed]]))
     with observe("release"):
