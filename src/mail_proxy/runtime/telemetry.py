@@ -22,7 +22,7 @@ MAX_SERIES_PER_TENANT = 100
 _COUNTERS = {
     "gmp_sent": "Messages that were sent.",
     "gmp_errors": "Messages that ended as failed or expired.",
-    "gmp_deferred": "Times that a message was put off to a later attempt.",
+    "gmp_deferred": "Times that a message was put off to a later attempt, or told that a rate limit holds it up.",
     "gmp_rate_limited": "Times that a rate limit was met.",
     "gmp_uncertain": "Times that a final dot got no answer, so that a message may have been delivered.",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -13,6 +14,7 @@ from mail_proxy.domain.account import Account
 from mail_proxy.domain.attempt import Answer, Attempt, Stage
 from mail_proxy.domain.claim import Claimed, Demand
 from mail_proxy.domain.errors import Conflict
+from mail_proxy.domain.rate_limit import Limits
 from mail_proxy.domain.recipient import RecipientKind
 from mail_proxy.domain.reply import Reply
 from mail_proxy.domain.retry import RetrySchedule
@@ -39,6 +41,9 @@ VERBS = (
     "claim and park",
     "claim",
     "claim again",
+    "claim within a limit",
+    "claim beyond a limit",
+    "settle within a limit",
     "settle",
     "release",
     "put back",
@@ -157,6 +162,13 @@ async def send(store: Store, account: Account, observe: Observe) -> None:
     assert [taking.claimed for taking in again] == [claimed]
     with observe("settle"):
         assert all(await queue.settle([outcome(c) for c in [*late, *urgent, *claimed]]))
+    account = await store.directory.put_account(replace(account, limits=Limits(per_minute=CHUNK)))
+    with observe("claim within a limit"):
+        within = (await queue.claim([Demand(account.pk, CHUNK)], "within", NOW)).claimed
+    with observe("claim beyond a limit"):
+        assert (await queue.claim([Demand(account.pk, 4)], "beyond", NOW)).limited[account.pk].told == 4
+    with observe("settle within a limit"):
+        assert all(await queue.settle([outcome(c) for c in within]))
     with observe("release"):
         await queue.release(parked)
 

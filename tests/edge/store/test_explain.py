@@ -30,7 +30,10 @@ MANY = 20_000
 BACKLOG = frozenset({"messages", "contents", "recipients", "events"})
 """The tables that grow with what waits, and with what has been."""
 SORTS_ITS_CHUNK = frozenset(
-    {"claim", "claim urgent", "claim and park", "claim again", "claim_expired", "rescue", "delete account"}
+    {
+        *("claim", "claim urgent", "claim and park", "claim again", "claim within a limit", "claim beyond a limit"),
+        *("claim_expired", "rescue", "delete account"),
+    }
 )
 """Verbs that read a chunk by its numbers and put it in order."""
 STEP_BY_STEP = frozenset(
