@@ -8,7 +8,7 @@ from typing import Protocol
 
 from mail_proxy.domain.account import Account, Hold
 from mail_proxy.domain.attempt import Attempt, Envelope, ProbeResult
-from mail_proxy.domain.claim import Claimed, Demand
+from mail_proxy.domain.claim import Claimed, Demand, Taking
 from mail_proxy.domain.compose import Wire
 from mail_proxy.domain.message import Details, NewMessage, Verdict
 from mail_proxy.domain.report import EventType, StoredEvent
@@ -110,10 +110,11 @@ class Queue(Protocol):
         """
         ...
 
-    async def claim(self, demands: Sequence[Demand], token: str, now: float) -> Sequence[Claimed]:
+    async def claim(self, demands: Sequence[Demand], token: str, now: float) -> Taking:
         """Take ready messages, by priority then age, and count an attempt for each. G5.
 
-        Nothing is taken for suspended or inactive tenants, suspended batches (parked as held), or accounts on hold.
+        Nothing is taken for suspended or inactive tenants, suspended batches (parked as held, so many at a time that
+        the claim stays short), or accounts on hold.
         """
         ...
 
@@ -305,8 +306,12 @@ class Registry(Protocol):
         """Put an account on hold, or end the hold. G8."""
         ...
 
-    async def set_suspension(self, tenant_id: str, suspension: Suspension) -> None:
-        """Hold or free a tenant or its batches."""
+    async def change_suspension(self, tenant_id: str, decide: Callable[[Suspension], Suspension]) -> Suspension | None:
+        """Hold or free a tenant or its batches; answers what is held now, None if the tenant is unknown.
+
+        `decide` is given what is held when nobody else can change it any more, and may raise `Conflict`. It may be
+        called again, and must then decide the same. Costs the same however many messages are concerned.
+        """
         ...
 
     async def scheduler_active(self) -> bool:

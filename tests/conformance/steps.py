@@ -22,7 +22,7 @@ _POLICY = Policy(RetrySchedule(delays=(60.0,), max_attempts=3))
 
 async def claim(store: Store, account: Account, limit: int = 10, *, token: str = "t1") -> list[Claimed]:
     """Claim ready messages of an account."""
-    return list(await store.queue.claim([Demand(account.pk, limit)], token, NOW + 1))
+    return list((await store.queue.claim([Demand(account.pk, limit)], token, NOW + 1)).claimed)
 
 
 async def settle_all(store: Store, claims: list[Claimed], *answers: Answer, now: float = NOW + 2) -> None:

@@ -327,7 +327,7 @@ async def test_on_demand_nothing_is_sent_before_it_is_asked_for(bench: Bench) ->
         await bench.submit(delivery, account, "M1")
         await bench.clock.advance(60)
         assert bench.transport.messages == []
-        await delivery.run_now()
+        delivery.run_now()
         await bench.until_state("M1", MessageState.SENT)
 
 
@@ -349,7 +349,7 @@ async def claimed_by_a_run_that_died(bench: Bench, *, dot: bool, reply: bool) ->
     account = await with_account(bench.store)
     await enqueue(bench.store, a_message("M1", account))
     dead = StoreQueue(bench.store.database, "dead")
-    (claimed,) = await dead.claim([Demand(account.pk, 1)], "old token", bench.clock.now())
+    (claimed,) = (await dead.claim([Demand(account.pk, 1)], "old token", bench.clock.now())).claimed
     journal = FlightJournal(bench.journal, "dead", "boot")
     journal.begin()
     if dot:

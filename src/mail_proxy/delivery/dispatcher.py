@@ -27,7 +27,7 @@ from mail_proxy.delivery.sender import Sender, on_uncertain
 from mail_proxy.delivery.settings import DeliverySettings
 from mail_proxy.delivery.shares import Slots
 from mail_proxy.domain.account import OnUncertain
-from mail_proxy.domain.claim import HELPING, Claimed, Demand
+from mail_proxy.domain.claim import HELPING, Claimed, Demand, Taking
 from mail_proxy.domain.errors import StoreUnavailable
 
 ACCOUNTS_PER_CLAIM = 100
@@ -142,7 +142,8 @@ class Dispatcher:
         demands = await self._demands()
         if not demands:
             return False
-        claimed = await self._claim(demands)
+        taking = await self._claim(demands)
+        claimed = taking.claimed
         found: Counter[int] = Counter()
         for message in claimed:
             self._lanes[message.account_pk].put(message)
@@ -152,7 +153,8 @@ class Dispatcher:
         for demand in demands:
             if found[demand.account_pk]:
                 self._waiting_for_slot.setdefault(demand.account_pk)
-            if full_helping or found[demand.account_pk] >= demand.limit:  # there may be more
+            behind_parked = demand.account_pk in taking.parked
+            if full_helping or behind_parked or found[demand.account_pk] >= demand.limit:  # there may be more
                 self._wanted[demand.account_pk] = None
                 if demand.urgent_only:
                     self._urgent.add(demand.account_pk)
@@ -160,7 +162,7 @@ class Dispatcher:
         self._start_senders()
         return True
 
-    async def _claim(self, demands: Sequence[Demand]) -> Sequence[Claimed]:
+    async def _claim(self, demands: Sequence[Demand]) -> Taking:
         for demand in demands:
             self._lanes[demand.account_pk].claiming = True
         try:

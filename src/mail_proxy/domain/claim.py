@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mail_proxy.domain.message import Identity
@@ -55,3 +55,12 @@ class Claimed:
     def waiting(self) -> tuple[Recipient, ...]:
         """The recipients that are still to be served."""  # G7
         return tuple(r for r in self.recipients if not r.state.final)
+
+
+@dataclass(frozen=True, slots=True)
+class Taking:
+    """What a claim came to."""
+
+    claimed: Sequence[Claimed] = ()
+    parked: frozenset[int] = frozenset()
+    """Accounts that got less than was asked for because messages of suspended batches were met: more may follow."""

@@ -71,7 +71,7 @@ class App:
 
     async def run_now(self, tenant_id: str | None) -> None:
         """Send and report at once what is due; for one tenant, its do-not-disturb ends as well."""
-        await self.delivery.run_now()
+        self.delivery.run_now()
         self.reporter.wake(tenant_id)
 
     async def run(self) -> None:
@@ -154,7 +154,7 @@ async def open_app(settings: Settings, address: str) -> AsyncIterator[App]:
                 delivery.notify,
                 settings.max_connections_per_account,
             ),
-            scheduling=Scheduling(directory, directory, store.archive, delivery.notify),
+            scheduling=Scheduling(directory, directory, store.archive, delivery.freed),
             delivery=delivery,
             reporter=reporter,
             supervisor=Supervisor({"delivery": deliver, "reporting": report}),

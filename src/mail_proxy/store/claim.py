@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import (
@@ -24,15 +24,15 @@ from sqlalchemy import (
     update,
 )
 
-from mail_proxy.domain.claim import HELPING, Claimed, Demand
+from mail_proxy.domain.claim import HELPING, Claimed, Demand, Taking
 from mail_proxy.domain.message import FINAL_STATES, Identity, MessageState
 from mail_proxy.domain.recipient import Recipient, RecipientKind, RecipientState
 from mail_proxy.store.database import Transaction
 from mail_proxy.store.rows import among, pack, packed, unpack
 from mail_proxy.store.schema import accounts, contents, messages, recipients, settings, suspended_batches, tenants
 
-PARKING_ROUNDS = 10
-"""How often a claim looks again when it met only messages of suspended batches."""
+PARKED_AT_A_TIME = 1000
+"""Messages of suspended batches that one claim sets aside, for all its accounts together."""
 SCHEDULER_ACTIVE = "scheduler_active"
 
 
@@ -44,6 +44,15 @@ class ClaimRequest:
     token: str
     instance_id: str
     now: float
+
+
+@dataclass(slots=True)
+class Parking:
+    """How many messages of suspended batches may be set aside for each account, so that a claim stays short."""  # G11
+
+    share: int
+    met: set[int] = field(default_factory=set)
+    """Accounts that got less than they asked for because of such messages."""
 
 
 class Claim:
@@ -83,49 +92,55 @@ class Claim:
         )
         self.mine = packed(dialect, mine.subquery("mine"))
 
-    def run(self, transaction: Transaction, requests: Sequence[ClaimRequest]) -> Sequence[Sequence[Claimed]]:
+    def run(self, transaction: Transaction, requests: Sequence[ClaimRequest]) -> Sequence[Taking]:
         """Answer each request with the messages that are now in its hands."""
         return [self._claim(transaction, request) for request in requests]
 
-    def _claim(self, transaction: Transaction, request: ClaimRequest) -> Sequence[Claimed]:
+    def _claim(self, transaction: Transaction, request: ClaimRequest) -> Taking:
         connection = transaction.connection
         owner = {"claim_token": request.token, "claim_instance": request.instance_id}
         if transaction.again:  # a commit whose answer was lost may have gone through: those are ours
             already = [pk for (pk,) in unpack(connection.execute(self.mine, owner).scalar())]
             if already:
-                return self.loader.load(connection, already)
+                return Taking(self.loader.load(connection, already), frozenset(d.account_pk for d in request.demands))
         taken: list[int] = []
         room = HELPING
+        parking = Parking(max(PARKED_AT_A_TIME // (len(request.demands) or 1), 1))
         for demand in request.demands:
-            for pk, size in self._candidates_of(connection, demand):
+            for pk, size in self._candidates_of(connection, demand, parking):
                 if room > 0:
                     taken.append(pk)
                     room -= size
         if not taken:
-            return ()
+            return Taking(parked=frozenset(parking.met))
         connection.execute(self.take, {"pks": pack(taken), "now": request.now, **owner})
-        return self.loader.load(connection, taken)
+        return Taking(self.loader.load(connection, taken), frozenset(parking.met))
 
-    def _candidates_of(self, connection: Connection, demand: Demand) -> list[tuple[int, int]]:
+    def _candidates_of(self, connection: Connection, demand: Demand, parking: Parking) -> list[tuple[int, int]]:
         """Return (pk, size) of ready messages; those of suspended batches are set aside on the way."""
         statement = self.urgent if demand.urgent_only else self.candidates
-        parameters = {"account": demand.account_pk, "limit": demand.limit}
-        for _ in range(PARKING_ROUNDS):
-            found = unpack(connection.execute(statement, parameters).scalar())
+        look, left = demand.limit, parking.share
+        while True:
+            found = unpack(connection.execute(statement, {"account": demand.account_pk, "limit": look}).scalar())
             free = found
             if any(batch is not None for _, _, batch in found):
-                free = self._park_suspended(connection, demand.account_pk, found)
-            if free or not found:
-                return [(pk, size) for pk, size, _ in free]
-        return []
+                free = self._park_suspended(connection, demand.account_pk, found, left)
+            left -= len(found) - len(free)
+            if len(free) < min(len(found), demand.limit):
+                parking.met.add(demand.account_pk)
+            if free or not found or left <= 0:
+                return [(pk, size) for pk, size, _ in free[: demand.limit]]
+            look = left  # nothing but suspended ones: from now on as many as may still be set aside
 
-    def _park_suspended(self, connection: Connection, account_pk: int, candidates: list[list[Any]]) -> list[list[Any]]:
-        """Set messages of suspended batches aside; answer the others.
+    def _park_suspended(
+        self, connection: Connection, account_pk: int, candidates: list[list[Any]], most: int
+    ) -> list[list[Any]]:
+        """Set up to `most` messages of suspended batches aside; answer those of no suspended batch.
 
         The suspensions stay locked until the commit, so that one that is ending meanwhile finds what was set aside.
         """
         suspended = set(connection.execute(self.lock_suspensions, {"account": account_pk}).scalars())
-        parked = [pk for pk, _, batch in candidates if batch in suspended]
+        parked = [pk for pk, _, batch in candidates if batch in suspended][:most]
         if parked:
             connection.execute(self.park, {"pks": pack(parked)})
         return [row for row in candidates if row[2] not in suspended]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, func, select
 
-from mail_proxy.domain.claim import Claimed, Demand
+from mail_proxy.domain.claim import Claimed, Demand, Taking
 from mail_proxy.domain.message import NewMessage
 from mail_proxy.domain.settlement import Settlement
 from mail_proxy.ports import Promotion, Stale, Taken
@@ -64,7 +64,7 @@ class StoreQueue:
             raise Stale
         return taken
 
-    async def claim(self, demands: Sequence[Demand], token: str, now: float) -> Sequence[Claimed]:
+    async def claim(self, demands: Sequence[Demand], token: str, now: float) -> Taking:
         """See `Queue.claim`."""
         request = ClaimRequest(tuple(demands), token, self._instance_id, now)
         return await self._database.write(self._claim_op, request)

@@ -67,11 +67,11 @@ async def test_what_is_held_is_not_claimed_and_what_is_freed_is_told(
     (main,) = await instance.store.directory.accounts_of("acme")
     await acme.post("/commands/add-messages", json={"messages": [a_submission()]})
     await command(acme, "suspend")
-    assert list(await instance.store.queue.claim([Demand(main.pk, 1)], "t", instance.clock.now())) == []
+    assert not (await instance.store.queue.claim([Demand(main.pk, 1)], "t", instance.clock.now())).claimed
     instance.told.accounts.clear()
     await command(acme, "activate")
     assert instance.told.accounts == [frozenset({main.pk})]
-    assert len(await instance.store.queue.claim([Demand(main.pk, 1)], "t", instance.clock.now())) == 1
+    assert len((await instance.store.queue.claim([Demand(main.pk, 1)], "t", instance.clock.now())).claimed) == 1
 
 
 async def test_the_admin_holds_everything_by_naming_nobody(
@@ -100,7 +100,7 @@ async def test_a_batch_needs_its_tenant(admin: httpx.AsyncClient, acme: httpx.As
 
 async def test_batches_that_are_held_have_a_limit(instance: Instance, acme: httpx.AsyncClient) -> None:
     full = Suspension(batches=frozenset(f"B{n}" for n in range(MAX_BATCHES)))
-    await instance.store.directory.set_suspension("acme", full)
+    await instance.store.directory.change_suspension("acme", lambda _: full)
     refused = await command(acme, "suspend", batch_code="one-more")
     assert (refused["status"], refused["code"]) == (409, "too_many_batches")
     assert (await command(acme, "suspend", batch_code="B1"))["status"] == 200

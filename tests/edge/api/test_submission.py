@@ -121,7 +121,7 @@ async def test_the_older_words_tell_where_a_message_stands(instance: Instance, a
 async def attempt(instance: Instance, stage: Stage, code: int, text: str, **schedule: Any) -> None:
     """Let the one ready message be tried, with the same answer for each recipient."""
     account = (await instance.store.directory.accounts_of("acme"))[0]
-    (claimed,) = await instance.store.queue.claim([Demand(account.pk, 1)], "token", instance.clock.now())
+    (claimed,) = (await instance.store.queue.claim([Demand(account.pk, 1)], "token", instance.clock.now())).claimed
     answer = Answer(Reply.parse(code, text), stage)
     result = Attempt(answers={recipient.n: answer for recipient in claimed.recipients})
     policy = Policy(RetrySchedule(**schedule))

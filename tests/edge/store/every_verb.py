@@ -129,8 +129,8 @@ async def take_in(store: Store, account: Account, observe: Observe) -> None:
         await enqueue(store, new[0], a_message("V1", account, digest="other"))
     with observe("promote"):
         await store.queue.promote(NOW, CHUNK)
-    await store.directory.set_suspension("tenant0", Suspension(batches=frozenset({"autumn"})))
-    await store.directory.set_suspension("tenant0", Suspension())
+    await store.directory.change_suspension("tenant0", lambda _: Suspension(batches=frozenset({"autumn"})))
+    await store.directory.change_suspension("tenant0", lambda _: Suspension())
     with observe("unhold"):
         await store.queue.unhold(CHUNK)
     with observe("ready_accounts"):
@@ -142,17 +142,17 @@ async def send(store: Store, account: Account, observe: Observe) -> None:
     with observe("claim_expired"):
         late = await queue.claim_expired(NOW, CHUNK, "late")
     with observe("claim urgent"):
-        urgent = await queue.claim([Demand(account.pk, CHUNK, urgent_only=True)], "urgent", NOW)
-    await store.directory.set_suspension("tenant0", Suspension(batches=frozenset({"spring"})))
+        urgent = (await queue.claim([Demand(account.pk, CHUNK, urgent_only=True)], "urgent", NOW)).claimed
+    await store.directory.change_suspension("tenant0", lambda _: Suspension(batches=frozenset({"spring"})))
     with observe("claim and park"):
-        parked = await queue.claim([Demand(account.pk, CHUNK)], "park", NOW)
+        parked = (await queue.claim([Demand(account.pk, CHUNK)], "park", NOW)).claimed
     with observe("claim"):
-        claimed = await queue.claim([Demand(account.pk, CHUNK)], "claim", NOW)
+        claimed = (await queue.claim([Demand(account.pk, CHUNK)], "claim", NOW)).claimed
     with store.database.engine.begin() as connection, observe("claim again"):
         transaction = Transaction(connection, store.database.dialect, again=True)
         request = ClaimRequest((Demand(account.pk, CHUNK),), "claim", store.instance_id, NOW)
         again = Claim(store.database.dialect).run(transaction, [request])
-    assert again == [claimed]
+    assert [taking.claimed for taking in again] == [claimed]
     with observe("settle"):
         assert all(await queue.settle([outcome(c) for c in [*late, *urgent, *claimed]]))
     with observe("release"):
