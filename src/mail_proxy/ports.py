@@ -8,6 +8,7 @@ from typing import Protocol
 
 from mail_proxy.domain.account import Account, Hold
 from mail_proxy.domain.attempt import Attempt, Envelope, ProbeResult
+from mail_proxy.domain.backlog import Survey
 from mail_proxy.domain.claim import Claimed, Demand, Taking
 from mail_proxy.domain.compose import Wire
 from mail_proxy.domain.message import Details, NewMessage, Verdict
@@ -163,6 +164,10 @@ class Queue(Protocol):
 
     async def count_pending(self) -> int:
         """Messages that are not finished."""
+        ...
+
+    async def survey(self, many: int) -> Survey:
+        """Count what is not finished, in all and where it is `many`. Reads an index as long as the queue."""
         ...
 
 
@@ -372,5 +377,5 @@ class Archive(Protocol):
         ...
 
     async def pending(self, tenant_id: str, batch_code: str | None = None) -> int:
-        """How many messages of a tenant (and batch) are not finished."""
+        """How many messages of a tenant (and batch) are not finished, counted up to `MANY`."""
         ...

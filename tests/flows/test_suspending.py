@@ -9,7 +9,9 @@ import pytest
 from sqlalchemy import text
 from typing_extensions import override
 
+from mail_proxy.administration.pending import Pending
 from mail_proxy.administration.scheduling import Scheduling
+from mail_proxy.domain.backlog import Survey
 from mail_proxy.domain.claim import Demand, Taking
 from mail_proxy.domain.message import MessageState
 from mail_proxy.ports import Promotion
@@ -50,7 +52,7 @@ class Suspending(Bench):
 
     def scheduling(self, freed: Callable[[frozenset[int]], None]) -> Scheduling:
         directory = self.store.directory
-        return Scheduling(directory, directory, self.store.archive, freed)
+        return Scheduling(directory, directory, Pending(self.store.archive, lambda: None), freed)
 
     async def until_sent(self, count: int) -> None:
         async def sent() -> bool:
@@ -174,3 +176,19 @@ async def test_running_now_does_not_wait_for_what_is_being_put_back(bench: Suspe
         delivery.run_now()
         assert bench.transport.messages == []
         await bench.until_sent(2_000)
+
+
+async def test_what_waits_is_counted_in_the_background(bench: Suspending) -> None:
+    account = await with_account(bench.store)
+    await bench.scheduling(nobody).suspend("acme", None)
+    fill(bench.store, account, 30)
+    async with bench.delivering() as delivery:
+        maintenance = delivery.maintenance
+        assert maintenance.surveyed is None
+        await bench.clock.advance(10)
+
+        async def counted() -> bool:
+            return maintenance.surveyed is not None
+
+        await bench.until(counted)
+        assert maintenance.surveyed == Survey(30, {}, {}, 1_800_000_000.0)

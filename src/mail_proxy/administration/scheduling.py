@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from mail_proxy.administration.accounts import Notify
+from mail_proxy.administration.pending import Pending
 from mail_proxy.domain.errors import Conflict, NotFound
 from mail_proxy.domain.tenant import Suspension
-from mail_proxy.ports import Archive, Directory, Registry
+from mail_proxy.ports import Directory, Registry
 
 MAX_BATCHES = 1000
 """Batches of a tenant that can be held at a time; each claim knows all of them."""
@@ -48,11 +49,11 @@ def activated(held: Suspension, batch_code: str | None) -> Suspension:
 class Scheduling:
     """Suspends and activates; kept in the database, so that it holds on every instance."""
 
-    def __init__(self, registry: Registry, directory: Directory, archive: Archive, freed: Notify) -> None:
+    def __init__(self, registry: Registry, directory: Directory, pending: Pending, freed: Notify) -> None:
         """`freed` is told the accounts of a tenant of which something was freed."""
         self._registry = registry
         self._directory = directory
-        self._archive = archive
+        self._pending = pending
         self._freed = freed
 
     async def suspend(self, tenant_id: str, batch_code: str | None) -> Held:
@@ -82,4 +83,4 @@ class Scheduling:
         return after
 
     async def _held(self, tenant_id: str, suspension: Suspension, batch_code: str | None) -> Held:
-        return Held(tenant_id, suspension, await self._archive.pending(tenant_id, batch_code))
+        return Held(tenant_id, suspension, await self._pending.of(tenant_id, batch_code))

@@ -19,6 +19,7 @@ from mail_proxy.delivery.sender import on_uncertain
 from mail_proxy.delivery.settings import DeliverySettings
 from mail_proxy.domain.account import OnUncertain
 from mail_proxy.domain.attempt import Attempt
+from mail_proxy.domain.backlog import MANY, Survey
 from mail_proxy.domain.claim import Claimed
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.domain.settlement import Policy, Settlement, expire, give_back, recover, settle
@@ -58,6 +59,8 @@ class Maintenance:
         self._watch = LeaseWatch(settings.lease)
         self._next_due: float | None = None
         self._woken = asyncio.Event()
+        self.surveyed: Survey | None = None
+        """What was last counted; None before the first time."""
 
     async def at_start(self) -> int:
         """Take back what earlier runs left in their hands; return how many messages.
@@ -196,5 +199,6 @@ class Maintenance:
     async def sample(self) -> None:
         """Count what is not finished, for metrics and status; the bigger the queue, the rarer."""
         began = self._needs.clock.monotonic()
-        self._needs.meter.pending(await self._needs.queue.count_pending())
+        self.surveyed = await self._needs.queue.survey(MANY)
+        self._needs.meter.pending(self.surveyed.pending)
         await self._needs.clock.sleep(min((self._needs.clock.monotonic() - began) * 50, 60.0))

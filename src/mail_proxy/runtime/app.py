@@ -15,6 +15,7 @@ from uuid import uuid4
 import anyio
 
 from mail_proxy.administration.accounts import Accounts
+from mail_proxy.administration.pending import Pending
 from mail_proxy.administration.scheduling import Scheduling
 from mail_proxy.administration.tenants import Tenants
 from mail_proxy.delivery.delivery import Delivery
@@ -65,6 +66,7 @@ class App:
     tenants: Tenants
     accounts: Accounts
     scheduling: Scheduling
+    pending: Pending
     delivery: Delivery
     reporter: Reporter
     supervisor: Supervisor
@@ -140,6 +142,7 @@ async def open_app(settings: Settings, address: str) -> AsyncIterator[App]:
             with reporting:
                 await reporter.run(started)
 
+        pending = Pending(store.archive, lambda: delivery.maintenance.surveyed)
         yield App(
             settings=settings,
             clock=clock,
@@ -154,7 +157,8 @@ async def open_app(settings: Settings, address: str) -> AsyncIterator[App]:
                 delivery.notify,
                 settings.max_connections_per_account,
             ),
-            scheduling=Scheduling(directory, directory, store.archive, delivery.freed),
+            scheduling=Scheduling(directory, directory, pending, delivery.freed),
+            pending=pending,
             delivery=delivery,
             reporter=reporter,
             supervisor=Supervisor({"delivery": deliver, "reporting": report}),

@@ -11,17 +11,18 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from mail_proxy.domain.account import Account, Hold
+from mail_proxy.domain.backlog import MANY
 from mail_proxy.domain.errors import Conflict
 from mail_proxy.domain.message import MessageState
 from mail_proxy.domain.tenant import Suspension, Tenant
 from mail_proxy.ports import Cipher, Clock, KeyedTenant
-from mail_proxy.store.archive import count_unfinished
 from mail_proxy.store.claim import SCHEDULER_ACTIVE
 from mail_proxy.store.database import Database, Operation, Transaction
 from mail_proxy.store.directory_rows import DirectoryRows
 from mail_proxy.store.prune import Prune
 from mail_proxy.store.removal import CancelWaiting
 from mail_proxy.store.schema import accounts, events, messages, settings, tenants
+from mail_proxy.store.survey import count_unfinished
 from mail_proxy.store.suspensions import read_suspension, suspended_batches_of, write_suspension
 from mail_proxy.store.version import raise_version, read_version
 
@@ -305,15 +306,21 @@ def _run_changes(
 def _refuse_while_untold(transaction: Transaction, tenant_id: str) -> None:
     connection = transaction.connection
     unfinished = connection.execute(count_unfinished(transaction.dialect, tenant_id)).scalar_one()
+    untold = select(events.c.event_id).where(events.c.tenant_id == tenant_id, events.c.reported_ts.is_(None))
     unreported = connection.execute(
-        select(func.count()).select_from(events).where(events.c.tenant_id == tenant_id, events.c.reported_ts.is_(None))
+        select(func.count()).select_from(untold.limit(MANY).subquery("untold"))
     ).scalar_one()
     if unfinished or unreported:
         raise Conflict(
-            f"tenant '{tenant_id}' has {unfinished} unfinished messages and {unreported} unreported events; "
+            f"tenant '{tenant_id}' has {_up_to_many(unfinished)} unfinished messages and {_up_to_many(unreported)} "
+            "unreported events; "
             "wait for them, or delete it with force=true",
             code="tenant_in_use",
         )
+
+
+def _up_to_many(count: int) -> str:
+    return f"{MANY} or more" if count >= MANY else str(count)
 
 
 def _refuse_while_in_use(connection: Connection, account: Account) -> None:

@@ -45,6 +45,7 @@ VERBS = (
     "instances",
     "beat",
     "count_pending",
+    "survey",
     "tenants_with_events",
     "pending events",
     "acknowledge",
@@ -62,8 +63,10 @@ VERBS = (
     "refuse to delete tenant",
     "delete tenant",
 )
-COUNTS_IN_THE_BACKGROUND = frozenset({"count_pending", "pending of tenant", "pending of batch"})
+COUNTS_IN_THE_BACKGROUND = frozenset({"count_pending", "survey"})
 """Their work grows with what waits, but not with what has been; nobody's message waits for them."""
+COUNTS_UP_TO_MANY = frozenset({"pending of tenant", "pending of batch"})
+"""Their work ends at ten thousand messages, which is more than there are here."""
 
 Observe = Callable[[str], AbstractContextManager[None]]
 
@@ -179,6 +182,8 @@ async def look(store: Store, observe: Observe) -> None:
     archive, outbox = store.archive, store.outbox
     with observe("count_pending"):
         await store.queue.count_pending()
+    with observe("survey"):
+        await store.queue.survey(CHUNK)
     with observe("tenants_with_events"):
         await outbox.tenants_with_events()
     with observe("pending events"):
