@@ -8,6 +8,7 @@ from typing import Protocol
 
 from mail_proxy.domain.account import Account, Hold
 from mail_proxy.domain.attempt import Attempt, Envelope, ProbeResult
+from mail_proxy.domain.backlog import Survey
 from mail_proxy.domain.claim import Claimed, Demand, Taking
 from mail_proxy.domain.compose import Wire
 from mail_proxy.domain.message import Details, NewMessage, Verdict
@@ -113,7 +114,8 @@ class Queue(Protocol):
     async def claim(self, demands: Sequence[Demand], token: str, now: float) -> Taking:
         """Take ready messages, by priority then age, and count an attempt for each. G5.
 
-        Nothing is taken for suspended or inactive tenants, suspended batches (parked as held), or accounts on hold.
+        Nothing is taken for suspended or inactive tenants, suspended batches (parked as held, so many at a time that
+        the claim stays short), or accounts on hold.
         Rate limits are kept in the same transaction: what is taken counts for them at once. G10.
         """
         ...
@@ -163,6 +165,10 @@ class Queue(Protocol):
 
     async def count_pending(self) -> int:
         """Messages that are not finished."""
+        ...
+
+    async def survey(self, many: int) -> Survey:
+        """Count what is not finished, in all and where it is `many`. Reads an index as long as the queue."""
         ...
 
 
@@ -306,8 +312,12 @@ class Registry(Protocol):
         """Put an account on hold, or end the hold. G8."""
         ...
 
-    async def set_suspension(self, tenant_id: str, suspension: Suspension) -> None:
-        """Hold or free a tenant or its batches."""
+    async def change_suspension(self, tenant_id: str, decide: Callable[[Suspension], Suspension]) -> Suspension | None:
+        """Hold or free a tenant or its batches; answers what is held now, None if the tenant is unknown.
+
+        `decide` is given what is held when nobody else can change it any more, and may raise `Conflict`. It may be
+        called again, and must then decide the same. Costs the same however many messages are concerned.
+        """
         ...
 
     async def scheduler_active(self) -> bool:
@@ -368,5 +378,5 @@ class Archive(Protocol):
         ...
 
     async def pending(self, tenant_id: str, batch_code: str | None = None) -> int:
-        """How many messages of a tenant (and batch) are not finished."""
+        """How many messages of a tenant (and batch) are not finished, counted up to `MANY`."""
         ...

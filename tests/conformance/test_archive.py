@@ -35,7 +35,7 @@ async def listed(store: Store, *, now: float = NOW, **wanted: Any) -> list[str]:
 async def one_of_each(store: Store) -> Account:
     """Make a message in every state that one can be in, with its name for an id."""
     account = await with_account(store)
-    await store.directory.set_suspension("acme", Suspension(batches=frozenset({"winter"})))
+    await store.directory.change_suspension("acme", lambda _: Suspension(batches=frozenset({"winter"})))
     ends = {"sent": ACCEPTED, "failed": REFUSED, "retried": LATER}
     for id_, answer in ends.items():
         await enqueue(store, a_message(id_, account))
@@ -237,7 +237,7 @@ async def test_characters_that_mean_something_to_a_database_mean_nothing(store: 
         details = await store.archive.message("acme", text)
         assert details is not None
         assert (details.id, details.batch_code, details.fields["body"]) == (text, text, text)
-    await store.directory.set_suspension("acme", Suspension(batches=frozenset(METACHARACTERS)))
+    await store.directory.change_suspension("acme", lambda _: Suspension(batches=frozenset(METACHARACTERS)))
     tenant = await store.directory.tenant("acme")
     assert tenant is not None
     assert tenant.suspension.batches == set(METACHARACTERS)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 from sqlalchemy import Select, select, update
 
+from mail_proxy.administration.scheduling import activated, suspended
 from mail_proxy.domain.account import Account, AuthMethod, Hold, OnUncertain, TlsMode
 from mail_proxy.domain.errors import Conflict
 from mail_proxy.domain.message import MessageState
@@ -75,7 +77,7 @@ async def test_a_tenant_is_created_once_and_then_updated(store: Store, clock: Se
 
 async def test_an_update_leaves_key_and_suspension_alone(store: Store) -> None:
     await store.directory.put_tenant(Tenant("acme"), "hash")
-    await store.directory.set_suspension("acme", Suspension(True, frozenset({"spring"})))
+    await store.directory.change_suspension("acme", lambda _: Suspension(True, frozenset({"spring"})))
     await store.directory.put_tenant(Tenant("acme", name="other"), None)
     keyed = await store.directory.tenant_by_key("hash")
     assert keyed is not None
@@ -86,7 +88,7 @@ async def test_an_update_leaves_key_and_suspension_alone(store: Store) -> None:
 async def test_tenants_are_listed_by_id(store: Store) -> None:
     for id_ in ("zeta", "Beta", "alpha"):
         await store.directory.put_tenant(Tenant(id_), None)
-    await store.directory.set_suspension("zeta", Suspension(batches=frozenset({"spring"})))
+    await store.directory.change_suspension("zeta", lambda _: Suspension(batches=frozenset({"spring"})))
     listed = await store.directory.tenants()
     assert [tenant.id for tenant in listed] == ["Beta", "alpha", "zeta"]
     assert [tenant.suspension.batches for tenant in listed] == [frozenset(), frozenset(), {"spring"}]
@@ -116,7 +118,7 @@ async def test_what_was_unknown_is_found_once_it_exists(store: Store) -> None:
 
 async def test_a_deleted_tenant_leaves_nothing(store: Store) -> None:
     account, other = await with_account(store, "acme"), await with_account(store, "other")
-    await store.directory.set_suspension("acme", Suspension(batches=frozenset({"spring"})))
+    await store.directory.change_suspension("acme", lambda _: Suspension(batches=frozenset({"spring"})))
     await enqueue(store, a_message("M1", account), a_message("M1", other))
     await attempt(store, account, ACCEPTED)
     told = await store.outbox.pending("acme", 10)
@@ -267,7 +269,7 @@ async def test_force_cancels_what_waits_and_reports_it(store: Store) -> None:
     later = a_message("later", account, due=NOW + 100)
     held = a_message("held", account, batch_code="spring")
     await enqueue(store, *ready, later, held, a_message("spared", other))
-    await store.directory.set_suspension("acme", Suspension(batches=frozenset({"spring"})))
+    await store.directory.change_suspension("acme", lambda _: Suspension(batches=frozenset({"spring"})))
     taken = await claim(store, account, 700)
     assert len(taken) == 600  # the one of the suspended batch was set aside
     await store.queue.release(taken)
@@ -323,6 +325,10 @@ async def test_a_secret_moved_to_another_place_is_not_opened(store: Store) -> No
 # -- suspensions and the scheduler -----------------------------------------------------------------------------------
 
 
+async def change_to(store: Store, suspension: Suspension) -> Suspension | None:
+    return await store.directory.change_suspension("acme", lambda _: suspension)
+
+
 async def test_suspensions_are_read_as_they_were_set(store: Store) -> None:
     await store.directory.put_tenant(Tenant("acme"), None)
     await store.directory.put_tenant(Tenant("other"), None)
@@ -333,26 +339,54 @@ async def test_suspensions_are_read_as_they_were_set(store: Store) -> None:
         Suspension(batches=frozenset({"autumn", "spring"})),
         Suspension(),
     ):
-        await store.directory.set_suspension("acme", suspension)
+        assert await change_to(store, suspension) == suspension
         tenant, other = await store.directory.tenant("acme"), await store.directory.tenant("other")
         assert tenant is not None
         assert other is not None
         assert (tenant.suspension, other.suspension) == (suspension, Suspension())
 
 
+async def test_what_is_held_is_decided_on_what_is_held_by_then(store: Store) -> None:
+    await store.directory.put_tenant(Tenant("acme"), None)
+    changes = [store.directory.change_suspension("acme", partial(suspended, batch_code=f"b{n}")) for n in range(20)]
+    answered = await asyncio.gather(*changes)
+    assert sorted(len(held.batches) for held in answered if held is not None) == list(range(1, 21))
+    await store.directory.change_suspension("acme", partial(activated, batch_code="b7"))
+    tenant = await store.directory.tenant("acme")
+    assert tenant is not None
+    assert tenant.suspension.batches == {f"b{n}" for n in range(20)} - {"b7"}
+
+
+async def test_a_change_of_suspensions_that_is_refused_changes_nothing_and_spoils_no_other(store: Store) -> None:
+    await store.directory.put_tenant(Tenant("acme"), None)
+    await store.directory.put_tenant(Tenant("other"), None)
+    await change_to(store, Suspension(True, frozenset({"spring"})))
+    refused, unknown, taken = await asyncio.gather(
+        store.directory.change_suspension("acme", partial(activated, batch_code="spring")),
+        store.directory.change_suspension("nobody", partial(suspended, batch_code=None)),
+        store.directory.change_suspension("other", partial(suspended, batch_code="spring")),
+        return_exceptions=True,
+    )
+    assert isinstance(refused, Conflict)
+    assert (unknown, taken) == (None, Suspension(batches=frozenset({"spring"})))
+    tenant = await store.directory.tenant("acme")
+    assert tenant is not None
+    assert tenant.suspension == Suspension(True, frozenset({"spring"}))
+
+
 async def test_a_batch_suspended_again_while_it_is_being_freed_stays_where_it_is(store: Store) -> None:
     account = await with_account(store)
     await enqueue(store, *(a_message(f"M{n}", account, batch_code="spring") for n in range(4)))
     spring = Suspension(batches=frozenset({"spring"}))
-    await store.directory.set_suspension("acme", spring)
+    await store.directory.change_suspension("acme", lambda _: spring)
     assert await claim(store, account) == []
-    await store.directory.set_suspension("acme", Suspension())
+    await store.directory.change_suspension("acme", lambda _: Suspension())
     assert (await store.queue.unhold(2)).account_pks == {account.pk}
 
-    await store.directory.set_suspension("acme", spring)
+    await store.directory.change_suspension("acme", lambda _: spring)
     assert (await store.queue.unhold(2)).account_pks == frozenset()
     assert await claim(store, account) == []
-    await store.directory.set_suspension("acme", Suspension())
+    await store.directory.change_suspension("acme", lambda _: Suspension())
     while (await store.queue.unhold(2)).more:
         pass
     assert len(await claim(store, account)) == 4
@@ -383,7 +417,7 @@ async def test_every_change_raises_the_version_and_nothing_else_does(store: Stor
     for change in (
         directory.set_api_key("acme", "hash", None),
         directory.set_hold(account.pk, Hold("535", 1.0)),
-        directory.set_suspension("acme", Suspension(True)),
+        directory.change_suspension("acme", lambda _: Suspension(True)),
         directory.set_scheduler_active(active=False),
         directory.delete_account("acme", "main", force=False),
     ):

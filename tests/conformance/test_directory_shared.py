@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
+from mail_proxy.administration.scheduling import activated, suspended
 from mail_proxy.domain.account import Account, Hold
 from mail_proxy.domain.tenant import Suspension, Tenant
 from mail_proxy.ports import Stale
@@ -29,7 +31,7 @@ async def test_an_instance_sees_what_another_changed_once_it_has_looked(postgres
 
     hold = Hold("535", NOW)
     await ours.directory.set_hold(account.pk, hold)
-    await ours.directory.set_suspension("acme", Suspension(batches=frozenset({"spring"})))
+    await ours.directory.change_suspension("acme", lambda _: Suspension(batches=frozenset({"spring"})))
     await ours.directory.set_scheduler_active(active=False)
     await with_account(ours, "acme", "second")
     assert theirs.directory.version < ours.directory.version
@@ -86,6 +88,27 @@ async def test_instances_that_change_the_directory_at_the_same_time_lose_nothing
     listed = await ours.directory.accounts_of("acme")
     assert {account.id for account in listed} == {f"a{n}" for n in range(10)}
     assert [account.is_default for account in listed].count(True) == 1
+    await theirs.close()
+    await ours.close()
+
+
+async def test_instances_that_suspend_and_activate_at_the_same_time_undo_nothing_of_each_other(
+    postgres_url: str,
+) -> None:
+    ours, theirs = await open_test_store(postgres_url), await open_test_store(postgres_url)
+    await ours.directory.put_tenant(Tenant("acme"), None)
+    await ours.directory.change_suspension("acme", lambda _: Suspension(batches=frozenset({"b0", "b1"})))
+    freed = [theirs.directory.change_suspension("acme", partial(activated, batch_code=f"b{n}")) for n in range(2)]
+    held = [
+        store.directory.change_suspension("acme", partial(suspended, batch_code=f"b{2 * n + which}"))
+        for n in range(1, 11)
+        for which, store in enumerate((ours, theirs))
+    ]
+    await asyncio.gather(*held, *freed)
+    await ours.directory.refresh()
+    tenant = await ours.directory.tenant("acme")
+    assert tenant is not None
+    assert tenant.suspension.batches == {f"b{n}" for n in range(2, 22)}
     await theirs.close()
     await ours.close()
 

@@ -264,7 +264,7 @@ async def test_nothing_is_claimed_for_what_is_stopped(store: Store, how: str) ->
     await enqueue(store, a_message("M1", account))
     match how:
         case "tenant suspended":
-            await store.directory.set_suspension("acme", Suspension(whole_tenant=True))
+            await store.directory.change_suspension("acme", lambda _: Suspension(whole_tenant=True))
         case "tenant inactive":
             await store.directory.put_tenant(Tenant("acme", active=False), None)
         case "account on hold":
@@ -272,7 +272,7 @@ async def test_nothing_is_claimed_for_what_is_stopped(store: Store, how: str) ->
         case _:
             await store.directory.set_scheduler_active(active=False)
     assert await claim(store, account.pk) == []
-    await store.directory.set_suspension("acme", Suspension())
+    await store.directory.change_suspension("acme", lambda _: Suspension())
     await store.directory.put_tenant(Tenant("acme"), None)
     await store.directory.set_hold(account.pk, None)
     await store.directory.set_scheduler_active(active=True)
@@ -283,13 +283,13 @@ async def test_a_suspended_batch_is_set_aside_and_put_back_in_chunks(store: Stor
     account = await with_account(store)
     await enqueue(store, *(a_message(f"B{n}", account, batch_code="spring") for n in range(5)))
     await enqueue(store, a_message("other", account, batch_code="autumn"))
-    await store.directory.set_suspension("acme", Suspension(batches=frozenset({"spring"})))
+    await store.directory.change_suspension("acme", lambda _: Suspension(batches=frozenset({"spring"})))
     assert [c.identity.mail_id for c in await claim(store, account.pk)] == ["other"]
     details = await store.archive.message("acme", "B0")
     assert details is not None
     assert details.state is MessageState.HELD
 
-    await store.directory.set_suspension("acme", Suspension())
+    await store.directory.change_suspension("acme", lambda _: Suspension())
     chunks = 0
     while (await store.queue.unhold(2)).more:
         chunks += 1

@@ -327,7 +327,7 @@ async def test_on_demand_nothing_is_sent_before_it_is_asked_for(bench: Bench) ->
         await bench.submit(delivery, account, "M1")
         await bench.clock.advance(60)
         assert bench.transport.messages == []
-        await delivery.run_now()
+        delivery.run_now()
         await bench.until_state("M1", MessageState.SENT)
 
 

@@ -12,10 +12,12 @@ import httpx
 from fastapi import FastAPI
 
 from mail_proxy.administration.accounts import Accounts
+from mail_proxy.administration.pending import Pending
 from mail_proxy.administration.scheduling import Scheduling
 from mail_proxy.administration.tenants import Tenants
 from mail_proxy.api.application import create_app
 from mail_proxy.api.services import ApiSettings, Insight, Services
+from mail_proxy.domain.backlog import Survey
 from mail_proxy.intake.intake import Intake, IntakeSettings
 from mail_proxy.runtime.telemetry import PrometheusMeter
 from mail_proxy.secrets import tokens
@@ -49,6 +51,7 @@ class Instance:
     reasons: list[str]
     insight: Insight
     app: FastAPI
+    surveyed: Survey | None = None
 
     def client(self, token: str | None = ADMIN_TOKEN, app: FastAPI | None = None) -> httpx.AsyncClient:
         """Return a client in process; an exception that the application lets out fails the test."""
@@ -81,6 +84,7 @@ async def running_instance(folder: Path, url: str | None = None) -> AsyncIterato
     async def not_ready() -> list[str]:
         return reasons
 
+    pending = Pending(store.archive, lambda: instance.surveyed)
     services = Services(
         settings=ApiSettings(
             api_token_digest=tokens.digest(ADMIN_TOKEN),
@@ -98,7 +102,8 @@ async def running_instance(folder: Path, url: str | None = None) -> AsyncIterato
         ),
         tenants=Tenants(directory, directory, clock, tokens.new_token, tokens.digest),
         accounts=Accounts(directory, directory, _refuse_localhost, told.accounts.append),
-        scheduling=Scheduling(directory, directory, store.archive, told.accounts.append),
+        scheduling=Scheduling(directory, directory, pending, told.accounts.append),
+        pending=pending,
         directory=directory,
         registry=directory,
         archive=store.archive,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from mail_proxy.administration.accounts import Notify
+from mail_proxy.administration.pending import Pending
 from mail_proxy.domain.errors import Conflict, NotFound
 from mail_proxy.domain.tenant import Suspension
-from mail_proxy.ports import Archive, Directory, Registry
+from mail_proxy.ports import Directory, Registry
 
 MAX_BATCHES = 1000
 """Batches of a tenant that can be held at a time; each claim knows all of them."""
@@ -48,26 +49,22 @@ def activated(held: Suspension, batch_code: str | None) -> Suspension:
 class Scheduling:
     """Suspends and activates; kept in the database, so that it holds on every instance."""
 
-    def __init__(self, registry: Registry, directory: Directory, archive: Archive, notify: Notify) -> None:
+    def __init__(self, registry: Registry, directory: Directory, pending: Pending, freed: Notify) -> None:
+        """`freed` is told the accounts of a tenant of which something was freed."""
         self._registry = registry
         self._directory = directory
-        self._archive = archive
-        self._notify = notify
-        self._one_at_a_time = asyncio.Lock()
+        self._pending = pending
+        self._freed = freed
 
     async def suspend(self, tenant_id: str, batch_code: str | None) -> Held:
         """Hold a tenant or one batch; raises `NotFound`, `Conflict`."""
-        async with self._one_at_a_time:
-            after = suspended(await self._suspension(tenant_id), batch_code)
-            await self._registry.set_suspension(tenant_id, after)
+        after = await self._change(tenant_id, lambda held: suspended(held, batch_code))
         return await self._held(tenant_id, after, batch_code)
 
     async def activate(self, tenant_id: str, batch_code: str | None) -> Held:
         """Free a tenant with all its batches, or one batch; raises `NotFound`, `Conflict`."""
-        async with self._one_at_a_time:
-            after = activated(await self._suspension(tenant_id), batch_code)
-            await self._registry.set_suspension(tenant_id, after)
-        self._notify(frozenset(account.pk for account in await self._directory.accounts_of(tenant_id)))
+        after = await self._change(tenant_id, lambda held: activated(held, batch_code))
+        self._freed(frozenset(account.pk for account in await self._directory.accounts_of(tenant_id)))
         return await self._held(tenant_id, after, batch_code)
 
     async def set_active(self, *, active: bool) -> None:
@@ -79,12 +76,11 @@ class Scheduling:
         await self._directory.refresh()
         return await self._registry.scheduler_active()
 
-    async def _suspension(self, tenant_id: str) -> Suspension:
-        await self._directory.refresh()
-        tenant = await self._directory.tenant(tenant_id)
-        if tenant is None:
+    async def _change(self, tenant_id: str, decide: Callable[[Suspension], Suspension]) -> Suspension:
+        after = await self._registry.change_suspension(tenant_id, decide)
+        if after is None:
             raise NotFound(f"There is no tenant {tenant_id!r}.")
-        return tenant.suspension
+        return after
 
     async def _held(self, tenant_id: str, suspension: Suspension, batch_code: str | None) -> Held:
-        return Held(tenant_id, suspension, await self._archive.pending(tenant_id, batch_code))
+        return Held(tenant_id, suspension, await self._pending.of(tenant_id, batch_code))

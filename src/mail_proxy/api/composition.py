@@ -22,6 +22,7 @@ def services_from(app: App) -> Services:
         tenants=app.tenants,
         accounts=app.accounts,
         scheduling=app.scheduling,
+        pending=app.pending,
         directory=app.store.directory,
         registry=app.store.directory,
         archive=app.store.archive,
@@ -29,6 +30,15 @@ def services_from(app: App) -> Services:
         started=app.clock.monotonic(),
         run_now=app.run_now,
         not_ready=app.not_ready,
-        insight=lambda: Insight(pending=app.meter.pending_messages, loops=app.loop_states()),
+        insight=lambda: _insight(app),
         render_metrics=app.meter.render,
+    )
+
+
+def _insight(app: App) -> Insight:
+    surveyed = app.delivery.maintenance.surveyed
+    return Insight(
+        pending=app.meter.pending_messages,
+        oldest_waiting_ts=None if surveyed is None else surveyed.oldest_ready_ts,
+        loops=app.loop_states(),
     )

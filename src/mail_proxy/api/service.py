@@ -88,7 +88,7 @@ async def status(request: Request, caller: AnyCaller, _query: Nothing) -> Respon
         "scheduler_active": await services.scheduling.active(),
         "pending_messages": insight.pending
         if caller.tenant_id is None
-        else await services.archive.pending(caller.tenant_id),
+        else await services.pending.of(caller.tenant_id),
         "uptime_seconds": round(services.clock.monotonic() - services.started, 3),
         "database": settings.database,
     }

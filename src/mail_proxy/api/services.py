@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from mail_proxy.administration.accounts import Accounts
+from mail_proxy.administration.pending import Pending
 from mail_proxy.administration.scheduling import Scheduling
 from mail_proxy.administration.tenants import Tenants
 from mail_proxy.intake.intake import Intake
@@ -47,6 +48,7 @@ class Services:
     tenants: Tenants
     accounts: Accounts
     scheduling: Scheduling
+    pending: Pending
     directory: Directory
     registry: Registry
     archive: Archive

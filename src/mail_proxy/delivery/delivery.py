@@ -51,9 +51,14 @@ class Delivery:
         """Say that these accounts have ready messages."""
         self.dispatcher.notify(account_pks, urgent=urgent)
 
-    async def run_now(self) -> None:
+    def freed(self, account_pks: Iterable[int]) -> None:
+        """Say that something of these accounts is suspended no longer."""
+        self.maintenance.wake()
+        self.dispatcher.notify(account_pks)
+
+    def run_now(self) -> None:
         """Look at once for what is due and ready."""
-        await self.maintenance.look_at_times()
+        self.maintenance.wake()
         self.dispatcher.run_now()
 
     async def run(self, started: Callable[[], None]) -> None:

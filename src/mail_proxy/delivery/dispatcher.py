@@ -161,7 +161,9 @@ class Dispatcher:
             if found[demand.account_pk]:
                 self._waiting_for_slot.setdefault(demand.account_pk)
             in_time = self._lanes[demand.account_pk].just_in_time and found[demand.account_pk]
-            if full_helping or in_time or found[demand.account_pk] >= demand.limit:  # there may be more
+            behind_parked = demand.account_pk in taking.parked and demand.account_pk not in taking.limited
+            took_all = found[demand.account_pk] >= demand.limit
+            if full_helping or in_time or behind_parked or took_all:  # there may be more
                 self._wanted[demand.account_pk] = None
                 if demand.urgent_only:
                     self._urgent.add(demand.account_pk)

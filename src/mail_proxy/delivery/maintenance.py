@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from uuid import uuid4
@@ -18,6 +19,7 @@ from mail_proxy.delivery.sender import on_uncertain
 from mail_proxy.delivery.settings import DeliverySettings
 from mail_proxy.domain.account import OnUncertain
 from mail_proxy.domain.attempt import Attempt
+from mail_proxy.domain.backlog import MANY, Survey
 from mail_proxy.domain.claim import Claimed
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.domain.settlement import Policy, Settlement, expire, give_back, recover, settle
@@ -56,6 +58,9 @@ class Maintenance:
         self._alone = alone
         self._watch = LeaseWatch(settings.lease)
         self._next_due: float | None = None
+        self._woken = asyncio.Event()
+        self.surveyed: Survey | None = None
+        """What was last counted; None before the first time."""
 
     async def at_start(self) -> int:
         """Take back what earlier runs left in their hands; return how many messages.
@@ -85,8 +90,7 @@ class Maintenance:
         async with anyio.create_task_group() as group:
             for name, interval, chore in chores:
                 group.start_soon(self._every, interval, chore, name=f"maintenance {name}")
-            if not self._settings.only_on_demand:
-                group.start_soon(self._keep_time, name="maintenance due")
+            group.start_soon(self._keep_time, name="maintenance due")
 
     async def _every(self, interval: float, chore: Callable[[], Awaitable[object]]) -> None:
         while True:
@@ -96,34 +100,55 @@ class Maintenance:
             except StoreUnavailable:
                 self._watch.forget()
 
+    def wake(self) -> None:
+        """Look at once for what is due or freed, however soon the next look is."""
+        self._woken.set()
+
     async def _keep_time(self) -> None:
+        on_demand = self._settings.only_on_demand
         while True:
+            if on_demand:
+                await self._woken.wait()
+            self._woken.clear()
             try:
                 await self.look_at_times()
             except StoreUnavailable:
                 self._next_due = None
+            if on_demand:
+                self._dispatcher.run_now()  # it listens to nothing else
+                continue
             pause = self._settings.poll_interval
             if self._next_due is not None:
                 pause = min(pause, max(self._next_due - self._needs.clock.now(), 0.0))
-            await self._needs.clock.sleep(pause)
+            await self._pause(pause)
+
+    async def _pause(self, seconds: float) -> None:
+        async def sleep() -> None:
+            await self._needs.clock.sleep(seconds)
+            self._woken.set()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(sleep, name="maintenance pause")
+            await self._woken.wait()
+            group.cancel_scope.cancel()
 
     async def look_at_times(self) -> None:
-        """Make ready what is due or freed, and end what has expired."""
-        while True:
+        """Make ready what is due or freed, and end what has expired.
+
+        Chunk by chunk of each in turn, so that a million of one kind do not keep the others waiting.
+        """  # G11
+        more = True
+        while more:
             promotion = await self._needs.queue.promote(self._needs.clock.now(), CHUNK)
-            self._dispatcher.notify(promotion.account_pks)
-            if not promotion.more:
-                self._next_due = promotion.next_due
-                break
-        while True:
+            self._next_due = promotion.next_due
             freed = await self._needs.queue.unhold(CHUNK)
-            self._dispatcher.notify(freed.account_pks)
-            if not freed.more:
-                break
-        while late := await self._needs.queue.claim_expired(self._needs.clock.now(), CHUNK, uuid4().hex):
+            self._dispatcher.notify(promotion.account_pks | freed.account_pks)
+            late = await self._needs.queue.claim_expired(self._needs.clock.now(), CHUNK, uuid4().hex)
             for claimed in late:
                 self._recorder.submit(claimed, expire(claimed, self._needs.clock.now()))
-            await self._recorder.drained()
+            if late:
+                await self._recorder.drained()
+            more = promotion.more or freed.more or bool(late)
 
     async def beat(self) -> None:
         """Raise this instance's counter."""
@@ -174,5 +199,6 @@ class Maintenance:
     async def sample(self) -> None:
         """Count what is not finished, for metrics and status; the bigger the queue, the rarer."""
         began = self._needs.clock.monotonic()
-        self._needs.meter.pending(await self._needs.queue.count_pending())
+        self.surveyed = await self._needs.queue.survey(MANY)
+        self._needs.meter.pending(self.surveyed.pending)
         await self._needs.clock.sleep(min((self._needs.clock.monotonic() - began) * 50, 60.0))

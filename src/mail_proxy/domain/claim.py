@@ -79,3 +79,5 @@ class Taking:
     """By account: those that a rate limit holds up."""
     refused: Sequence[Claimed] = ()
     """Taken only to be failed: their account rejects what its limit does not let through."""
+    parked: frozenset[int] = frozenset()
+    """Accounts that got less than was asked for because messages of suspended batches were met: more may follow."""

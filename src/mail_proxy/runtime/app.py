@@ -15,6 +15,7 @@ from uuid import uuid4
 import anyio
 
 from mail_proxy.administration.accounts import Accounts
+from mail_proxy.administration.pending import Pending
 from mail_proxy.administration.scheduling import Scheduling
 from mail_proxy.administration.tenants import Tenants
 from mail_proxy.delivery.delivery import Delivery
@@ -67,13 +68,14 @@ class App:
     tenants: Tenants
     accounts: Accounts
     scheduling: Scheduling
+    pending: Pending
     delivery: Delivery
     reporter: Reporter
     supervisor: Supervisor
 
     async def run_now(self, tenant_id: str | None) -> None:
         """Send and report at once what is due; for one tenant, its do-not-disturb ends as well."""
-        await self.delivery.run_now()
+        self.delivery.run_now()
         self.reporter.wake(tenant_id)
 
     async def run(self) -> None:
@@ -142,6 +144,7 @@ async def open_app(settings: Settings, address: str) -> AsyncIterator[App]:
             with reporting:
                 await reporter.run(started)
 
+        pending = Pending(store.archive, lambda: delivery.maintenance.surveyed)
         yield App(
             settings=settings,
             clock=clock,
@@ -156,7 +159,8 @@ async def open_app(settings: Settings, address: str) -> AsyncIterator[App]:
                 delivery.notify,
                 settings.max_connections_per_account,
             ),
-            scheduling=Scheduling(directory, directory, store.archive, delivery.notify),
+            scheduling=Scheduling(directory, directory, pending, delivery.freed),
+            pending=pending,
             delivery=delivery,
             reporter=reporter,
             supervisor=Supervisor({"delivery": deliver, "reporting": report}),

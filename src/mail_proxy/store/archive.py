@@ -29,8 +29,8 @@ from mail_proxy.ports import Clock, MessageFilter, Page, PastEvent
 from mail_proxy.store.claim import recipient_of
 from mail_proxy.store.database import Database
 from mail_proxy.store.keyset import LAST, downwards
-from mail_proxy.store.rows import selected
 from mail_proxy.store.schema import ANY_MESSAGE, accounts, contents, events, messages, recipients
+from mail_proxy.store.survey import count_unfinished
 
 _WAITING = [state.value for state in sorted(WAITING_STATES)]
 
@@ -119,20 +119,8 @@ class StoreArchive:
 
     async def pending(self, tenant_id: str, batch_code: str | None = None) -> int:
         """See `Archive.pending`."""
-        statement = count_unfinished(self._database.dialect, tenant_id)
-        if batch_code is not None:
-            statement = statement.where(messages.c.batch_code == batch_code)
+        statement = count_unfinished(self._database.dialect, tenant_id, batch_code)
         return await self._database.read(lambda connection: int(connection.execute(statement).scalar_one()))
-
-
-def count_unfinished(dialect: str, tenant_id: str) -> Select[Any]:
-    """Count a tenant's unfinished messages, account by account: each of them has an account that exists."""
-    owned = select(accounts.c.pk).where(accounts.c.tenant_id == tenant_id)
-    return (
-        select(func.count())
-        .select_from(messages)
-        .where(selected(dialect, messages.c.account_pk, owned), messages.c.finished_ts.is_(None))
-    )
 
 
 def _page(

@@ -38,8 +38,8 @@ from mail_proxy.store.rows import among, pack, packed, unpack
 from mail_proxy.store.schema import accounts, contents, messages, recipients, settings, suspended_batches, tenants
 from mail_proxy.store.usage import LimitedAccount, Reservations, Usage
 
-PARKING_ROUNDS = 10
-"""How often a claim looks again when it met only messages of suspended batches."""
+PARKED_AT_A_TIME = 1000
+"""Messages of suspended batches that one claim sets aside, for all its accounts together."""
 REFUSED_AT_A_TIME = 100
 """Messages of an account over its limit that are failed by one claim, where its limit rejects."""
 SCHEDULER_ACTIVE = "scheduler_active"
@@ -66,6 +66,10 @@ class _Candidate(NamedTuple):
 class _Chosen:
     """What one claim takes, gathered demand by demand."""
 
+    parking_share: int
+    """How many messages of suspended batches may be set aside for each account, so that a claim stays short."""  # G11
+    parked: set[int] = field(default_factory=set)
+    """Accounts that got less than they asked for because of such messages."""
     free: list[int] = field(default_factory=list)
     reserved: list[int] = field(default_factory=list)
     refused: list[int] = field(default_factory=list)
@@ -143,12 +147,16 @@ class Claim:
                 [pk for (pk,) in unpack(connection.execute(self.mine, whose).scalar())] for whose in both
             )
             if already or to_refuse:
-                return Taking(self.loader.load(connection, already), refused=self.loader.load(connection, to_refuse))
-        chosen = _Chosen()
+                return Taking(
+                    self.loader.load(connection, already),
+                    refused=self.loader.load(connection, to_refuse),
+                    parked=frozenset(demand.account_pk for demand in request.demands),
+                )
+        chosen = _Chosen(max(PARKED_AT_A_TIME // (len(request.demands) or 1), 1))
         for demand in request.demands:
             account = None if held is None else held.accounts.get(demand.account_pk)
             if account is None or held is None:
-                chosen.free += chosen.fitting(self._candidates_of(connection, demand))
+                chosen.free += chosen.fitting(self._candidates_of(connection, demand, chosen))
             else:
                 self._choose_within_limit(transaction, demand, request.now, chosen, account, held)
         refusing = {**owner, "claim_token": refusal_token(request.token)}
@@ -164,6 +172,7 @@ class Claim:
             claimed=self.loader.load(connection, [*chosen.free, *chosen.reserved]),
             limited=chosen.limited,
             refused=self.loader.load(connection, chosen.refused),
+            parked=frozenset(chosen.parked),
         )
 
     def _choose_within_limit(
@@ -182,14 +191,13 @@ class Claim:
         left, shut = held.room(account)
         if left.free > 0:
             within = replace(demand, limit=min(demand.limit, left.free))
-            pks = chosen.fitting(self._candidates_of(transaction.connection, within))
+            pks = chosen.fitting(self._candidates_of(transaction.connection, within, chosen))
             chosen.reserved += pks
             held.reserve(account, len(pks))
             return
         rejects = account.behavior is LimitBehavior.REJECT
-        head = self._candidates_of(
-            transaction.connection, replace(demand, limit=REFUSED_AT_A_TIME) if rejects else demand
-        )
+        wanted = replace(demand, limit=REFUSED_AT_A_TIME) if rejects else demand
+        head = self._candidates_of(transaction.connection, wanted, chosen)
         if not head:
             return
         seconds = max((left.next_free or held.now) - held.now, 0.0)
@@ -222,28 +230,32 @@ class Claim:
             )
         return len(pks)
 
-    def _candidates_of(self, connection: Connection, demand: Demand) -> list[_Candidate]:
+    def _candidates_of(self, connection: Connection, demand: Demand, chosen: _Chosen) -> list[_Candidate]:
         """Return ready messages; those of suspended batches are set aside on the way."""
         statement = self.urgent if demand.urgent_only else self.candidates
-        parameters = {"account": demand.account_pk, "limit": demand.limit}
-        for _ in range(PARKING_ROUNDS):
+        look, left = demand.limit, chosen.parking_share
+        while True:
+            parameters = {"account": demand.account_pk, "limit": look}
             found = [_Candidate(*row) for row in unpack(connection.execute(statement, parameters).scalar())]
             free = found
             if any(each.batch_code is not None for each in found):
-                free = self._park_suspended(connection, demand.account_pk, found)
-            if free or not found:
-                return free
-        return []
+                free = self._park_suspended(connection, demand.account_pk, found, left)
+            left -= len(found) - len(free)
+            if len(free) < min(len(found), demand.limit):
+                chosen.parked.add(demand.account_pk)
+            if free or not found or left <= 0:
+                return free[: demand.limit]
+            look = left  # nothing but suspended ones: from now on as many as may still be set aside
 
     def _park_suspended(
-        self, connection: Connection, account_pk: int, candidates: list[_Candidate]
+        self, connection: Connection, account_pk: int, candidates: list[_Candidate], most: int
     ) -> list[_Candidate]:
-        """Set messages of suspended batches aside; answer the others.
+        """Set up to `most` messages of suspended batches aside; answer those of no suspended batch.
 
         The suspensions stay locked until the commit, so that one that is ending meanwhile finds what was set aside.
         """
         suspended = set(connection.execute(self.lock_suspensions, {"account": account_pk}).scalars())
-        parked = [each.pk for each in candidates if each.batch_code in suspended]
+        parked = [each.pk for each in candidates if each.batch_code in suspended][:most]
         if parked:
             connection.execute(self.park, {"pks": pack(parked)})
         return [each for each in candidates if each.batch_code not in suspended]

@@ -11,17 +11,19 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from mail_proxy.domain.account import Account, Hold
+from mail_proxy.domain.backlog import MANY
 from mail_proxy.domain.errors import Conflict
 from mail_proxy.domain.message import MessageState
 from mail_proxy.domain.tenant import Suspension, Tenant
 from mail_proxy.ports import Cipher, Clock, KeyedTenant
-from mail_proxy.store.archive import count_unfinished
 from mail_proxy.store.claim import SCHEDULER_ACTIVE
 from mail_proxy.store.database import Database, Operation, Transaction
 from mail_proxy.store.directory_rows import DirectoryRows
 from mail_proxy.store.prune import Prune
 from mail_proxy.store.removal import CancelWaiting
-from mail_proxy.store.schema import accounts, events, messages, settings, suspended_batches, tenants
+from mail_proxy.store.schema import accounts, events, messages, settings, tenants
+from mail_proxy.store.survey import count_unfinished
+from mail_proxy.store.suspensions import read_suspension, suspended_batches_of, write_suspension
 from mail_proxy.store.version import raise_version, read_version
 
 ResultT = TypeVar("ResultT")
@@ -159,13 +161,8 @@ class StoreDirectory:
 
     def _load_tenants(self, connection: Connection, condition: ColumnElement[bool]) -> list[Tenant]:
         rows = connection.execute(select(tenants).where(condition).order_by(tenants.c.id)).all()
-        held: dict[str, set[str]] = {}
-        statement = select(suspended_batches.c.tenant_id, suspended_batches.c.batch_code).where(
-            ~suspended_batches.c.ending, suspended_batches.c.tenant_id.in_([row.id for row in rows])
-        )
-        for tenant_id, batch_code in connection.execute(statement) if rows else ():
-            held.setdefault(tenant_id, set()).add(batch_code)
-        return [self._rows.tenant(row, frozenset(held.get(row.id, ()))) for row in rows]
+        held = suspended_batches_of(connection, [row.id for row in rows])
+        return [self._rows.tenant(row, held.get(row.id, frozenset())) for row in rows]
 
     def _load_accounts(self, connection: Connection, condition: ColumnElement[bool]) -> list[Account]:
         rows = connection.execute(select(accounts).where(condition).order_by(accounts.c.pk)).all()
@@ -272,30 +269,18 @@ class StoreDirectory:
         )
         await self._change(lambda t: t.connection.execute(statement).rowcount)
 
-    async def set_suspension(self, tenant_id: str, suspension: Suspension) -> None:
-        """See `Registry.set_suspension`."""
-        upsert = postgresql_insert if self._database.dialect == "postgresql" else sqlite_insert
+    async def change_suspension(self, tenant_id: str, decide: Callable[[Suspension], Suspension]) -> Suspension | None:
+        """See `Registry.change_suspension`."""
 
-        def change(transaction: Transaction) -> None:
-            connection = transaction.connection
-            connection.execute(
-                update(tenants).where(tenants.c.id == tenant_id).values(suspended=suspension.whole_tenant)
-            )
-            connection.execute(
-                update(suspended_batches)
-                .where(suspended_batches.c.tenant_id == tenant_id)
-                .where(suspended_batches.c.batch_code.not_in(sorted(suspension.batches)))
-                .values(ending=True)
-            )
-            for batch in sorted(suspension.batches):
-                row = {"tenant_id": tenant_id, "batch_code": batch, "ending": False}
-                connection.execute(
-                    upsert(suspended_batches)
-                    .values(row)
-                    .on_conflict_do_update(index_elements=["tenant_id", "batch_code"], set_={"ending": False})
-                )
+        def change(transaction: Transaction) -> Suspension | None:
+            held = read_suspension(transaction.connection, tenant_id)
+            if held is None:
+                return None
+            after = decide(held)
+            write_suspension(transaction, tenant_id, held, after)
+            return after
 
-        await self._change(change)
+        return await self._change(change)
 
     async def set_scheduler_active(self, *, active: bool) -> None:
         """See `Registry.set_scheduler_active`."""
@@ -321,15 +306,21 @@ def _run_changes(
 def _refuse_while_untold(transaction: Transaction, tenant_id: str) -> None:
     connection = transaction.connection
     unfinished = connection.execute(count_unfinished(transaction.dialect, tenant_id)).scalar_one()
+    untold = select(events.c.event_id).where(events.c.tenant_id == tenant_id, events.c.reported_ts.is_(None))
     unreported = connection.execute(
-        select(func.count()).select_from(events).where(events.c.tenant_id == tenant_id, events.c.reported_ts.is_(None))
+        select(func.count()).select_from(untold.limit(MANY).subquery("untold"))
     ).scalar_one()
     if unfinished or unreported:
         raise Conflict(
-            f"tenant '{tenant_id}' has {unfinished} unfinished messages and {unreported} unreported events; "
+            f"tenant '{tenant_id}' has {_up_to_many(unfinished)} unfinished messages and {_up_to_many(unreported)} "
+            "unreported events; "
             "wait for them, or delete it with force=true",
             code="tenant_in_use",
         )
+
+
+def _up_to_many(count: int) -> str:
+    return f"{MANY} or more" if count >= MANY else str(count)
 
 
 def _refuse_while_in_use(connection: Connection, account: Account) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, func, select
 
+from mail_proxy.domain.backlog import Survey
 from mail_proxy.domain.claim import Claimed, Demand, Taking
 from mail_proxy.domain.message import NewMessage
 from mail_proxy.domain.settlement import Settlement
@@ -19,6 +20,7 @@ from mail_proxy.store.rows import unpack
 from mail_proxy.store.schedule import ClaimExpired, Due, ExpiryRequest, Promote, Unhold, ready_accounts
 from mail_proxy.store.schema import messages
 from mail_proxy.store.settle import Release, Settle
+from mail_proxy.store.survey import Surveying
 from mail_proxy.store.unanswered import PutBack, Unanswered
 from mail_proxy.store.usage import Usage, UsageSettings
 
@@ -37,6 +39,7 @@ class StoreQueue:
         self._unhold = Unhold(dialect)
         self._claim_expired = ClaimExpired(dialect)
         self._ready = ready_accounts(dialect)
+        self._surveying = Surveying(dialect)
         counted = Usage(dialect, usage or UsageSettings())
         enqueue, claim = Enqueue(dialect), Claim(dialect, counted)
         settle, release = Settle(dialect, counted), Release(dialect)
@@ -140,6 +143,10 @@ class StoreQueue:
     async def count_pending(self) -> int:
         """See `Queue.count_pending`. Reads an index, on a reader's connection."""
         return await self._database.read(_count_pending)
+
+    async def survey(self, many: int) -> Survey:
+        """See `Queue.survey`."""
+        return await self._database.read(lambda connection: self._surveying.run(connection, many))
 
 
 def _beat(transaction: Transaction, beats: Sequence[tuple[str, float]]) -> Sequence[None]:

@@ -8,9 +8,11 @@ from typing import Any
 import httpx
 
 from mail_proxy.administration.scheduling import MAX_BATCHES
+from mail_proxy.domain.backlog import MANY, Survey
 from mail_proxy.domain.claim import Demand
 from mail_proxy.domain.tenant import Suspension
 from tests.support.api import Instance, a_submission
+from tests.support.backlog import fill
 
 
 async def command(client: httpx.AsyncClient, name: str, **query: str) -> dict[str, Any]:
@@ -50,6 +52,22 @@ async def test_batches_and_tenant_add_up(acme: httpx.AsyncClient) -> None:
         "suspended_batches": [],
         "pending_messages": 3,
     }
+
+
+async def test_many_messages_are_told_as_they_were_last_counted(instance: Instance, acme: httpx.AsyncClient) -> None:
+    (main,) = await instance.store.directory.accounts_of("acme")
+    fill(instance.store, main, MANY + 500, batch_code="July")
+    fill(instance.store, main, 3, prefix="few-", batch_code="August")
+
+    async def pending(**query: str) -> list[int]:
+        held = [(await command(acme, name, **query))["pending_messages"] for name in ("suspend", "activate")]
+        return [*held, (await acme.get("/status")).json()["pending_messages"]]
+
+    assert await pending() == [MANY] * 3  # nothing has been counted in the background yet
+    instance.surveyed = Survey(MANY + 503, {"acme": MANY + 503}, {("acme", "July"): MANY + 500}, None)
+    assert await pending() == [MANY + 503] * 3
+    assert await pending(batch_code="July") == [MANY + 500, MANY + 500, MANY + 503]
+    assert await pending(batch_code="August") == [3, 3, MANY + 503]
 
 
 async def test_activating_one_batch_leaves_the_others(acme: httpx.AsyncClient) -> None:
@@ -100,7 +118,7 @@ async def test_a_batch_needs_its_tenant(admin: httpx.AsyncClient, acme: httpx.As
 
 async def test_batches_that_are_held_have_a_limit(instance: Instance, acme: httpx.AsyncClient) -> None:
     full = Suspension(batches=frozenset(f"B{n}" for n in range(MAX_BATCHES)))
-    await instance.store.directory.set_suspension("acme", full)
+    await instance.store.directory.change_suspension("acme", lambda _: full)
     refused = await command(acme, "suspend", batch_code="one-more")
     assert (refused["status"], refused["code"]) == (409, "too_many_batches")
     assert (await command(acme, "suspend", batch_code="B1"))["status"] == 200

@@ -51,6 +51,7 @@ VERBS = (
     "instances",
     "beat",
     "count_pending",
+    "survey",
     "tenants_with_events",
     "pending events",
     "acknowledge",
@@ -68,8 +69,10 @@ VERBS = (
     "refuse to delete tenant",
     "delete tenant",
 )
-COUNTS_IN_THE_BACKGROUND = frozenset({"count_pending", "pending of tenant", "pending of batch"})
+COUNTS_IN_THE_BACKGROUND = frozenset({"count_pending", "survey"})
 """Their work grows with what waits, but not with what has been; nobody's message waits for them."""
+COUNTS_UP_TO_MANY = frozenset({"pending of tenant", "pending of batch"})
+"""Their work ends at ten thousand messages, which is more than there are here."""
 
 Observe = Callable[[str], AbstractContextManager[None]]
 
@@ -135,8 +138,8 @@ async def take_in(store: Store, account: Account, observe: Observe) -> None:
         await enqueue(store, new[0], a_message("V1", account, digest="other"))
     with observe("promote"):
         await store.queue.promote(NOW, CHUNK)
-    await store.directory.set_suspension("tenant0", Suspension(batches=frozenset({"autumn"})))
-    await store.directory.set_suspension("tenant0", Suspension())
+    await store.directory.change_suspension("tenant0", lambda _: Suspension(batches=frozenset({"autumn"})))
+    await store.directory.change_suspension("tenant0", lambda _: Suspension())
     with observe("unhold"):
         await store.queue.unhold(CHUNK)
     with observe("ready_accounts"):
@@ -149,7 +152,7 @@ async def send(store: Store, account: Account, observe: Observe) -> None:
         late = await queue.claim_expired(NOW, CHUNK, "late")
     with observe("claim urgent"):
         urgent = (await queue.claim([Demand(account.pk, CHUNK, urgent_only=True)], "urgent", NOW)).claimed
-    await store.directory.set_suspension("tenant0", Suspension(batches=frozenset({"spring"})))
+    await store.directory.change_suspension("tenant0", lambda _: Suspension(batches=frozenset({"spring"})))
     with observe("claim and park"):
         parked = (await queue.claim([Demand(account.pk, CHUNK)], "park", NOW)).claimed
     with observe("claim"):
@@ -193,6 +196,8 @@ async def look(store: Store, observe: Observe) -> None:
     archive, outbox = store.archive, store.outbox
     with observe("count_pending"):
         await store.queue.count_pending()
+    with observe("survey"):
+        await store.queue.survey(CHUNK)
     with observe("tenants_with_events"):
         await outbox.tenants_with_events()
     with observe("pending events"):
