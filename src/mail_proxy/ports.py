@@ -141,6 +141,14 @@ class Queue(Protocol):
         """Put back up to `limit` held messages whose batch is no longer suspended."""
         ...
 
+    async def divert(self, account_pk: int, fallback_pk: int, limit: int) -> int:
+        """Move ready messages to another account of the tenant, by priority then age; return how many.
+
+        Of each priority as many as leave that account with no more than `limit` ready ones. None while nothing may be
+        claimed for it: on hold, suspended, or gone.
+        """  # G8, G11
+        ...
+
     async def instances(self) -> Mapping[str, int]:
         """The counter of every instance that has claims or is registered; one without a row counts as -1. G6."""
         ...

@@ -15,6 +15,7 @@ from mail_proxy.delivery.needs import Needs
 from mail_proxy.delivery.recorder import Recorder
 from mail_proxy.delivery.sender import Sender
 from mail_proxy.delivery.settings import DeliverySettings
+from mail_proxy.domain.account import Outage
 
 
 class Delivery:
@@ -43,6 +44,14 @@ class Delivery:
     def notify(self, account_pks: Iterable[int], *, urgent: bool = False) -> None:
         """Say that these accounts have ready messages."""
         self.dispatcher.notify(account_pks, urgent=urgent)
+
+    def outage_of(self, account_pk: int) -> Outage | None:
+        """Say why this instance leaves the account's server alone, or None."""
+        return self.dispatcher.outage_of(account_pk)
+
+    def server_answers(self, account_pk: int) -> None:
+        """Take note that the account's server was seen to answer: an outage of it is over."""
+        self.dispatcher.server_answers(account_pk)
 
     async def run_now(self) -> None:
         """Look at once for what is due and ready."""

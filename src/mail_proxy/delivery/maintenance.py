@@ -10,6 +10,7 @@ import anyio
 import structlog
 
 from mail_proxy.delivery.dispatcher import Dispatcher
+from mail_proxy.delivery.fallback import Fallbacks
 from mail_proxy.delivery.journal import FlightJournal, Flights
 from mail_proxy.delivery.lease import Lease, LeaseWatch
 from mail_proxy.delivery.needs import Needs
@@ -25,6 +26,7 @@ from mail_proxy.domain.settlement import Policy, Settlement, expire, give_back, 
 CHUNK = 500
 PRUNE_INTERVAL = 60.0
 SAMPLE_INTERVAL = 5.0
+DIVERT_INTERVAL = 1.0
 LONGEST_PAUSE = 5.0
 
 log = structlog.get_logger(__name__)
@@ -55,6 +57,7 @@ class Maintenance:
         self._rng = rng
         self._alone = alone
         self._watch = LeaseWatch(settings.lease)
+        self._fallbacks = Fallbacks(needs, dispatcher)
         self._next_due: float | None = None
 
     async def at_start(self) -> int:
@@ -79,6 +82,7 @@ class Maintenance:
             ("beat", self._settings.lease / 12, self.beat),
             ("prune", PRUNE_INTERVAL, self.prune),
             ("sample", SAMPLE_INTERVAL, self.sample),
+            ("divert", DIVERT_INTERVAL, self._fallbacks.divert),
         ]
         if not self._alone:
             chores.append(("watch", self._settings.lease / 12, self.watch))
