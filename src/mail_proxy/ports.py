@@ -63,6 +63,10 @@ class Meter(Protocol):
         """So many messages are not finished."""
         ...
 
+    def outages(self, on_hold: int, left_alone: int) -> None:
+        """So many accounts are on hold, and so many servers left alone by this instance."""  # G8
+        ...
+
 
 class Cipher(Protocol):
     """Seals secrets for the database, bound to the place where they stand."""  # G16
@@ -307,6 +311,10 @@ class Registry(Protocol):
 
         With `force` its waiting messages are cancelled and reported.
         """
+        ...
+
+    async def accounts_on_hold(self) -> Sequence[Account]:
+        """The accounts of all tenants that are on hold, oldest first."""
         ...
 
     async def set_hold(self, account_pk: int, hold: Hold | None) -> None:

@@ -21,6 +21,7 @@ def services_from(app: App) -> Services:
         intake=app.intake,
         tenants=app.tenants,
         accounts=app.accounts,
+        account_tests=app.account_tests,
         scheduling=app.scheduling,
         directory=app.store.directory,
         registry=app.store.directory,
@@ -29,6 +30,9 @@ def services_from(app: App) -> Services:
         started=app.clock.monotonic(),
         run_now=app.run_now,
         not_ready=app.not_ready,
-        insight=lambda: Insight(pending=app.meter.pending_messages, loops=app.loop_states()),
+        outage_of=app.delivery.outage_of,
+        insight=lambda: Insight(
+            pending=app.meter.pending_messages, loops=app.loop_states(), left_alone=app.delivery.left_alone()
+        ),
         render_metrics=app.meter.render,
     )

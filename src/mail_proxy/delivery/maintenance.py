@@ -82,6 +82,7 @@ class Maintenance:
             ("beat", self._settings.lease / 12, self.beat),
             ("prune", PRUNE_INTERVAL, self.prune),
             ("sample", SAMPLE_INTERVAL, self.sample),
+            ("count outages", SAMPLE_INTERVAL, self.count_outages),
             ("divert", DIVERT_INTERVAL, self._fallbacks.divert),
         ]
         if not self._alone:
@@ -174,6 +175,12 @@ class Maintenance:
         before = self._needs.clock.now() - self._settings.retention
         while await self._needs.queue.prune(before, CHUNK, silent) >= CHUNK:
             pass
+
+    async def count_outages(self) -> None:
+        """Count accounts on hold and servers that are left alone, for metrics."""
+        on_hold = await self._needs.registry.accounts_on_hold()
+        left_alone = [lane for lane in self._dispatcher.lanes if lane.breaker.open and lane.account.hold is None]
+        self._needs.meter.outages(len(on_hold), len(left_alone))
 
     async def sample(self) -> None:
         """Count what is not finished, for metrics and status; the bigger the queue, the rarer."""
