@@ -16,8 +16,8 @@ HOLD = Hold("535 wrong password", 1_800_000_000.0)
 
 
 async def two_accounts(store: Store, tenant_id: str = "acme") -> tuple[Account, Account]:
-    account = await with_account(store, tenant_id, "main", fallback_account_id="backup")
-    fallback = await with_account(store, tenant_id, "backup")
+    account = await with_account(store, tenant_id, "main", fallback_account_id="spare")
+    fallback = await with_account(store, tenant_id, "spare")
     await store.directory.set_hold(account.pk, HOLD)
     return account, fallback
 
@@ -28,15 +28,15 @@ async def test_ready_messages_are_claimed_for_the_fallback_and_sent_under_its_na
     assert await store.queue.divert(account.pk, fallback.pk, 10) == 3
     claims = await claim(store, fallback)
     assert [(c.identity.mail_id, c.account_pk, c.account_id) for c in claims] == [
-        (f"M{n}", fallback.pk, "backup") for n in range(3)
+        (f"M{n}", fallback.pk, "spare") for n in range(3)
     ]
     await settle_all(store, claims, ACCEPTED)
     details = await store.archive.message("acme", "M0")
     assert details is not None
-    assert (details.account_id, details.state, details.attempts) == ("backup", MessageState.SENT, 1)
+    assert (details.account_id, details.state, details.attempts) == ("spare", MessageState.SENT, 1)
     history = await store.archive.history("acme", "M0")
     assert history is not None
-    assert json.loads(history[-1].entry or "")["account_id"] == "backup"
+    assert json.loads(history[-1].entry or "")["account_id"] == "spare"
 
 
 async def test_each_call_fills_the_fallback_up_to_the_limit_urgent_ones_and_oldest_first(store: Store) -> None:
@@ -61,7 +61,7 @@ async def test_what_is_left_goes_by_the_account_itself_once_it_is_free(store: St
 
 async def test_nothing_goes_to_an_account_that_may_not_send(store: Store) -> None:
     account, fallback = await two_accounts(store)
-    strange = await with_account(store, "other", "backup")
+    strange = await with_account(store, "other", "spare")
     await enqueue(store, a_message("M1", account))
     assert await store.queue.divert(account.pk, strange.pk, 10) == 0
     assert await store.queue.divert(account.pk, 4711, 10) == 0
@@ -87,7 +87,7 @@ async def test_only_ready_messages_change_over(store: Store) -> None:
         details = await store.archive.message("acme", id_)
         assert details is not None
         accounts[id_] = details.account_id
-    assert accounts == {"taken up": "main", "later": "main", "ready": "backup"}
+    assert accounts == {"taken up": "main", "later": "main", "ready": "spare"}
 
 
 async def test_a_fallback_is_not_deleted_with_messages_that_change_over_at_that_moment(store: Store) -> None:
@@ -95,7 +95,7 @@ async def test_a_fallback_is_not_deleted_with_messages_that_change_over_at_that_
     await enqueue(store, *(a_message(f"M{n}", account) for n in range(200)))
     await asyncio.gather(
         *(store.queue.divert(account.pk, fallback.pk, 20 * n) for n in range(1, 6)),
-        store.directory.delete_account("acme", "backup", force=True),
+        store.directory.delete_account("acme", "spare", force=True),
         return_exceptions=True,
     )
     known = {each.pk for each in await store.directory.accounts_of("acme")}

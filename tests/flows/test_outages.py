@@ -146,8 +146,8 @@ def some_fail(bench: Bench) -> SomeFail:  # noqa: F811
 
 
 async def two_accounts(bench: Bench, **changes: Any) -> tuple[Account, Account]:  # noqa: F811
-    fallback = await with_account(bench.store, account_id="backup", **changes)
-    return await with_account(bench.store, fallback_account_id="backup", max_connections=1), fallback
+    fallback = await with_account(bench.store, account_id="spare", **changes)
+    return await with_account(bench.store, fallback_account_id="spare", max_connections=1), fallback
 
 
 async def test_messages_of_an_account_on_hold_go_by_its_fallback(bench: Bench, some_fail: SomeFail) -> None:  # noqa: F811
@@ -157,9 +157,9 @@ async def test_messages_of_an_account_on_hold_go_by_its_fallback(bench: Bench, s
         await bench.submit(delivery, account, *(f"M{n}" for n in range(20)))
         for n in range(20):
             sent = await bench.until_state(f"M{n}", MessageState.SENT, seconds=0.5)
-            assert (sent.account_id, sent.attempts) == ("backup", 1)
+            assert (sent.account_id, sent.attempts) == ("spare", 1)
         await bench.submit(delivery, account, "late")
-        assert (await bench.until_state("late", MessageState.SENT, seconds=0.5)).account_id == "backup"
+        assert (await bench.until_state("late", MessageState.SENT, seconds=0.5)).account_id == "spare"
         del some_fail.failing["main"]
         delivery.server_answers(account.pk)
         await bench.store.directory.set_hold(account.pk, None)
@@ -180,8 +180,8 @@ async def test_a_dead_server_has_five_minutes_before_its_messages_go_another_way
         await bench.clock.advance(290)
         assert (await bench.details("M1")).account_id == "main"
         for id_ in ("M0", "M1"):
-            assert (await bench.until_state(id_, MessageState.SENT, seconds=1)).account_id == "backup"
-    assert some_fail.ways == ["backup"] * 2
+            assert (await bench.until_state(id_, MessageState.SENT, seconds=1)).account_id == "spare"
+    assert some_fail.ways == ["spare"] * 2
 
 
 async def test_two_accounts_that_name_each_other_throw_no_messages_to_and_fro(
@@ -189,7 +189,7 @@ async def test_two_accounts_that_name_each_other_throw_no_messages_to_and_fro(
     some_fail: SomeFail,
 ) -> None:
     account, fallback = await two_accounts(bench, fallback_account_id="main")
-    some_fail.failing |= {"main": WRONG, "backup": WRONG}
+    some_fail.failing |= {"main": WRONG, "spare": WRONG}
     async with bench.delivering() as delivery:
         await bench.submit(delivery, account, "M1")
         await bench.until_on_hold(account)
@@ -207,7 +207,7 @@ async def test_the_fallback_of_a_fallback_is_not_asked(bench: Bench, some_fail: 
     account, fallback = await two_accounts(bench, fallback_account_id="third")
     await bench.store.directory.set_hold(fallback.pk, Hold("535", bench.clock.now()))
     await bench.store.directory.set_hold(account.pk, Hold("535", bench.clock.now()))
-    some_fail.failing |= {"main": WRONG, "backup": WRONG}
+    some_fail.failing |= {"main": WRONG, "spare": WRONG}
     await enqueue(bench.store, a_message("M1", account))
     async with bench.delivering():
         await bench.clock.advance(30)
@@ -221,7 +221,7 @@ async def test_a_fallback_that_is_gone_leaves_the_messages_where_they_are(
 ) -> None:
     account, _ = await two_accounts(bench)
     some_fail.failing["main"] = WRONG
-    await bench.store.directory.delete_account("acme", "backup", force=False)
+    await bench.store.directory.delete_account("acme", "spare", force=False)
     async with bench.delivering() as delivery:
         await bench.submit(delivery, account, "M1")
         await bench.until_on_hold(account)

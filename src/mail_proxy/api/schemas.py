@@ -300,7 +300,7 @@ class AccountOut(BaseModel):
         description="What becomes of a message that meets a limit.", examples=["defer"]
     )
     fallback_account_id: str | None = Field(
-        description="The account that its messages go by while it cannot be used.", examples=["backup"]
+        description="The account that its messages go by while it cannot be used.", examples=["spare"]
     )
     hold: HoldOut | None = Field(description="Why it is not used for now, if so.")
     server: ServerOut | None = Field(
