@@ -64,6 +64,10 @@ class Meter(Protocol):
         """So many messages are not finished."""
         ...
 
+    def outages(self, on_hold: int, left_alone: int) -> None:
+        """So many accounts are on hold, and so many servers left alone by this instance."""  # G8
+        ...
+
 
 class Cipher(Protocol):
     """Seals secrets for the database, bound to the place where they stand."""  # G16
@@ -142,6 +146,14 @@ class Queue(Protocol):
 
     async def unhold(self, limit: int) -> Promotion:
         """Put back up to `limit` held messages whose batch is no longer suspended."""
+        ...
+
+    async def divert(self, account_pk: int, fallback_pk: int, limit: int) -> int:
+        """Move ready messages to another account of the tenant, by priority then age; return how many.
+
+        Of each priority as many as leave that account with no more than `limit` ready ones. None while nothing may be
+        claimed for it: on hold, suspended, or gone.
+        """  # G8, G11
         ...
 
     async def instances(self) -> Mapping[str, int]:
@@ -306,6 +318,10 @@ class Registry(Protocol):
 
         With `force` its waiting messages are cancelled and reported.
         """
+        ...
+
+    async def accounts_on_hold(self) -> Sequence[Account]:
+        """The accounts of all tenants that are on hold, oldest first."""
         ...
 
     async def set_hold(self, account_pk: int, hold: Hold | None) -> None:

@@ -439,3 +439,17 @@ async def test_changes_handed_over_together_are_all_made(store: Store) -> None:
     assert {account.id for account in listed} == {f"a{n}" for n in range(20)}
     assert [account.is_default for account in listed].count(True) == 1
     assert store.directory.version > before
+
+
+async def test_accounts_on_hold_are_found_over_all_tenants(store: Store) -> None:
+    held = [await with_account(store, tenant_id) for tenant_id in ("acme", "other")]
+    await with_account(store, "acme", "free")
+    for account in held:
+        await store.directory.set_hold(account.pk, Hold("535", 1.0))
+    found = await store.directory.accounts_on_hold()
+    assert [(each.tenant_id, each.id, each.hold) for each in found] == [
+        ("acme", "main", Hold("535", 1.0)),
+        ("other", "main", Hold("535", 1.0)),
+    ]
+    await store.directory.set_hold(held[0].pk, None)
+    assert [each.tenant_id for each in await store.directory.accounts_on_hold()] == ["other"]

@@ -130,6 +130,7 @@ def test_the_table_of_attempts_is_the_schedule() -> None:
 def test_every_metric_and_no_other_is_explained() -> None:
     meter = PrometheusMeter()
     meter.pending(1)
+    meter.outages(1, 1)
     meter.sent("acme", "main")
     samples = {line.partition(" ")[0].partition("{")[0] for line in _lines(meter) if not line.startswith("#")}
     told = {

@@ -11,12 +11,15 @@ from pathlib import Path
 import httpx
 from fastapi import FastAPI
 
+from mail_proxy.administration.account_tests import AccountTests
 from mail_proxy.administration.accounts import Accounts
 from mail_proxy.administration.pending import Pending
 from mail_proxy.administration.scheduling import Scheduling
 from mail_proxy.administration.tenants import Tenants
 from mail_proxy.api.application import create_app
 from mail_proxy.api.services import ApiSettings, Insight, Services
+from mail_proxy.domain.account import Account, Outage
+from mail_proxy.domain.attempt import Probed, ProbeResult, Step
 from mail_proxy.domain.backlog import Survey
 from mail_proxy.intake.intake import Intake, IntakeSettings
 from mail_proxy.runtime.telemetry import PrometheusMeter
@@ -36,6 +39,9 @@ class Told:
 
     run_now: list[str | None] = field(default_factory=list)
     accounts: list[frozenset[int]] = field(default_factory=list)
+    tested: list[Account] = field(default_factory=list)
+    tested_with_guard: list[Account] = field(default_factory=list)
+    server_answers: list[int] = field(default_factory=list)
     submitted: list[tuple[frozenset[int], bool]] = field(default_factory=list)
 
 
@@ -51,6 +57,10 @@ class Instance:
     reasons: list[str]
     insight: Insight
     app: FastAPI
+    outages: dict[int, Outage]
+    """What this instance knows of servers, by the store's number of the account."""
+    probed: ProbeResult = field(default_factory=lambda: Probed("TLSv1.3", tuple(Step)))
+    """What comes of testing an account."""
     surveyed: Survey | None = None
 
     def client(self, token: str | None = ADMIN_TOKEN, app: FastAPI | None = None) -> httpx.AsyncClient:
@@ -67,6 +77,7 @@ async def running_instance(folder: Path, url: str | None = None) -> AsyncIterato
     The store is the database of that URL, else a file in the folder.
     """
     clock, meter, told, reasons = SetClock(), PrometheusMeter(process=False), Told(), list[str]()
+    outages = dict[int, Outage]()
     cipher = AesGcmCipher(KEY)
     store = await open_store(
         url or database_url(str(folder / "mail_service.db")),
@@ -85,6 +96,16 @@ async def running_instance(folder: Path, url: str | None = None) -> AsyncIterato
         return reasons
 
     pending = Pending(store.archive, lambda: instance.surveyed)
+
+    async def probe(account: Account) -> ProbeResult:
+        told.tested.append(account)
+        return instance.probed
+
+    async def guarded_probe(account: Account) -> ProbeResult:
+        told.tested_with_guard.append(account)
+        return instance.probed
+
+    accounts = Accounts(directory, directory, _refuse_localhost, told.accounts.append)
     services = Services(
         settings=ApiSettings(
             api_token_digest=tokens.digest(ADMIN_TOKEN),
@@ -101,7 +122,10 @@ async def running_instance(folder: Path, url: str | None = None) -> AsyncIterato
             lambda pks, urgent: told.submitted.append((pks, urgent)),
         ),
         tenants=Tenants(directory, directory, clock, tokens.new_token, tokens.digest),
-        accounts=Accounts(directory, directory, _refuse_localhost, told.accounts.append),
+        accounts=accounts,
+        account_tests=AccountTests(
+            accounts, directory, directory, clock, probe, guarded_probe, told.server_answers.append
+        ),
         scheduling=Scheduling(directory, directory, pending, told.accounts.append),
         pending=pending,
         directory=directory,
@@ -111,10 +135,11 @@ async def running_instance(folder: Path, url: str | None = None) -> AsyncIterato
         started=clock.monotonic(),
         run_now=run_now,
         not_ready=not_ready,
+        outage_of=outages.get,
         insight=lambda: instance.insight,
         render_metrics=meter.render,
     )
-    instance = Instance(services, store, clock, meter, told, reasons, Insight(), create_app(services))
+    instance = Instance(services, store, clock, meter, told, reasons, Insight(), create_app(services), outages)
     try:
         yield instance
     finally:

@@ -247,6 +247,9 @@ class CountingMeter(Meter):
     @override
     def pending(self, messages: int) -> None: ...
 
+    @override
+    def outages(self, on_hold: int, left_alone: int) -> None: ...
+
 
 def tenant(tenant_id: str = "acme", **fields: Any) -> Tenant:
     """A tenant with an endpoint."""

@@ -56,11 +56,11 @@ class Accounts:
         if await self._directory.tenant(tenant_id) is None:
             raise NotFound("There is no such tenant.")
         existing = await self._find(tenant_id, wanted.id)
-        if by_tenant and wanted.host is not None:
-            refusal = self._host_refusal(wanted.host)
-            if refusal is not None:
-                raise Invalid(Problem("host", refusal))
+        if by_tenant:
+            self._refuse_host(existing, wanted)
         account = changed_account(existing, tenant_id, wanted, self._max_connections)
+        if wanted.fallback_account_id is not None and not await self._find(tenant_id, wanted.fallback_account_id):
+            raise Invalid(Problem("fallback_account_id", f"there is no account {wanted.fallback_account_id!r}"))
         account = await self._registry.put_account(account)
         self._notify(frozenset({account.pk}))
         return existing is None
@@ -73,8 +73,15 @@ class Accounts:
 
     async def on_hold(self) -> Sequence[Account]:
         """Return the accounts of all tenants that are not used for now."""
-        tenants = await self._registry.tenants()
-        return [each for tenant in tenants for each in await self._directory.accounts_of(tenant.id) if each.hold]
+        return await self._registry.accounts_on_hold()
+
+    def _refuse_host(self, existing: Account | None, wanted: AccountIn) -> None:
+        """Raise `Invalid` where a tenant may not have mail sent there; nor to another port of such a host."""
+        moved = existing is not None and wanted.port is not None and wanted.port != existing.port
+        host = wanted.host if wanted.host is not None else existing.host if existing is not None and moved else None
+        refusal = None if host is None else self._host_refusal(host)
+        if refusal is not None:
+            raise Invalid(Problem("host" if wanted.host is not None else "port", refusal))
 
     async def _find(self, tenant_id: str, account_id: str) -> Account | None:
         return next((account for account in await self.of(tenant_id) if account.id == account_id), None)

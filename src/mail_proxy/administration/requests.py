@@ -201,7 +201,7 @@ class AccountIn(Request):
         None,
         description="Another account of the tenant. While this one is on hold, or its server has not answered for "
         "five minutes, its waiting messages go by that one.",
-        examples=["backup"],
+        examples=["spare"],
     )
     on_uncertain: Literal["resend", "fail"] | None = Field(
         None, description="As for the tenant, whose choice holds where this is null.", examples=["resend"]

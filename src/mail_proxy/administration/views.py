@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from mail_proxy.domain.account import Account
+from typing_extensions import assert_never
+
+from mail_proxy.domain.account import Account, Outage
+from mail_proxy.domain.attempt import AccountRefused, HostFailed, Probed, ProbeResult
 from mail_proxy.domain.tenant import Tenant
 
 
@@ -32,8 +35,37 @@ def tenant_view(tenant: Tenant) -> dict[str, object]:
     }
 
 
-def account_view(account: Account) -> dict[str, object]:
-    """Return an account for JSON."""
+def outage_view(outage: Outage | None) -> dict[str, object] | None:
+    """Return for JSON why this instance leaves a server alone; None while it does not."""
+    if outage is None:
+        return None
+    return {
+        "state": "left_alone",
+        "reason": outage.reason,
+        "since": outage.since_ts,
+        "next_probe_ts": outage.next_probe_ts,
+    }
+
+
+def probe_view(result: ProbeResult) -> dict[str, object]:
+    """Return for JSON how far a login without a message came."""
+    match result:
+        case Probed(tls_version, steps):
+            return {"ok": True, "steps": [step.name.lower() for step in steps], "tls_version": tls_version}
+        case HostFailed() | AccountRefused():
+            return {
+                "ok": False,
+                "step": None if result.step is None else result.step.name.lower(),
+                "error": result.text,
+                "reply": None if result.reply is None else str(result.reply),
+                "code": "account_refused" if isinstance(result, AccountRefused) else "server_unreachable",
+            }
+        case _:
+            assert_never(result)
+
+
+def account_view(account: Account, outage: Outage | None = None) -> dict[str, object]:
+    """Return an account for JSON; `outage` is what this instance knows of its server."""
     hold = account.hold
     return {
         "id": account.id,
@@ -56,4 +88,5 @@ def account_view(account: Account) -> dict[str, object]:
         "limit_behavior": account.limit_behavior.value,
         "fallback_account_id": account.fallback_account_id,
         "hold": None if hold is None else {"reason": hold.reason, "since": hold.since},
+        "server": outage_view(outage),
     }

@@ -9,10 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from mail_proxy.administration.requests import AccountIn
-from mail_proxy.administration.views import account_view
+from mail_proxy.administration.views import account_view, probe_view
 from mail_proxy.api import schemas
 from mail_proxy.api.auth import AnyCaller, tenant_meant
-from mail_proxy.api.bodies import read_model
+from mail_proxy.api.bodies import read_model, refuse_body
 from mail_proxy.api.documented import BODY, body, failures
 from mail_proxy.api.errors import answer
 from mail_proxy.api.queries import ForceTenantQuery, NoQuery, TenantQuery
@@ -65,7 +65,7 @@ async def list_accounts(request: Request, caller: AnyCaller, query: Annotated[Te
     """List a tenant's accounts, oldest first."""
     services = services_of(request)
     accounts = await services.accounts.of(await tenant_meant(caller, query.tenant_id, services))
-    return answer({"ok": True, "accounts": [account_view(account) for account in accounts]})
+    return answer({"ok": True, "accounts": [account_view(each, services.outage_of(each.pk)) for each in accounts]})
 
 
 @router.get(
@@ -80,7 +80,29 @@ async def get_account(
     """Show an account, secrets left out."""
     services = services_of(request)
     account = await services.accounts.get(await tenant_meant(caller, query.tenant_id, services), account_id)
-    return answer({"ok": True, **account_view(account)})
+    return answer({"ok": True, **account_view(account, services.outage_of(account.pk))})
+
+
+@router.post(
+    "/account/{account_id}/test",
+    summary="Try an account",
+    response_model=schemas.TestAnswer,
+    response_model_exclude_unset=True,
+    responses=failures(403, 404, 429, *BODY),
+)
+async def test_account(
+    request: Request, caller: AnyCaller, account_id: AccountId, query: Annotated[TenantQuery, Query()]
+) -> Response:
+    """Connect, TLS, EHLO, AUTH, QUIT: say which step fails and what the server replies. Nothing is sent.
+
+    It takes at most 30 s. When it gets through, a hold of the account ends. With a tenant's token addresses of private
+    networks are not tried, and what is behind a port that speaks no SMTP is not told.
+    """
+    services = services_of(request)
+    await refuse_body(request, services.settings.max_request_bytes)
+    tenant_id = await tenant_meant(caller, query.tenant_id, services)
+    tested = await services.account_tests.test(tenant_id, account_id, by_tenant=not caller.is_admin)
+    return answer(probe_view(tested))
 
 
 @router.delete(

@@ -21,6 +21,7 @@ def services_from(app: App) -> Services:
         intake=app.intake,
         tenants=app.tenants,
         accounts=app.accounts,
+        account_tests=app.account_tests,
         scheduling=app.scheduling,
         pending=app.pending,
         directory=app.store.directory,
@@ -31,6 +32,7 @@ def services_from(app: App) -> Services:
         run_now=app.run_now,
         not_ready=app.not_ready,
         insight=lambda: _insight(app),
+        outage_of=app.delivery.outage_of,
         render_metrics=app.meter.render,
     )
 
@@ -41,4 +43,5 @@ def _insight(app: App) -> Insight:
         pending=app.meter.pending_messages,
         oldest_waiting_ts=None if surveyed is None else surveyed.oldest_ready_ts,
         loops=app.loop_states(),
+        left_alone=app.delivery.left_alone(),
     )

@@ -21,6 +21,11 @@ _FAILURES: dict[int, tuple[str, str, str]] = {
     413: ("More bytes or messages than the instance allows.", "A body has at most 100000000 bytes here.", "too_large"),
     415: ("The body is compressed.", "A compressed body is not accepted.", "unsupported_encoding"),
     422: ("The request does not validate; `detail` names each field.", "port: must be at most 65535", "invalid"),
+    429: (
+        "Asked too often; `Retry-After` says when to come back.",
+        "This account is being tested at this moment.",
+        "too_many_tests",
+    ),
     500: ("A mistake in the service; the log has it under the id in the header `X-Request-ID`.", "", "internal_error"),
     503: (
         "The database cannot be reached or cannot write; nothing was stored. `Retry-After` says when to come back.",

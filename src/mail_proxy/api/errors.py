@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from math import ceil
 from uuid import uuid4
 
 import structlog
@@ -51,6 +52,7 @@ STATUS: Mapping[type[MailProxyError], int] = {
     errors.TooLarge: 413,
     BadEncoding: 415,
     errors.Invalid: 422,
+    errors.TooMany: 429,
     errors.StoreUnavailable: 503,
 }
 
@@ -95,7 +97,8 @@ def refusal(error: MailProxyError) -> Response:
         raise error
     if isinstance(error, Invalid):
         return failure(status, _summary(error.problems), error.code, problems=error.problems)
-    return failure(status, error.sentence, error.code)
+    headers = {"Retry-After": str(ceil(error.retry_after))} if isinstance(error, errors.TooMany) else None
+    return failure(status, error.sentence, error.code, headers=headers)
 
 
 def _summary(problems: Sequence[Problem]) -> str:

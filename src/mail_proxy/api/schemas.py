@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Time = Annotated[float, Field(examples=[1785492000.25])]
 StateWord = Literal["waiting", "sending", "sent", "failed", "expired", "cancelled"]
 StatusWord = Literal["pending", "deferred", "sent", "error", "cancelled"]
+StepWord = Literal["connect", "greeting", "tls", "hello", "login"]
 EventWord = Literal["queued", "sent", "deferred", "failed", "expired", "cancelled", "uncertain"]
 
 
@@ -260,6 +261,17 @@ class HoldOut(BaseModel):
     since: Time = Field(description="Since when, in Unix seconds.")
 
 
+class ServerOut(BaseModel):
+    """Why the instance that answers leaves a server alone for now."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    state: Literal["left_alone"] = Field(description="What is done about it.", examples=["left_alone"])
+    reason: str = Field(description="Why.", examples=["connecting: Connection refused"])
+    since: Time = Field(description="Since when, in Unix seconds.")
+    next_probe_ts: Time = Field(description="When it is tried again, with no message at stake.")
+
+
 class AccountOut(BaseModel):
     """An SMTP account, secrets left out."""
 
@@ -288,9 +300,12 @@ class AccountOut(BaseModel):
         description="What becomes of a message that meets a limit.", examples=["defer"]
     )
     fallback_account_id: str | None = Field(
-        description="The account that its messages go by while it cannot be used.", examples=["backup"]
+        description="The account that its messages go by while it cannot be used.", examples=["spare"]
     )
     hold: HoldOut | None = Field(description="Why it is not used for now, if so.")
+    server: ServerOut | None = Field(
+        description="Why the instance that answers leaves its server alone for now, if so. Each instance knows its own."
+    )
 
 
 class AccountAnswer(Answer, AccountOut):
@@ -303,6 +318,34 @@ class AccountsAnswer(Answer):
     accounts: list[AccountOut] = Field(description="The accounts, oldest first.")
 
 
+class TestAnswer(BaseModel):
+    """How far a login without a message came."""
+
+    __test__ = False
+    model_config = ConfigDict(extra="forbid")
+
+    ok: bool = Field(description="Whether it got through.", examples=[True])
+    steps: list[StepWord] | None = Field(
+        None, description="With `ok`: what was gone through.", examples=[["connect", "greeting", "hello", "tls"]]
+    )
+    tls_version: str | None = Field(
+        None, description="With `ok`: how it was encrypted; null: in clear.", examples=["TLSv1.3"]
+    )
+    step: StepWord | None = Field(
+        None, description="Without `ok`: the step that failed; null: time was up.", examples=["login"]
+    )
+    error: str | None = Field(
+        None, description="Without `ok`: why, in one sentence.", examples=["logging in: the server said 535 5.7.8 no"]
+    )
+    reply: str | None = Field(None, description="Without `ok`: the server's reply.", examples=["535 5.7.8 no"])
+    code: Literal["account_refused", "server_unreachable"] | None = Field(
+        None,
+        description="Without `ok`: `account_refused` for what puts an account on hold, `server_unreachable` for a "
+        "server that is left alone.",
+        examples=["account_refused"],
+    )
+
+
 class HeldAccountOut(BaseModel):
     """An account that is not used for now."""
 
@@ -312,6 +355,18 @@ class HeldAccountOut(BaseModel):
     id: str = Field(description="Its id.", examples=["main"])
     reason: str = Field(description="Why.", examples=["535 5.7.8 authentication failed"])
     since: Time = Field(description="Since when, in Unix seconds.")
+
+
+class LeftAloneOut(BaseModel):
+    """An account whose server the instance leaves alone."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tenant_id: str = Field(description="Whose it is.", examples=["acme"])
+    id: str = Field(description="Its id.", examples=["main"])
+    reason: str = Field(description="Why.", examples=["connecting: Connection refused"])
+    since: Time = Field(description="Since when, in Unix seconds.")
+    next_probe_ts: Time = Field(description="When it is tried again, with no message at stake.")
 
 
 class StatusAnswer(Answer):
@@ -332,6 +387,9 @@ class StatusAnswer(Answer):
     )
     accounts_on_hold: list[HeldAccountOut] | None = Field(
         None, description="Admin only: accounts that are not used for now."
+    )
+    servers_left_alone: list[LeftAloneOut] | None = Field(
+        None, description="Admin only: accounts whose server this instance leaves alone, as it could not be talked to."
     )
     oldest_waiting_ts: float | None = Field(
         None, description="Admin only: when the oldest waiting message was accepted.", examples=[1785491000.0]

@@ -78,7 +78,7 @@ async def metrics(request: Request, _query: Nothing) -> Response:
     responses=failures(),
 )
 async def status(request: Request, caller: AnyCaller, _query: Nothing) -> Response:
-    """Show the state of the instance; the admin token also sees loops, accounts on hold and the oldest message."""
+    """Show the state of the instance; the admin token also sees loops, outages and the oldest message."""
     services = services_of(request)
     settings, insight = services.settings, services.insight()
     shown: dict[str, object] = {
@@ -100,6 +100,16 @@ async def status(request: Request, caller: AnyCaller, _query: Nothing) -> Respon
                 {"tenant_id": each.tenant_id, "id": each.id, "reason": each.hold.reason, "since": each.hold.since}
                 for each in held
                 if each.hold is not None
+            ],
+            "servers_left_alone": [
+                {
+                    "tenant_id": account.tenant_id,
+                    "id": account.id,
+                    "reason": outage.reason,
+                    "since": outage.since_ts,
+                    "next_probe_ts": outage.next_probe_ts,
+                }
+                for account, outage in insight.left_alone
             ],
             "oldest_waiting_ts": insight.oldest_waiting_ts,
         }

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
+from mail_proxy.administration.account_tests import AccountTests
 from mail_proxy.administration.accounts import Accounts
 from mail_proxy.administration.pending import Pending
 from mail_proxy.administration.scheduling import Scheduling
 from mail_proxy.administration.tenants import Tenants
+from mail_proxy.domain.account import Account, Outage
 from mail_proxy.intake.intake import Intake
 from mail_proxy.ports import Archive, Clock, Directory, Registry
 
@@ -37,6 +39,8 @@ class Insight:
     oldest_waiting_ts: float | None = None
     loops: Mapping[str, str] | None = None
     """The state of each loop by its name."""
+    left_alone: Sequence[tuple[Account, Outage]] = ()
+    """Accounts whose server this instance leaves alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,7 @@ class Services:
     intake: Intake
     tenants: Tenants
     accounts: Accounts
+    account_tests: AccountTests
     scheduling: Scheduling
     pending: Pending
     directory: Directory
@@ -59,6 +64,8 @@ class Services:
     """Wake the loops: for one tenant, or (None) for all."""
     not_ready: Callable[[], Awaitable[Sequence[str]]]
     """Why the instance is not ready, one sentence each; empty when it is."""
+    outage_of: Callable[[int], Outage | None]
+    """Why this instance leaves an account's server alone, or None; by the store's number of the account."""
     insight: Callable[[], Insight]
     render_metrics: Callable[[], bytes]
 

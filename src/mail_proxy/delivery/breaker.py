@@ -31,3 +31,17 @@ def failed(breaker: Breaker, reason: str, now: float) -> Breaker:
         return breaker  # sessions that fail together are one failure
     pause = min(max(breaker.pause * 2, FIRST_PAUSE), LONGEST_PAUSE)
     return Breaker(pause, now + pause, reason, breaker.opened_at if breaker.open else now)
+
+
+def held(breaker: Breaker, reason: str, now: float) -> Breaker:
+    """Leave the server alone until the next login is due; what was left alone before stays so since then."""
+    return Breaker(HOLD_PAUSE, now + HOLD_PAUSE, reason, breaker.opened_at if breaker.open else now)
+
+
+def taken_up(reason: str, age: float, now: float) -> Breaker:
+    """Leave a server alone that was put on hold `age` seconds ago, elsewhere or before the start.
+
+    Logins stay a pause apart, however often an instance starts.
+    """
+    age = max(age, 0.0)
+    return Breaker(HOLD_PAUSE, now + HOLD_PAUSE - age % HOLD_PAUSE, reason, now - age)

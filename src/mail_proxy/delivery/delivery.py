@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from random import Random, SystemRandom
 
 import anyio
@@ -15,6 +15,7 @@ from mail_proxy.delivery.needs import Needs
 from mail_proxy.delivery.recorder import Recorder
 from mail_proxy.delivery.sender import Sender
 from mail_proxy.delivery.settings import DeliverySettings
+from mail_proxy.domain.account import Account, Outage
 
 
 class Delivery:
@@ -50,6 +51,19 @@ class Delivery:
     def notify(self, account_pks: Iterable[int], *, urgent: bool = False) -> None:
         """Say that these accounts have ready messages."""
         self.dispatcher.notify(account_pks, urgent=urgent)
+
+    def outage_of(self, account_pk: int) -> Outage | None:
+        """Say why this instance leaves the account's server alone, or None."""
+        return self.dispatcher.outage_of(account_pk)
+
+    def left_alone(self) -> Sequence[tuple[Account, Outage]]:
+        """Return the accounts whose server this instance leaves alone, those on hold left out."""
+        lanes = [lane for lane in self.dispatcher.lanes if lane.account.hold is None]
+        return [(lane.account, outage) for lane in lanes if (outage := self.outage_of(lane.account.pk)) is not None]
+
+    def server_answers(self, account_pk: int) -> None:
+        """Take note that the account's server was seen to answer: an outage of it is over."""
+        self.dispatcher.server_answers(account_pk)
 
     def freed(self, account_pks: Iterable[int]) -> None:
         """Say that something of these accounts is suspended no longer."""

@@ -27,7 +27,7 @@ from mail_proxy.delivery.sender import Sender, limited, on_uncertain
 from mail_proxy.delivery.settings import DeliverySettings
 from mail_proxy.delivery.shares import Slots
 from mail_proxy.delivery.shut_lanes import ShutLanes
-from mail_proxy.domain.account import OnUncertain
+from mail_proxy.domain.account import OnUncertain, Outage
 from mail_proxy.domain.claim import HELPING, Claimed, Demand, Taking
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.domain.settlement import reject
@@ -88,6 +88,18 @@ class Dispatcher:
     def lanes(self) -> Iterable[Lane]:
         """The lanes that have something in hand, or a server that is left alone."""
         return self._lanes.values()
+
+    def outage_of(self, account_pk: int) -> Outage | None:
+        """Say why this instance leaves the account's server alone, or None."""
+        lane = self._lanes.get(account_pk)
+        return None if lane is None else self._outages.outage_of(lane)
+
+    def server_answers(self, account_pk: int) -> None:
+        """Take note that the account's server was seen to answer: an outage of it is over."""
+        lane = self._lanes.get(account_pk)
+        if lane is not None:
+            self._outages.answered(lane)
+        self.notify({account_pk})
 
     @property
     def busy(self) -> bool:

@@ -11,6 +11,7 @@ import anyio
 import structlog
 
 from mail_proxy.delivery.dispatcher import Dispatcher
+from mail_proxy.delivery.fallback import Fallbacks
 from mail_proxy.delivery.journal import FlightJournal, Flights
 from mail_proxy.delivery.lease import Lease, LeaseWatch
 from mail_proxy.delivery.needs import Needs
@@ -27,6 +28,7 @@ from mail_proxy.domain.settlement import Policy, Settlement, expire, give_back, 
 CHUNK = 500
 PRUNE_INTERVAL = 60.0
 SAMPLE_INTERVAL = 5.0
+DIVERT_INTERVAL = 1.0
 LONGEST_PAUSE = 5.0
 
 log = structlog.get_logger(__name__)
@@ -57,6 +59,7 @@ class Maintenance:
         self._rng = rng
         self._alone = alone
         self._watch = LeaseWatch(settings.lease)
+        self._fallbacks = Fallbacks(needs, dispatcher)
         self._next_due: float | None = None
         self._woken = asyncio.Event()
         self.surveyed: Survey | None = None
@@ -84,6 +87,8 @@ class Maintenance:
             ("beat", self._settings.lease / 12, self.beat),
             ("prune", PRUNE_INTERVAL, self.prune),
             ("sample", SAMPLE_INTERVAL, self.sample),
+            ("count outages", SAMPLE_INTERVAL, self.count_outages),
+            ("divert", DIVERT_INTERVAL, self._fallbacks.divert),
         ]
         if not self._alone:
             chores.append(("watch", self._settings.lease / 12, self.watch))
@@ -195,6 +200,12 @@ class Maintenance:
         before = self._needs.clock.now() - self._settings.retention
         while await self._needs.queue.prune(before, CHUNK, silent) >= CHUNK:
             pass
+
+    async def count_outages(self) -> None:
+        """Count accounts on hold and servers that are left alone, for metrics."""
+        on_hold = await self._needs.registry.accounts_on_hold()
+        left_alone = [lane for lane in self._dispatcher.lanes if lane.breaker.open and lane.account.hold is None]
+        self._needs.meter.outages(len(on_hold), len(left_alone))
 
     async def sample(self) -> None:
         """Count what is not finished, for metrics and status; the bigger the queue, the rarer."""

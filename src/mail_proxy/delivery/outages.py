@@ -8,10 +8,10 @@ from typing import Any
 import structlog
 from typing_extensions import assert_never
 
-from mail_proxy.delivery.breaker import FIRST_PAUSE, HOLD_PAUSE, Breaker, failed
+from mail_proxy.delivery.breaker import FIRST_PAUSE, Breaker, failed, held, taken_up
 from mail_proxy.delivery.lane import Lane, set_anew
 from mail_proxy.delivery.needs import Needs
-from mail_proxy.domain.account import Account, Hold
+from mail_proxy.domain.account import Account, Hold, Outage
 from mail_proxy.domain.attempt import AccountRefused, Failure, HostFailed, Interrupted, Probed
 from mail_proxy.domain.errors import StoreUnavailable
 
@@ -55,10 +55,23 @@ class Outages:
     def take_up(self, lane: Lane) -> None:
         """Take up the probing of an account that was put on hold elsewhere, or before the start."""
         if lane.account.hold is not None and not lane.breaker.open:
-            hold, now = lane.account.hold, self._needs.clock.monotonic()
-            waited = min(max(self._needs.clock.now() - hold.since, 0.0), HOLD_PAUSE)
-            lane.breaker = Breaker(HOLD_PAUSE, now + HOLD_PAUSE - waited, hold.reason, now - waited)
+            hold, clock = lane.account.hold, self._needs.clock
+            lane.breaker = taken_up(hold.reason, clock.now() - hold.since, clock.monotonic())
             self._start_probing(lane)
+
+    def outage_of(self, lane: Lane) -> Outage | None:
+        """Say why the lane's server is left alone, or None."""
+        breaker = lane.breaker
+        if not breaker.open:
+            return None
+        offset = self._needs.clock.now() - self._needs.clock.monotonic()
+        return Outage(breaker.reason, offset + breaker.opened_at, offset + breaker.probe_at)
+
+    def answered(self, lane: Lane) -> None:
+        """Take note that the server was seen to answer."""
+        if lane.breaker.open:
+            lane.breaker = Breaker()
+            log.info("server answers again", **_who(lane))
 
     async def _outdated(self, lane: Lane, tried: Account) -> bool:
         """Say whether the account was changed since it was tried; the lane then goes by what it is now."""
@@ -73,11 +86,14 @@ class Outages:
 
     async def _hold(self, lane: Lane, reason: str) -> None:
         """Put the account on hold for every instance; its messages keep their attempts."""  # G8
-        now = self._needs.clock.monotonic()
-        lane.breaker = Breaker(HOLD_PAUSE, now + HOLD_PAUSE, reason, now)
+        lane.breaker = held(lane.breaker, reason, self._needs.clock.monotonic())
         log.error("account on hold", **_who(lane), reason=reason)
+        before = lane.account.hold
+        if before is not None and before.reason == reason:
+            return
+        since = self._needs.clock.now() if before is None else before.since
         try:
-            await self._needs.registry.set_hold(lane.account.pk, Hold(reason, self._needs.clock.now()))
+            await self._needs.registry.set_hold(lane.account.pk, Hold(reason, since))
             lane.account = await self._needs.directory.account(lane.account.pk) or lane.account
         except StoreUnavailable as error:  # this instance leaves the server alone all the same
             log.warning("the hold could not be written", **_who(lane), reason=error.sentence)

@@ -16,7 +16,7 @@ from mail_proxy.delivery.needs import Needs
 from mail_proxy.delivery.recorder import Recorder
 from mail_proxy.delivery.settings import DeliverySettings
 from mail_proxy.domain.account import Account, OnUncertain
-from mail_proxy.domain.attempt import AccountRefused, Attempt, Envelope, Failure, Interrupted
+from mail_proxy.domain.attempt import AccountRefused, Attempt, Envelope, Failure, HostFailed, Interrupted
 from mail_proxy.domain.claim import Claimed
 from mail_proxy.domain.compose import compose
 from mail_proxy.domain.errors import StoreUnavailable
@@ -75,6 +75,11 @@ async def limited(directory: Directory, account: Account) -> bool:
     return tenant is not None and tenant.limits.any
 
 
+def _not_its_own(failure: Failure | None) -> bool:
+    """Say whether what ended an attempt was no fault of its message, or met by another one."""
+    return isinstance(failure, AccountRefused) or (isinstance(failure, HostFailed) and failure.shared)
+
+
 class Sender:
     """Carries claimed messages to their server."""
 
@@ -120,8 +125,8 @@ class Sender:
         except Exception as error:
             log.exception("attempt failed", tenant_id=claimed.tenant_id, id=claimed.identity.mail_id)
             attempt = self._broken(claimed, flight, error)
-        if isinstance(attempt.failure, AccountRefused) and not attempt.answers and not attempt.uncertain:
-            return Sent(attempt.failure, untouched=True)  # G8: the account is at fault, not the message
+        if not attempt.answers and not attempt.uncertain and _not_its_own(attempt.failure):
+            return Sent(attempt.failure, untouched=True)  # G8: the account or host is at fault, not the message
         settlement = settle(claimed, attempt, policy, self._needs.clock.now(), self._rng)
         if flight.dot_sent:
             self._note_reply(claimed, attempt)

@@ -49,6 +49,15 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
+class Outage:
+    """A server that this instance leaves alone: why, since when, and when it is tried again (Unix seconds)."""  # G8
+
+    reason: str
+    since_ts: float
+    next_probe_ts: float
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
     """One SMTP account of one tenant. `pk` is the store's number for it; `id` is unique within the tenant."""
 

@@ -55,15 +55,29 @@ class Answer:
         return self.reply.permanent
 
 
+class Step(str, Enum):
+    """How far the opening of a session had come, in words for a person."""
+
+    CONNECT = "connecting"
+    GREETING = "waiting for the greeting"
+    TLS = "starting TLS"
+    HELLO = "EHLO"
+    LOGIN = "logging in"
+
+
 @dataclass(frozen=True, slots=True)
 class HostFailed:
     """The host cannot be talked to: connect, DNS, greeting, EHLO, 421, or loss before the final dot.
 
-    Costs the message that met it an attempt, and opens the account's breaker.
+    Costs the message that met it an attempt, and opens the account's breaker. `shared`: another message met it, whose
+    session this one was waiting for; this one was not tried.
     """
 
     text: str
     reply: Reply | None = None
+    step: Step | None = field(default=None, compare=False)
+    """Where the opening of a session ended, as far as a probe tells."""
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +86,8 @@ class AccountRefused:
 
     text: str
     reply: Reply | None = None
+    step: Step | None = field(default=None, compare=False)
+    """Where the opening of a session ended, as far as a probe tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +120,8 @@ class Probed:
     """A login without a message got through (connect, TLS, EHLO, AUTH, QUIT)."""
 
     tls_version: str | None
+    steps: tuple[Step, ...] = field(default=(), compare=False)
+    """What was gone through, in order."""
 
 
 ProbeResult: TypeAlias = Probed | HostFailed | AccountRefused

@@ -7,6 +7,7 @@ MailProxyError
 ├── NotFound             an id that is unknown to the caller
 ├── Conflict             the state of things does not allow it now
 ├── TooLarge             more bytes or items than the settings allow
+├── TooMany              more requests of a kind than are allowed in so short a time
 └── StoreUnavailable     the database cannot be reached or cannot write; nothing was stored
 """
 
@@ -73,6 +74,16 @@ class TooLarge(MailProxyError):
     """The body or the batch is over the limit."""
 
     code = "too_large"
+
+
+class TooMany(MailProxyError):
+    """The same was asked for too often, or is under way; `retry_after` says in how many seconds to come back."""
+
+    code = "too_many"
+
+    def __init__(self, sentence: str, *, code: str, retry_after: float) -> None:
+        super().__init__(sentence, code=code)
+        self.retry_after = retry_after
 
 
 class StoreUnavailable(MailProxyError):

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import anyio
 
+from mail_proxy.administration.account_tests import AccountTests
 from mail_proxy.administration.accounts import Accounts
 from mail_proxy.administration.pending import Pending
 from mail_proxy.administration.scheduling import Scheduling
@@ -49,6 +50,8 @@ SWITCH_INTERVAL = 0.0001
 """Seconds after which a thread that wants the interpreter gets it; the store's threads wait that long for each step."""
 
 
+TEST_TIMEOUTS = Timeouts(connect=8.0, command=10.0)
+"""For `POST /account/{id}/test`, whose caller waits."""
 WHERE = "GMP_DATA_DIR and GMP_DB_PATH say where it is to be"
 
 
@@ -67,6 +70,7 @@ class App:
     intake: Intake
     tenants: Tenants
     accounts: Accounts
+    account_tests: AccountTests
     scheduling: Scheduling
     pending: Pending
     delivery: Delivery
@@ -145,6 +149,23 @@ async def open_app(settings: Settings, address: str) -> AsyncIterator[App]:
                 await reporter.run(started)
 
         pending = Pending(store.archive, lambda: delivery.maintenance.surveyed)
+        accounts = Accounts(
+            directory,
+            directory,
+            lambda host: _host_refusal(host, guard),
+            delivery.notify,
+            settings.max_connections_per_account,
+        )
+        account_tests = AccountTests(
+            accounts,
+            directory,
+            directory,
+            clock,
+            _tester(stack, None).probe,
+            _tester(stack, guard).probe,
+            delivery.server_answers,
+        )
+
         yield App(
             settings=settings,
             clock=clock,
@@ -152,19 +173,24 @@ async def open_app(settings: Settings, address: str) -> AsyncIterator[App]:
             meter=meter,
             intake=intake,
             tenants=Tenants(directory, directory, clock, tokens.new_token, tokens.digest),
-            accounts=Accounts(
-                directory,
-                directory,
-                lambda host: _host_refusal(host, guard),
-                delivery.notify,
-                settings.max_connections_per_account,
-            ),
+            accounts=accounts,
+            account_tests=account_tests,
             scheduling=Scheduling(directory, directory, pending, delivery.freed),
             pending=pending,
             delivery=delivery,
             reporter=reporter,
             supervisor=Supervisor({"delivery": deliver, "reporting": report}),
         )
+
+
+def _tester(stack: AsyncExitStack, guard: Guarded | None) -> SmtpTransport:
+    """Return a transport that only tests accounts: it shares no sessions with the one that sends, and waits less."""
+    if guard is None:
+        transport = SmtpTransport(timeouts=TEST_TIMEOUTS)
+    else:
+        transport = SmtpTransport(timeouts=TEST_TIMEOUTS, address_refusal=lambda address: refusal(address, guard))
+    stack.push_async_callback(transport.close)
+    return transport
 
 
 def _instance_id(settings: Settings) -> str:

@@ -50,6 +50,7 @@ class PrometheusMeter(Meter, Collector):
         self._series_given = 0
         self._reports = {True: [0, 0], False: [0, 0]}
         self._pending: int | None = None
+        self._outages: tuple[int, int] | None = None
         self._registry = CollectorRegistry()
         self._registry.register(self)
         if process:
@@ -86,6 +87,10 @@ class PrometheusMeter(Meter, Collector):
     def pending(self, messages: int) -> None:
         self._pending = messages
 
+    @override
+    def outages(self, on_hold: int, left_alone: int) -> None:
+        self._outages = (on_hold, left_alone)
+
     @property
     def pending_messages(self) -> int | None:
         """The number of messages that were not finished when they were last counted; None before that."""
@@ -115,6 +120,10 @@ class PrometheusMeter(Meter, Collector):
             yield family
         if self._pending is not None:  # no number is shown before one was counted
             yield GaugeMetricFamily("gmp_pending_messages", "Messages that are not finished.", value=self._pending)
+        if self._outages is not None:
+            on_hold, left_alone = self._outages
+            yield GaugeMetricFamily("gmp_accounts_on_hold", "Accounts that are on hold.", value=on_hold)
+            yield GaugeMetricFamily("gmp_breakers_open", "Servers that this instance leaves alone.", value=left_alone)
 
     def _count(self, counter: int, tenant_id: str, account_id: str) -> None:
         with self._lock:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mail_proxy.domain.account import Account, AuthMethod, TlsMode
-from mail_proxy.domain.attempt import AccountRefused, HostFailed
+from mail_proxy.domain.attempt import AccountRefused, HostFailed, Step
 from mail_proxy.domain.reply import Reply
 from mail_proxy.domain.secret import Secret
 from mail_proxy.smtp.connection import CLOSING
-from mail_proxy.smtp.errors import NotOpened, Step
+from mail_proxy.smtp.errors import NotOpened
 from mail_proxy.smtp.session import Opener, Session
 
 # RFC 4954: 454 at AUTH is temporary; so often in a row it is taken for the account's fault.
@@ -212,7 +212,10 @@ class AccountSessions:
             first = self._first_login
             await first.done.wait()
             if first.refusal is not None:
-                raise NotOpened(first.refusal.failure, first.refusal.step)
+                failure = first.refusal.failure
+                if isinstance(failure, HostFailed):  # who waited has met nothing
+                    failure = replace(failure, shared=True)
+                raise NotOpened(failure, first.refusal.step)
         if self._proven:
             return await self._judged(account)
         first = self._first_login = _FirstLogin()
@@ -238,8 +241,7 @@ class AccountSessions:
                 self._temporary_login_failures += 1
                 if self._temporary_login_failures >= TEMPORARY_LOGIN_FAILURES:
                     failure = AccountRefused(failure.text, failure.reply)
-            if isinstance(failure, AccountRefused):
-                self._proven = False
+            self._proven = False  # the next session is opened once again, not by all at a time
             raise NotOpened(failure, error.step) from error
         self._temporary_login_failures = 0
         return session

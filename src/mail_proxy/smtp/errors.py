@@ -6,24 +6,13 @@ import asyncio
 import os
 import socket
 import ssl
-from enum import Enum
 
 import aiosmtplib
 
-from mail_proxy.domain.attempt import AccountRefused, HostFailed
+from mail_proxy.domain.attempt import AccountRefused, HostFailed, Step
 from mail_proxy.domain.reply import Reply, printable
 
 OpeningFailure = HostFailed | AccountRefused
-
-
-class Step(str, Enum):
-    """How far the opening of a session had come, in words for a person."""
-
-    CONNECT = "connecting"
-    GREETING = "waiting for the greeting"
-    TLS = "starting TLS"
-    HELLO = "EHLO"
-    LOGIN = "logging in"
 
 
 class NotOpened(Exception):

@@ -8,9 +8,9 @@ import aiosmtplib
 from typing_extensions import assert_never
 
 from mail_proxy.domain.account import Account, AuthMethod, TlsMode
-from mail_proxy.domain.attempt import AccountRefused
+from mail_proxy.domain.attempt import AccountRefused, Step
 from mail_proxy.smtp.dialling import is_loopback
-from mail_proxy.smtp.errors import NotOpened, Step
+from mail_proxy.smtp.errors import NotOpened
 
 # The strongest first: CRAM-MD5 does not show the password to the server.
 _STRENGTH = (AuthMethod.CRAM_MD5, AuthMethod.PLAIN, AuthMethod.LOGIN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from typing_extensions import assert_never, override
@@ -24,11 +25,12 @@ from mail_proxy.domain.compose import Wire
 from mail_proxy.ports import BeforeDot, Transport
 from mail_proxy.smtp.account_sessions import AccountSessions, Ended
 from mail_proxy.smtp.connection import Loss, LossKind
+from mail_proxy.smtp.dialling import AddressRefusal, any_address
 from mail_proxy.smtp.errors import NotOpened
 from mail_proxy.smtp.sending import Sending
 from mail_proxy.smtp.session import Opener, Session
 from mail_proxy.smtp.timeouts import Timeouts
-from mail_proxy.smtp.tls import TlsContexts
+from mail_proxy.smtp.tls import TlsContexts, steps
 
 RECIPIENTS_LIMIT = 100
 """RFC 5321 section 4.5.3.1.8: every server takes that many in one transaction."""
@@ -41,7 +43,7 @@ class SmtpTransport(Transport):
     """Sends by SMTP. Sessions are shared only within one account with the same settings.
 
     `local_hostname` is said in EHLO; None says the address that a connection comes from. `extra_ca` is a file with
-    authorities to trust besides the system's.
+    authorities to trust besides the system's. `address_refusal` says why an address may not be connected to, or None.
     """
 
     def __init__(
@@ -51,11 +53,13 @@ class SmtpTransport(Transport):
         timeouts: Timeouts | None = None,
         recipients_limit: int = RECIPIENTS_LIMIT,
         extra_ca: Path | None = None,
+        address_refusal: AddressRefusal = any_address,
     ) -> None:
         self._recipients_limit = recipients_limit
         self._timeouts = timeouts or Timeouts()
         self._resolver = ThreadPoolExecutor(_RESOLVER_THREADS, thread_name_prefix="smtp-resolver")
-        self._opener = Opener(TlsContexts(extra_ca), self._timeouts, self._resolver, local_hostname)
+        contexts = TlsContexts(extra_ca)
+        self._opener = Opener(contexts, self._timeouts, self._resolver, local_hostname, address_refusal)
         self._accounts: dict[tuple[str, str], AccountSessions] = {}
         self._tidy_at = 64
         self._closed = False
@@ -114,7 +118,7 @@ class SmtpTransport(Transport):
         try:
             session = await sessions.take_proof(account)
         except NotOpened as error:
-            return error.failure
+            return replace(error.failure, step=error.step)
         except Ended:
             return HostFailed(_CLOSED)
         try:
@@ -122,7 +126,7 @@ class SmtpTransport(Transport):
             await asyncio.wait([session.closed])
         finally:
             sessions.discard(session)
-        return Probed(session.tls_version)
+        return Probed(session.tls_version, steps(account, encrypted=session.tls_version is not None))
 
     @override
     async def close(self) -> None:

@@ -13,12 +13,12 @@ from typing import cast
 import aiosmtplib
 
 from mail_proxy.domain.account import Account
-from mail_proxy.domain.attempt import AccountRefused, HostFailed
+from mail_proxy.domain.attempt import AccountRefused, HostFailed, Step
 from mail_proxy.domain.compose import Wire
 from mail_proxy.ports import BeforeDot
 from mail_proxy.smtp.connection import Connection, ConnectionLost
-from mail_proxy.smtp.dialling import address_literal, dial
-from mail_proxy.smtp.errors import NotOpened, Step, failure_of
+from mail_proxy.smtp.dialling import AddressRefusal, AddressRefused, address_literal, any_address, dial
+from mail_proxy.smtp.errors import NotOpened, failure_of
 from mail_proxy.smtp.extensions import Extensions
 from mail_proxy.smtp.login import log_in
 from mail_proxy.smtp.recipients import Recipients
@@ -92,12 +92,16 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Opener:
-    """Opens sessions. `local_hostname` is said in EHLO; None says the address that the connection comes from."""
+    """Opens sessions. `local_hostname` is said in EHLO; None says the address that the connection comes from.
+
+    `address_refusal` is asked about each address before it is connected to.
+    """
 
     contexts: TlsContexts
     timeouts: Timeouts
     resolver: Executor
     local_hostname: str | None
+    address_refusal: AddressRefusal = any_address
 
     async def open(self, account: Account) -> Session:
         """Return a session that is logged in; raises `NotOpened`, and nothing else for what server or network do.
@@ -117,8 +121,7 @@ class Opener:
         return opening.result()
 
     async def _open(self, account: Account) -> Session:
-        with _translated(Step.CONNECT):
-            raw = await dial(account.host, account.port, self.timeouts.connect, self.resolver)
+        raw = await self._connected(account)
         client = await self._greeted(account, raw)
         try:
             with _translated(Step.HELLO):
@@ -133,6 +136,17 @@ class Opener:
                 _full(client.transport).abort()
             client.close()
             raise
+
+    async def _connected(self, account: Account) -> socket.socket:
+        """Return a socket that is connected to the host, at an address that may be connected to."""
+        with _translated(Step.CONNECT):
+            try:
+                return await dial(
+                    account.host, account.port, self.timeouts.connect, self.resolver, self.address_refusal
+                )
+            except AddressRefused as refused:
+                text = f"{Step.CONNECT.value}: the host must not be {refused}; ask the operator"
+                raise NotOpened(AccountRefused(text), Step.CONNECT) from None
 
     async def _greeted(self, account: Account, raw: socket.socket) -> aiosmtplib.SMTP:
         """Hand the socket over to aiosmtplib, and return when the server has greeted."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing_extensions import assert_never
 
 from mail_proxy.domain.account import Account, TlsMode
+from mail_proxy.domain.attempt import Step
 from mail_proxy.smtp.dialling import is_loopback
 
 
@@ -42,6 +43,17 @@ def protection(account: Account) -> Protection:
             return Protection.OFFERED
         case _:
             assert_never(account.tls)
+
+
+def steps(account: Account, *, encrypted: bool) -> tuple[Step, ...]:
+    """Return what the opening of a session goes through, in order."""
+    if protection(account) is Protection.IMPLICIT:
+        way: tuple[Step, ...] = (Step.CONNECT, Step.TLS, Step.GREETING, Step.HELLO)
+    elif encrypted:
+        way = (Step.CONNECT, Step.GREETING, Step.HELLO, Step.TLS)
+    else:
+        way = (Step.CONNECT, Step.GREETING, Step.HELLO)
+    return (*way, Step.LOGIN) if account.has_credentials else way
 
 
 class TlsContexts:

@@ -260,6 +260,10 @@ class StoreDirectory:
         await self._change(change)
         return True
 
+    async def accounts_on_hold(self) -> Sequence[Account]:
+        """See `Registry.accounts_on_hold`."""
+        return await self._database.read(lambda c: self._load_accounts(c, accounts.c.hold_since.is_not(None)))
+
     async def set_hold(self, account_pk: int, hold: Hold | None) -> None:
         """See `Registry.set_hold`."""
         statement = (

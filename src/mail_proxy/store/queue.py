@@ -14,6 +14,7 @@ from mail_proxy.ports import Promotion, Stale, Taken
 from mail_proxy.store import rescue
 from mail_proxy.store.claim import Claim, ClaimRequest, refusal_token
 from mail_proxy.store.database import Database, Operation, Transaction
+from mail_proxy.store.divert import Diversion, Divert
 from mail_proxy.store.enqueue import Batch, Enqueue
 from mail_proxy.store.prune import Prune, PruneRequest
 from mail_proxy.store.rows import unpack
@@ -37,6 +38,7 @@ class StoreQueue:
         self._instance_id = instance_id
         self._promote = Promote(dialect)
         self._unhold = Unhold(dialect)
+        self._divert = Divert(dialect)
         self._claim_expired = ClaimExpired(dialect)
         self._ready = ready_accounts(dialect)
         self._surveying = Surveying(dialect)
@@ -55,6 +57,7 @@ class StoreQueue:
         self._release_op = Operation("release", release.run)
         self._promote_op = Operation("promote", self._promote.run)
         self._unhold_op = Operation("unhold", self._unhold.run)
+        self._divert_op = Operation("divert", self._divert.run)
         self._claim_expired_op = Operation(
             "claim_expired",
             self._claim_expired.run,
@@ -108,6 +111,12 @@ class StoreQueue:
             return ()
         request = ExpiryRequest(now, limit, token, self._instance_id)
         return await self._database.write(self._claim_expired_op, request)
+
+    async def divert(self, account_pk: int, fallback_pk: int, limit: int) -> int:
+        """See `Queue.divert`. Writes only when something is ready."""
+        if not await self._database.read(lambda connection: self._divert.any_ready(connection, account_pk)):
+            return 0
+        return await self._database.write(self._divert_op, Diversion(account_pk, fallback_pk, limit))
 
     async def ready_accounts(self) -> Sequence[int]:
         """See `Queue.ready_accounts`."""

@@ -55,6 +55,7 @@ ROUTES = [
     Route("POST", "/account", "tenant", body={**ACCOUNT, **OF_ACME}),
     Route("GET", "/accounts", "tenant", OF_ACME),
     Route("GET", "/account/{account_id}", "tenant", OF_ACME, by_id=True),
+    Route("POST", "/account/{account_id}/test", "tenant", OF_ACME, by_id=True),
     Route("POST", "/tenant", "admin", body={"id": "acme"}),
     Route("GET", "/tenants", "admin"),
     Route("GET", "/tenant/{tenant_id}", "tenant"),

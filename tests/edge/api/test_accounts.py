@@ -46,6 +46,7 @@ async def test_an_account_is_shown_with_its_defaults_and_without_its_secret(acme
         "limit_behavior": "defer",
         "fallback_account_id": None,
         "hold": None,
+        "server": None,
     }
     listed = (await acme.get("/accounts")).json()["accounts"]
     assert [each["id"] for each in listed] == ["main", "second"]
@@ -205,3 +206,32 @@ async def test_a_hold_is_shown_and_ends_with_a_change(
     assert (await put(acme, id="main", ttl=5)).status_code == 200
     assert (await account(acme, "main"))["hold"] is None
     assert instance.told.accounts == [frozenset({main.pk})]
+
+
+async def test_a_fallback_has_to_be_another_account_that_there_is(acme: httpx.AsyncClient) -> None:
+    for fallback, problem in (("main", "must be another account"), ("theirs", "there is no account 'theirs'")):
+        answer = await put(acme, id="main", fallback_account_id=fallback)
+        assert answer.status_code == 422
+        assert answer.json()["detail"] == [{"field": "fallback_account_id", "problem": problem}]
+    await put(acme, **NEW)
+    assert (await put(acme, id="main", fallback_account_id="second")).status_code == 200
+    assert (await account(acme, "main"))["fallback_account_id"] == "second"
+
+
+async def test_a_fallback_that_is_deleted_stands_in_nobodys_way(acme: httpx.AsyncClient) -> None:
+    await put(acme, **NEW)
+    await put(acme, id="main", fallback_account_id="second")
+    assert (await acme.delete("/account/second")).status_code == 200
+    assert (await put(acme, id="main", ttl=20)).status_code == 200
+    assert (await put(acme, id="main", fallback_account_id=None)).status_code == 200
+    assert (await account(acme, "main"))["fallback_account_id"] is None
+
+
+async def test_a_tenant_does_not_try_the_ports_of_a_host_that_only_the_operator_may_name(
+    admin: httpx.AsyncClient, acme: httpx.AsyncClient
+) -> None:
+    await put(admin, id="inside", tenant_id="acme", host="127.0.0.1", port=2525)
+    answer = await put(acme, id="inside", port=22)
+    assert (answer.status_code, answer.json()["detail"][0]["field"]) == (422, "port")
+    assert (await put(acme, id="inside", port=2525, ttl=20)).status_code == 200
+    assert (await account(acme, "inside"))["port"] == 2525

@@ -13,8 +13,8 @@ import aiosmtplib
 import aiosmtplib.errors
 import pytest
 
-from mail_proxy.domain.attempt import AccountRefused, HostFailed
-from mail_proxy.smtp.errors import Step, failure_of
+from mail_proxy.domain.attempt import AccountRefused, HostFailed, Step
+from mail_proxy.smtp.errors import failure_of
 
 CODES = [-1, 200, 250, 334, 421, 432, 454, 500, 530, 534, 535, 538, 554, 700]
 

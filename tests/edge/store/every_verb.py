@@ -30,12 +30,14 @@ from tests.support.stores import a_message, enqueue, with_account
 
 NOW = 1_800_000_000.0
 CHUNK = 15
+A_FEW = 3
 POLICY = Policy(RetrySchedule(delays=(60.0,), max_attempts=3))
 VERBS = (
     "enqueue",
     "promote",
     "unhold",
     "ready_accounts",
+    "divert",
     "claim_expired",
     "claim urgent",
     "claim and park",
@@ -174,6 +176,9 @@ async def send(store: Store, account: Account, observe: Observe) -> None:
         assert all(await queue.settle([outcome(c) for c in within]))
     with observe("release"):
         await queue.release(parked)
+    fallback = await with_account(store, account.tenant_id, "fallback")
+    with observe("divert"):
+        assert await queue.divert(account.pk, fallback.pk, A_FEW) > 0
 
 
 async def take_leave(store: Store, observe: Observe) -> None:
