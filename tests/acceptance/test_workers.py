@@ -154,7 +154,7 @@ async def test_more_workers_than_one_need_postgresql(tmp_path: Path) -> None:
     environment = {"GMP_API_TOKEN": ADMIN_TOKEN, "GMP_DATA_DIR": str(tmp_path), "GMP_WORKERS": "1"}
     ended = await run("serve", "--workers", "2", environment=environment, folder=tmp_path)
     assert ended.code == 2
-    assert re.fullmatch(r"mail-proxy: GMP_WORKERS .* 2, but one process owns an SQLite file .*\n", ended.stderr)
+    assert re.fullmatch(r"mail-proxy: GMP_WORKERS .* above 1, but one process owns an SQLite file .*\n", ended.stderr)
     assert files_in(tmp_path) == []
 
 

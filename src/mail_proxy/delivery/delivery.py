@@ -34,6 +34,8 @@ class Delivery:
         rng = rng or SystemRandom()
         self.recorder = Recorder(needs.queue, needs.clock, needs.meter, on_events, journal.settled)
         lease = Lease(needs.clock, None if alone else settings.lease)
+        self.standing = lease.standing
+        """The term in which this instance is known to live, or None: see `Lease.standing`."""
         sender = Sender(needs, self.recorder, journal, lease, settings, rng)
         self.dispatcher = Dispatcher(needs, sender, self.recorder, lease, settings)
         self.maintenance = Maintenance(

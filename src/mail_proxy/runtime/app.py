@@ -30,6 +30,7 @@ from mail_proxy.outbound.client import OutboundClient
 from mail_proxy.outbound.guard import Guarded, Trusted, refusal
 from mail_proxy.reporting.reporter import Reporter
 from mail_proxy.reporting.settings import ReportingSettings
+from mail_proxy.reporting.turns import Turns
 from mail_proxy.runtime.clock import SystemClock
 from mail_proxy.runtime.settings import Settings, SqliteFile
 from mail_proxy.runtime.supervisor import Supervisor
@@ -116,9 +117,9 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
         http = await stack.enter_async_context(OutboundClient(Trusted()))
         sink = HttpReportSink(http, clock, _fallback(settings))
         directory = store.directory
-        reporter = Reporter(
-            store.outbox, directory, directory, sink, clock, meter, _reporting(settings), SystemRandom()
-        )
+        rng = SystemRandom()
+        turns = Turns(store.sync_leases, lambda: delivery.standing(), clock, rng)  # noqa: PLW0108 - it comes below
+        reporter = Reporter(store.outbox, directory, sink, clock, meter, _reporting(settings), rng, turns)
         needs = Needs(instance_id, store.queue, directory, directory, transport, sink, clock, meter)
         alone = store.database.dialect == "sqlite"
         delivery = Delivery(needs, _delivery(settings), journal, reporter.notify, alone=alone)

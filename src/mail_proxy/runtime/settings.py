@@ -31,6 +31,7 @@ PREFIX = "GMP_"
 KEY_FILE = Path("/run/secrets/encryption_key")
 SAME_AS = {"GMP_DATABASE_URL": "GMP_DB_PATH", "MAIL_PROXY_ENCRYPTION_KEY": "GMP_ENCRYPTION_KEY"}
 """Other names that a setting is read from."""
+NO_WORKERS = "GMP_WORKERS (or --workers) is above 1, but one process owns an SQLite file: use PostgreSQL for several."
 
 
 class SettingsError(Exception):
@@ -257,7 +258,7 @@ class Settings(BaseSettings):
             first = {each["loc"][:1]: each for each in reversed(error.errors())}
             raise SettingsError(*problems, *(_sentence(each) for each in reversed(first.values()))) from None
         if settings.workers > 1 and isinstance(settings.database, SqliteFile):
-            problems.append(_no_workers(settings.workers, settings.database.path))
+            problems.append(NO_WORKERS)
         if problems:
             raise SettingsError(*problems)
         settings._hints = tuple(f"{name} is left alone: Kubernetes sets it for a Service." for name in links)
@@ -361,13 +362,6 @@ def _contradictions(given: set[str]) -> Iterator[str]:
         yield f"{token} excludes {user} and {password}: there is one way to log in."
     if (user in given) != (password in given):
         yield f"{user} and {password} need each other."
-
-
-def _no_workers(workers: int, file: Path) -> str:
-    return (
-        f"{PREFIX}WORKERS (or --workers) is {workers}, but one process owns an SQLite file ({file}): use one worker, "
-        f"or PostgreSQL ({PREFIX}DB_PATH=postgresql://…) for several."
-    )
 
 
 def _unknown(name: str) -> str:

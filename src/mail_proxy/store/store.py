@@ -19,6 +19,7 @@ from mail_proxy.store.opening import FileLock, prepare, sqlite_file
 from mail_proxy.store.outbox import StoreOutbox
 from mail_proxy.store.queue import StoreQueue
 from mail_proxy.store.rescue import LEAVE, REGISTER
+from mail_proxy.store.sync_leases import StoreSyncLeases
 
 ANSWER_WITHIN = 4
 _PING = select(1)
@@ -33,6 +34,7 @@ class Store:
     directory: StoreDirectory
     outbox: StoreOutbox
     archive: StoreArchive
+    sync_leases: StoreSyncLeases
     instance_id: str
     lock: FileLock | None
 
@@ -98,6 +100,7 @@ async def open_store(
         directory=directory,
         outbox=StoreOutbox(database),
         archive=StoreArchive(database),
+        sync_leases=StoreSyncLeases(database, instance_id),
         instance_id=instance_id,
         lock=lock,
     )

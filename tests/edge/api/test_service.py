@@ -44,7 +44,7 @@ async def test_the_status_for_the_admin_has_everything(instance: Instance, admin
         "loops": {"dispatcher": "running"},
         "accounts_on_hold": [],
         "oldest_waiting_ts": 5.0,
-            "workers": 1,
+        "workers": 1,
     }
 
 
