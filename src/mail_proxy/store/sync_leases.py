@@ -29,8 +29,7 @@ class StoreSyncLeases:
         wanted = unpacked("postgresql", {"tenant_id": Text(), "token": Text()})
         taking = insert(sync_leases).from_select(
             ["tenant_id", "token", "instance_id", "failures"],
-            # in one order by all, so that two that take many do not wait for each other
-            select(*wanted.c, bindparam("instance", type_=Text), literal(0)).order_by(wanted.c.tenant_id),
+            select(*wanted.c, bindparam("instance", type_=Text), literal(0)),
         )
         # written out: a column of the row in conflict, which SQLAlchemy would read from the table a second time
         alive = select(instances.c.id).where(instances.c.id == sql("sync_leases.instance_id"))
@@ -92,7 +91,8 @@ class StoreSyncLeases:
     def _take(self, transaction: Transaction, wanted: Sequence[SyncLease]) -> Sequence[SyncLease | None]:
         # of two who want the same tenant's, one gets it
         tokens = {each.tenant_id: each.token for each in wanted}
-        rows = {"rows": pack(tokens.items()), "instance": self._instance_id}
+        # in one order by all, so that two that take many do not wait for each other
+        rows = {"rows": pack(sorted(tokens.items())), "instance": self._instance_id}
         taken = {}
         for tenant_id, token, told_by, *memory in unpack(transaction.connection.execute(self.take_free, rows).scalar()):
             ours = told_by in (None, self._instance_id)
