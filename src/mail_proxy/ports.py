@@ -14,6 +14,7 @@ from mail_proxy.domain.compose import Wire
 from mail_proxy.domain.message import Details, NewMessage, Verdict
 from mail_proxy.domain.report import EventType, StoredEvent
 from mail_proxy.domain.settlement import Settlement
+from mail_proxy.domain.sync_lease import SyncLease, SyncMemory
 from mail_proxy.domain.tenant import Suspension, Tenant
 
 
@@ -195,8 +196,23 @@ class Outbox(Protocol):
         """The tenant's oldest unreported events whose id is above `after`, in order."""
         ...
 
-    async def acknowledge(self, event_ids: Sequence[int], now: float) -> None:
-        """Mark events as reported, and their messages where nothing is left to report."""
+    async def acknowledge(self, event_ids: Sequence[int], now: float, lease: SyncLease | None = None) -> bool:
+        """Mark events as reported, and their messages where nothing is left to report.
+
+        False, and nothing is marked, where that lease is another instance's by now.
+        """
+        ...
+
+
+class SyncLeases(Protocol):
+    """Turns to report to a tenant: one instance at a time has it."""  # G9
+
+    async def take(self, tenant_id: str) -> SyncLease | None:
+        """Take the turn; None while an instance has it that is not known to be dead."""
+        ...
+
+    async def release(self, lease: SyncLease, memory: SyncMemory) -> None:
+        """Give the turn back, and hand on what the next one should know."""
         ...
 
 

@@ -107,6 +107,7 @@ def _refusals(folder: Path) -> list[str]:
     try:
         return [
             _said(lambda: Settings.load({}, key_file=none)),
+            _said(lambda: Settings.load({"GMP_API_TOKEN": "t", "GMP_WORKERS": "2"}, key_file=none)),
             _said(lambda: Settings.load({"GMP_API_TOKEN": "t", "GMP_RETRY_DELAY": "1"}, key_file=none)),
             _said(lambda: obtain_key(None, None, first_start=True)),
             _said(lambda: obtain_key(None, folder, first_start=False)),

@@ -22,7 +22,7 @@ from mail_proxy.reporting.reporter import Reporter
 from mail_proxy.reporting.settings import ReportingSettings
 from mail_proxy.runtime.clock import SystemClock
 from tests.support.callback_server import CallbackServer, Manner, Reply
-from tests.support.reporting import CountingMeter, MemoryDirectory, MemoryOutbox, event
+from tests.support.reporting import CountingMeter, MemoryDirectory, MemoryLeases, MemoryOutbox, event
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,7 +41,14 @@ class Desk:
         sink = HttpReportSink(self.client, clock, timeout=0.5)
         settings = ReportingSettings(sync_interval=1e6, group_wait=0.01, poll_interval=0.05, shutdown_grace=0)
         self.reporter = Reporter(
-            self.outbox, self.directory, self.directory, sink, clock, self.meter, settings, Random(1)
+            self.outbox,
+            self.directory,
+            sink,
+            clock,
+            self.meter,
+            settings,
+            Random(1),
+            MemoryLeases().turns(clock),
         )
 
     async def reported(self, tenant_id: str = "acme") -> None:

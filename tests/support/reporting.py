@@ -17,10 +17,12 @@ from typing_extensions import override
 from mail_proxy.domain.account import Account
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.domain.report import Event, EventType, StoredEvent
+from mail_proxy.domain.sync_lease import SyncLease, SyncMemory
 from mail_proxy.domain.tenant import Tenant
-from mail_proxy.ports import Clock, Directory, Meter, Outbox, ReportSink, SinkAnswer
+from mail_proxy.ports import Clock, Meter, Outbox, ReportSink, SinkAnswer, SyncLeases
 from mail_proxy.reporting.reporter import Reporter, Roster
 from mail_proxy.reporting.settings import ReportingSettings
+from mail_proxy.reporting.turns import Turns
 
 OK = SinkAnswer(200, b'{"ok": true}')
 
@@ -47,6 +49,8 @@ class MemoryOutbox(Outbox):
         self.broken: set[str] = set()
         """Names of methods that raise `StoreUnavailable`."""
         self.before_acknowledge: Callable[[], Awaitable[None]] | None = None
+        self.lost: set[str] = set()
+        """Tenants whose turn another instance has by now."""
         self.after_poll: Callable[[], Awaitable[None]] | None = None
         """Awaited once the tenants with events are known, before they are told."""
         self.reads = 0
@@ -82,13 +86,16 @@ class MemoryOutbox(Outbox):
         return [each for each in self._open(tenant_id) if each.event_id > after][:limit]
 
     @override
-    async def acknowledge(self, event_ids: Sequence[int], now: float) -> None:
+    async def acknowledge(self, event_ids: Sequence[int], now: float, lease: SyncLease | None = None) -> bool:
         if self.before_acknowledge is not None:
             await self.before_acknowledge()
         self._check("acknowledge")
+        if lease is not None and lease.tenant_id in self.lost:
+            return False
         for event_id in event_ids:
             self.reported.setdefault(event_id, now)
         self._acknowledged.set()
+        return True
 
     def _open(self, tenant_id: str) -> list[StoredEvent]:
         return [s for s in self.stored if s.event.tenant_id == tenant_id and s.event_id not in self.reported]
@@ -98,7 +105,31 @@ class MemoryOutbox(Outbox):
             raise StoreUnavailable("the disk is full")
 
 
-class MemoryDirectory(Directory, Roster):
+class MemoryLeases(SyncLeases):
+    """Turns of this one reporter; another instance can be given a tenant's."""
+
+    def __init__(self) -> None:
+        self.elsewhere: set[str] = set()
+        self.memory: SyncMemory | None = None
+        """What is handed on with the next turn."""
+        self.term: int | None = 0
+        """What the others think of this instance."""
+        self.given_back: list[SyncMemory] = []
+
+    @override
+    async def take(self, tenant_id: str) -> SyncLease | None:
+        memory, self.memory = self.memory, None
+        return None if tenant_id in self.elsewhere else SyncLease(tenant_id, "token", memory)
+
+    @override
+    async def release(self, lease: SyncLease, memory: SyncMemory) -> None:
+        self.given_back.append(memory)
+
+    def turns(self, clock: Clock) -> Turns:
+        return Turns(self, lambda: self.term, clock, Random(7))
+
+
+class MemoryDirectory(Roster):
     """Keeps tenants in a dict."""
 
     def __init__(self, *tenants: Tenant) -> None:
@@ -265,6 +296,7 @@ class Office:
     settings: ReportingSettings = field(default_factory=ReportingSettings)
     outbox: MemoryOutbox = field(default_factory=MemoryOutbox)
     meter: CountingMeter = field(default_factory=CountingMeter)
+    leases: MemoryLeases = field(default_factory=MemoryLeases)
 
     def __post_init__(self) -> None:
         self.sink = ScriptedSink(self.clock)
@@ -273,7 +305,14 @@ class Office:
     def new_reporter(self) -> Reporter:
         """A reporter that knows nothing yet, as after a restart."""
         return Reporter(
-            self.outbox, self.directory, self.directory, self.sink, self.clock, self.meter, self.settings, Random(7)
+            self.outbox,
+            self.directory,
+            self.sink,
+            self.clock,
+            self.meter,
+            self.settings,
+            Random(7),
+            self.leases.turns(self.clock),
         )
 
     def write(self, *events: Event) -> list[int]:

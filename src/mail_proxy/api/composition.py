@@ -17,6 +17,7 @@ def services_from(app: App) -> Services:
             max_request_bytes=settings.max_request_bytes,
             instance_name=settings.instance_name,
             database=app.store.database.dialect,
+            workers=settings.workers,
         ),
         intake=app.intake,
         tenants=app.tenants,

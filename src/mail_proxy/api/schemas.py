@@ -382,6 +382,7 @@ class StatusAnswer(Answer):
     )
     uptime_seconds: float = Field(description="Since the instance started.", examples=[86400.5])
     database: Literal["sqlite", "postgresql"] = Field(description="The kind of database.", examples=["sqlite"])
+    workers: int = Field(description="Processes that answer on this address.", examples=[1])
     loops: dict[str, str] | None = Field(
         None, description="Admin only: the state of each loop.", examples=[{"dispatcher": "running"}]
     )

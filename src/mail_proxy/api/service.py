@@ -78,7 +78,10 @@ async def metrics(request: Request, _query: Nothing) -> Response:
     responses=failures(),
 )
 async def status(request: Request, caller: AnyCaller, _query: Nothing) -> Response:
-    """Show the state of the instance; the admin token also sees loops, outages and the oldest message."""
+    """Show the state of the instance; the admin token also sees loops, outages and the oldest message.
+
+    Where several workers share the address, it is the one that answers whose uptime and loops are shown.
+    """
     services = services_of(request)
     settings, insight = services.settings, services.insight()
     shown: dict[str, object] = {
@@ -91,6 +94,7 @@ async def status(request: Request, caller: AnyCaller, _query: Nothing) -> Respon
         else await services.pending.of(caller.tenant_id),
         "uptime_seconds": round(services.clock.monotonic() - services.started, 3),
         "database": settings.database,
+        "workers": settings.workers,
     }
     if caller.is_admin:
         held = await services.accounts.on_hold()

@@ -29,6 +29,8 @@ class ApiSettings:
     instance_name: str
     database: str
     """For `/status`: `sqlite` or `postgresql`."""
+    workers: int = 1
+    """Processes that answer on this address."""
 
 
 @dataclass(frozen=True, slots=True)

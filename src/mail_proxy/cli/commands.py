@@ -27,9 +27,16 @@ def main() -> None:
 Examples:
   GMP_API_TOKEN=change-me mail-proxy serve
   GMP_API_TOKEN=change-me GMP_PORT=8025 GMP_DB_PATH=/var/lib/mail-proxy/mail.db mail-proxy serve
+  GMP_API_TOKEN=change-me GMP_DB_PATH=postgresql://mail@db/mail mail-proxy serve --workers 4
 """,
 )
-def serve() -> None:
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Processes that share the port; more than 1 need PostgreSQL. Beats GMP_WORKERS.",
+)
+def serve(workers: int | None) -> None:
     """Run an instance that is set up by GMP_* variables; logs go to stdout.
 
     SIGTERM and Ctrl-C end it: SMTP transactions in progress get GMP_SHUTDOWN_GRACE seconds, and everything else waits
@@ -37,7 +44,7 @@ def serve() -> None:
     """
     from mail_proxy.cli import serving  # noqa: PLC0415
 
-    sys.exit(serving.serve())
+    sys.exit(serving.serve(workers))
 
 
 @main.command(

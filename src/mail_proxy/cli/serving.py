@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import socket
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
@@ -14,12 +16,15 @@ import structlog
 
 from mail_proxy.api.application import create_app
 from mail_proxy.api.composition import services_from
+from mail_proxy.cli.workers import Place, Workers
 from mail_proxy.delivery.journal import JournalLocked, JournalUnwritable
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.runtime.app import App, FolderRefused, open_app
 from mail_proxy.runtime.http_server import AddressInUse, HttpServer, listening_socket, new_event_loop
 from mail_proxy.runtime.logs import configure_logging
 from mail_proxy.runtime.settings import Settings, SettingsError, from_environment
+from mail_proxy.runtime.tally import Tally
+from mail_proxy.runtime.telemetry import new_tally
 from mail_proxy.secrets.cipher import WrongKey
 from mail_proxy.secrets.keys import KeyRefused
 from mail_proxy.store.errors import SchemaTooNew
@@ -41,10 +46,10 @@ REFUSALS = (
 log = structlog.get_logger(__name__)
 
 
-def serve() -> int:
-    """Run until SIGTERM or Ctrl-C; return the exit code."""
+def serve(workers: int | None = None) -> int:
+    """Run until SIGTERM or Ctrl-C; return the exit code. `workers` beats what the environment says."""
     try:
-        settings = from_environment()
+        settings = from_environment(workers)
     except SettingsError as error:
         for problem in error.problems:
             click.echo(f"mail-proxy: {problem}", err=True)
@@ -53,7 +58,32 @@ def serve() -> int:
     for hint in settings.hints:
         log.info("setting passed over", hint=hint)
     try:
-        run_in_fast_loop(partial(_serve, settings))
+        listening = listening_socket(settings.host, settings.port)
+    except AddressInUse as error:
+        click.echo(f"mail-proxy: {error}", err=True)
+        return 1
+    if settings.workers == 1:
+        return _run(settings, listening, Place(), new_tally())
+    # Before there is a thread or a loop: workers are forked, and get the socket and the memory of the counts that way.
+    tally = new_tally(settings.workers)
+    address = _address(listening)
+    return Workers(
+        settings.workers,
+        lambda place: _run(settings, listening, place, tally),
+        lambda: log.info(
+            "serving",
+            instance=settings.instance_name,
+            address=address,
+            docs=f"{address}/docs",
+            workers=settings.workers,
+        ),
+        settings.shutdown_grace,
+    ).run()
+
+
+def _run(settings: Settings, listening: socket.socket, place: Place, tally: Tally) -> int:
+    try:
+        run_in_fast_loop(partial(_serve, settings, listening, place, tally))
     except REFUSALS as error:
         click.echo(f"mail-proxy: {error}", err=True)
         return 2 if isinstance(error, KeyRefused) else 1
@@ -81,35 +111,47 @@ def only_one(error: BaseException) -> BaseException:
     return error
 
 
-async def _serve(settings: Settings) -> None:
-    listening = listening_socket(settings.host, settings.port)
-    host, port = listening.getsockname()[:2]
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    async with open_app(settings, address) as app:
+async def _serve(settings: Settings, listening: socket.socket, place: Place, tally: Tally) -> None:
+    address = _address(listening)
+    async with open_app(settings, address, place.worker, tally) as app:
         server = HttpServer(create_app(services_from(app)), listening)
         app.supervisor.add("http", server.run)
+
+        def stop() -> None:
+            server.stop()
+            app.stop()
+
         async with anyio.create_task_group() as group:
-            group.start_soon(_announce, app, address, name="announce")
-            group.start_soon(_stop_on_signal, app, server, name="signals")
+            group.start_soon(_announce, app, address, place, name="announce")
+            group.start_soon(_stop_on_signal, settings, stop, name="signals")
+            group.start_soon(_stop_with_parent, place, stop, name="parent")
             await app.run()
             group.cancel_scope.cancel()
     log.info("ended", instance=settings.instance_name)
 
 
-async def _announce(app: App, address: str) -> None:
+def _address(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+async def _announce(app: App, address: str, place: Place) -> None:
     await app.supervisor.started()
-    log.info(
-        "serving",
-        instance=app.settings.instance_name,
-        address=address,
-        docs=f"{address}/docs",
-        database=app.store.database.dialect,
-    )
+    about = {"instance": app.settings.instance_name, "address": address, "docs": f"{address}/docs"}
+    log.info(place.word, **about, database=app.store.database.dialect, pid=os.getpid())
+    place.ready()
 
 
-async def _stop_on_signal(app: App, server: HttpServer) -> None:
+async def _stop_on_signal(settings: Settings, stop: Callable[[], None]) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for received in signals:
-            log.info("stopping", signal=received.name, grace=app.settings.shutdown_grace)
-            server.stop()
-            app.stop()
+            log.info("stopping", signal=received.name, grace=settings.shutdown_grace)
+            stop()
+
+
+async def _stop_with_parent(place: Place, stop: Callable[[], None]) -> None:
+    """End in good order when the parent has ended, however it did."""
+    if place.lifeline is not None:
+        await anyio.wait_readable(place.lifeline)
+        log.warning("stopping", reason="the parent process is gone")
+        stop()

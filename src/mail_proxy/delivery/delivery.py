@@ -42,6 +42,8 @@ class Delivery:
             lambda account_pk: self.dispatcher.notify((account_pk,)),
         )
         lease = Lease(needs.clock, None if alone else settings.lease)
+        self.standing = lease.standing
+        """The term in which this instance is known to live, or None: see `Lease.standing`."""
         sender = Sender(needs, self.recorder, journal, lease, settings, rng)
         self.dispatcher = Dispatcher(needs, sender, self.recorder, lease, settings)
         self.maintenance = Maintenance(

@@ -35,6 +35,12 @@ class Lease:
         self._renewed_at = now
         self._renewal.set()
 
+    def standing(self) -> int | None:
+        """Return the term while the others cannot take this instance for dead, else None."""
+        if self._seconds is not None and self._clock.monotonic() - self._renewed_at >= self._seconds / 2:
+            return None
+        return self.term
+
     async def look(self, term: int) -> None:
         """Return when a final dot of something claimed in that term may go out; raises `LeaseLost` when none may.
 

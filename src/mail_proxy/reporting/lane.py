@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TypeAlias
 
+from mail_proxy.domain.sync_lease import SyncMemory
 from mail_proxy.domain.tenant import ClientAuth, Tenant
 from mail_proxy.reporting.answer import Acknowledged
 from mail_proxy.reporting.backoff import LONGEST_FOR_STORE, pause_after
@@ -22,6 +23,11 @@ _SHORTEST_GAP = 1.0
 """Seconds between the starts of syncs that follow each other because the tenant has more to submit."""
 _SLOW = 5.0
 """Seconds; an endpoint that takes longer does not get longer reports."""
+
+_LOOK_AGAIN = 1.0
+"""Seconds after which a tenant is tried again that another instance has in hand."""
+_FARTHEST = 86400.0
+"""Seconds; what another instance hands on is not believed beyond, as its clock may be wrong."""  # G14
 
 Place: TypeAlias = "tuple[str | None, ClientAuth]"
 """Where a tenant's reports go, as far as the tenant's own settings say."""
@@ -59,6 +65,8 @@ class Lane:
         self._events_since: float | None = None
         self._told_of = 0
         self._woken = False
+        self._hurried = False
+        self._elsewhere_until = NOW
         self._blocked_until = NOW
         self._quiet_until = NOW
         self._empty_at: float | None = None
@@ -89,11 +97,11 @@ class Lane:
     def due(self) -> float | None:
         """Return when the next sync goes out; `NOW` for at once, None if there is nothing to do."""
         if self._woken:
-            return NOW
+            return self._elsewhere_until
         if self._gone:
             return None
         times = [time for time in (self._events_due(), self._empty_due()) if time is not None]
-        return max(min(times), self._blocked_until) if times else None
+        return max(min(times), self._blocked_until, self._elsewhere_until) if times else None
 
     def status(self, now: float, wall: float) -> SyncStatus:
         """Tell how it goes; `now` and `wall` are the same instant on both clocks."""
@@ -114,6 +122,7 @@ class Lane:
 
     def hurry(self) -> None:
         """Send events at once, whatever they were waiting for."""
+        self._hurried = True
         self._blocked_until = NOW
         self._gone = False
         self.held_back.retry_now()
@@ -146,7 +155,7 @@ class Lane:
         """Start a sync; True if it is to go out even without events. What comes up from here on is for the next one."""
         empty_due = self._empty_due()
         also_empty = self._woken or (empty_due is not None and empty_due <= now)
-        self._woken = False
+        self._woken = self._hurried = False
         self._events_since = None
         self._told_of = 0
         self._started_at = now
@@ -167,6 +176,33 @@ class Lane:
         self._told_of = 0
         self._empty_at = None
         self.held_back = HeldBack(self._settings.max_held_back)
+
+    def elsewhere(self, now: float) -> None:
+        """Another instance has the tenant in hand: look again soon whether it has left something."""
+        self._elsewhere_until = now + _LOOK_AGAIN
+        self.expect(now, at_once=True)
+
+    def memory(self, now: float, wall: float) -> SyncMemory:
+        """Return what the next instance should know; `now` and `wall` are the same instant on both clocks."""
+        return SyncMemory(
+            failures=self._failures,
+            retry_at=wall + self._blocked_until - now if self._blocked_until > now else None,
+            quiet_until=wall + self._quiet_until - now if self._quiet_until > now else None,
+            synced_ts=self._last_sync_ts,
+        )
+
+    def adopt(self, memory: SyncMemory, now: float, wall: float) -> None:
+        """Go on where another instance has left off, unless somebody asked for a sync meanwhile."""
+        self._last_sync_ts = memory.synced_ts
+        if self._hurried:
+            return
+        self._failures = memory.failures
+        self._blocked_until, self._quiet_until = (
+            NOW if time is None else now + min(time - wall, _FARTHEST) for time in (memory.retry_at, memory.quiet_until)
+        )
+        if self._empty_at is not None and memory.synced_ts is not None:
+            passed = max(0.0, wall - memory.synced_ts)
+            self._empty_at = max(self._empty_at, now + self._settings.sync_interval - passed)
 
     def store_answered(self) -> None:
         """The outbox could be read."""

@@ -25,6 +25,7 @@ from mail_proxy.reporting.lane import Lane, SyncStatus
 from mail_proxy.reporting.payload import Page, Posted, build_page
 from mail_proxy.reporting.settings import ReportingSettings
 from mail_proxy.reporting.timetable import Timetable
+from mail_proxy.reporting.turns import Turn, Turns
 
 _LONGEST_SLEEP = 3600.0
 _CHUNK = 100
@@ -33,8 +34,8 @@ _CHUNK = 100
 log = structlog.get_logger(__name__)
 
 
-class Roster(Protocol):
-    """Who there is to report to."""
+class Roster(Directory, Protocol):
+    """Who there is to report to, and what is known of each."""
 
     async def tenants(self) -> Sequence[Tenant]:
         """All tenants."""
@@ -50,22 +51,22 @@ class Reporter:
     def __init__(
         self,
         outbox: Outbox,
-        directory: Directory,
-        roster: Roster,
+        directory: Roster,
         sink: ReportSink,
         clock: Clock,
         meter: Meter,
         settings: ReportingSettings,
         rng: Random,
+        turns: Turns,
     ) -> None:
         self._outbox = outbox
         self._directory = directory
-        self._roster = roster
         self._sink = sink
         self._clock = clock
         self._meter = meter
         self._settings = settings
         self._rng = rng
+        self._turns = turns
         self._lanes: dict[str, Lane] = {}
         self._timetable = Timetable()
         self._alarm: anyio.Event | None = None
@@ -134,7 +135,8 @@ class Reporter:
         lane.wake()
         lane.busy = True
         try:
-            return await self._sync(lane)
+            async with self._turns.taken(lane) as turn:
+                return None if turn is None else await self._sync(lane, turn)
         finally:
             lane.busy = False
             self._schedule(lane)
@@ -155,10 +157,10 @@ class Reporter:
     async def _work(self, lane: Lane, places: anyio.Semaphore) -> None:
         """Sync one tenant until nothing more is due now."""
         try:
-            async with places:
-                while (due := lane.due()) is not None and due <= self._clock.monotonic():
+            async with places, self._turns.taken(lane) as turn:
+                while turn is not None and (due := lane.due()) is not None and due <= self._clock.monotonic():
                     await anyio.lowlevel.checkpoint()
-                    await self._sync(lane)
+                    await self._sync(lane, turn)
         finally:
             lane.busy = False
             self._schedule(lane)
@@ -195,7 +197,7 @@ class Reporter:
 
     async def _read_roster(self) -> None:
         """Take note of who is there; newcomers join the round of empty syncs at a random place."""
-        tenants = await self._roster.tenants()
+        tenants = await self._directory.tenants()
         now = self._clock.monotonic()
         for tenant in tenants:
             lane = self._lane(tenant.id)
@@ -258,7 +260,7 @@ class Reporter:
 
     # One sync ----------------------------------------------------------------------------------------------------
 
-    async def _sync(self, lane: Lane) -> Answer | None:
+    async def _sync(self, lane: Lane, turn: Turn) -> Answer | None:
         """Send one report, if there is anything to report or it is time for an empty one; None if nothing was sent."""
         also_empty = lane.begin(self._clock.monotonic())
         try:
@@ -275,8 +277,11 @@ class Reporter:
         lane.store_answered()
         if not page.events and not also_empty:
             return None
+        if not self._turns.holds(turn):  # the page may be another instance's by now
+            lane.elsewhere(self._clock.monotonic())
+            return None
         with self._finishing():  # left without an answer when the grace time is over
-            return await self._report(lane, tenant, page, also_empty=also_empty)
+            return await self._report(lane, turn, tenant, page, also_empty=also_empty)
 
     @contextmanager
     def _finishing(self) -> Iterator[None]:
@@ -313,13 +318,13 @@ class Reporter:
             lane.more(now)
         return page
 
-    async def _report(self, lane: Lane, tenant: Tenant, page: Page, *, also_empty: bool) -> Answer:
+    async def _report(self, lane: Lane, turn: Turn, tenant: Tenant, page: Page, *, also_empty: bool) -> Answer:
         sent = await self._sink.deliver(tenant, page.payload)
         answer = understand(sent)
         events = len(page.events)
         match answer:
             case Acknowledged():
-                await self._acknowledge(lane, page, answer)
+                await self._acknowledge(lane, turn, page, answer)
             case Refused(reason, retry_after):
                 now = self._clock.monotonic()
                 lane.refused(reason, retry_after, events, now, self._rng, also_empty=also_empty)
@@ -331,13 +336,17 @@ class Reporter:
                 assert_never(answer)
         return answer
 
-    async def _acknowledge(self, lane: Lane, page: Page, answer: Acknowledged) -> None:
+    async def _acknowledge(self, lane: Lane, turn: Turn, page: Page, answer: Acknowledged) -> None:
         """Mark what the tenant took; the store may be away, the answer must not be forgotten."""
         taken, refused = _divide(page, answer.refused_ids)
         failures = 0
         while taken:
             try:
-                await self._outbox.acknowledge([posted.event_id for posted in taken], self._clock.now())
+                ids = [posted.event_id for posted in taken]
+                if not await self._outbox.acknowledge(ids, self._clock.now(), turn.lease):
+                    log.warning("turn_lost", tenant_id=lane.tenant_id, events=len(taken))
+                    lane.elsewhere(self._clock.monotonic())
+                    return
                 break
             except StoreUnavailable as error:
                 failures += 1

@@ -33,9 +33,11 @@ from mail_proxy.outbound.client import OutboundClient
 from mail_proxy.outbound.guard import Guarded, Trusted, refusal
 from mail_proxy.reporting.reporter import Reporter
 from mail_proxy.reporting.settings import ReportingSettings
+from mail_proxy.reporting.turns import Turns
 from mail_proxy.runtime.clock import SystemClock
 from mail_proxy.runtime.settings import Settings, SqliteFile
 from mail_proxy.runtime.supervisor import Supervisor
+from mail_proxy.runtime.tally import Tally
 from mail_proxy.runtime.telemetry import PrometheusMeter
 from mail_proxy.secrets import tokens
 from mail_proxy.secrets.cipher import AesGcmCipher, check_key
@@ -104,27 +106,28 @@ class App:
 
 
 @asynccontextmanager
-async def open_app(settings: Settings, address: str) -> AsyncIterator[App]:
+async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tally | None = None) -> AsyncIterator[App]:
     """Open everything that an instance is made of, and close it in the opposite order.
 
-    `address` is told to others that want the same SQLite file. Nothing runs yet. Raises `KeyRefused`, `WrongKey`,
+    `address` is told to others that want the same SQLite file; workers of one port differ in their number and share the
+    tally. Nothing runs yet. Raises `KeyRefused`, `WrongKey`,
     `StoreRefused`, `SchemaTooNew`, `StoreUnavailable`, `JournalLocked` and `JournalUnwritable`, each with a sentence.
     """
     sys.setswitchinterval(SWITCH_INTERVAL)
-    clock, meter, instance_id = SystemClock(), PrometheusMeter(), _instance_id(settings)
+    clock, meter, instance_id = SystemClock(), PrometheusMeter(tally, worker), _instance_id(settings)
     async with AsyncExitStack() as stack:
         store = await _open_store(settings, address, instance_id, clock)
         stack.push_async_callback(store.close)
-        journal = FlightJournal(settings.data_folder / "flight-0.log", instance_id, boot_id())
+        journal = FlightJournal(settings.data_folder / f"flight-{worker}.log", instance_id, boot_id())
         stack.callback(journal.close)
         transport = SmtpTransport(timeouts=_timeouts(settings))
         stack.push_async_callback(transport.close)
         http = await stack.enter_async_context(OutboundClient(Trusted()))
         sink = HttpReportSink(http, clock, _fallback(settings))
         directory = store.directory
-        reporter = Reporter(
-            store.outbox, directory, directory, sink, clock, meter, _reporting(settings), SystemRandom()
-        )
+        rng = SystemRandom()
+        turns = Turns(store.sync_leases, lambda: delivery.standing(), clock, rng)  # noqa: PLW0108 - it comes below
+        reporter = Reporter(store.outbox, directory, sink, clock, meter, _reporting(settings), rng, turns)
         needs = Needs(instance_id, store.queue, directory, directory, transport, sink, clock, meter)
         alone = store.database.dialect == "sqlite"
         delivery = Delivery(needs, _delivery(settings), journal, reporter.notify, alone=alone)

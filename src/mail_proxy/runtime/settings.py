@@ -31,6 +31,7 @@ PREFIX = "GMP_"
 KEY_FILE = Path("/run/secrets/encryption_key")
 SAME_AS = {"GMP_DATABASE_URL": "GMP_DB_PATH", "MAIL_PROXY_ENCRYPTION_KEY": "GMP_ENCRYPTION_KEY"}
 """Other names that a setting is read from."""
+NO_WORKERS = "GMP_WORKERS (or --workers) is above 1, but one process owns an SQLite file: use PostgreSQL for several."
 
 
 class SettingsError(Exception):
@@ -130,6 +131,9 @@ class Settings(BaseSettings):
     api_token: Token = Field(description="The admin token: whoever has it may do everything. Required.")
     host: str = Field("127.0.0.1", min_length=1, description="The address that the API listens on.")
     port: int = Field(8000, ge=0, le=65535, description="The port that the API listens on; 0 takes a free one.")
+    workers: int = Field(
+        1, ge=1, le=64, description="Processes that share the port, each a full instance; more than 1 need PostgreSQL."
+    )
     db_path: Annotated[Database, PlainValidator(_database)] | None = Field(
         None,
         description="The database: the path of an SQLite file, or `postgresql://user:password@host/name`. "
@@ -258,6 +262,8 @@ class Settings(BaseSettings):
         except ValidationError as error:
             first = {each["loc"][:1]: each for each in reversed(error.errors())}
             raise SettingsError(*problems, *(_sentence(each) for each in reversed(first.values()))) from None
+        if settings.workers > 1 and isinstance(settings.database, SqliteFile):
+            problems.append(NO_WORKERS)
         if problems:
             raise SettingsError(*problems)
         settings._hints = tuple(f"{name} is left alone: Kubernetes sets it for a Service." for name in links)
@@ -286,9 +292,10 @@ class Settings(BaseSettings):
         return int(self.max_request_mb * 1_000_000) or None
 
 
-def from_environment() -> Settings:
-    """Read the settings of this process; raises `SettingsError`."""
-    return Settings.load(os.environ)
+def from_environment(workers: int | None = None) -> Settings:
+    """Read the settings of this process; raises `SettingsError`. A number of workers beats the environment's."""
+    given = {} if workers is None else {f"{PREFIX}WORKERS": str(workers)}
+    return Settings.load({**os.environ, **given})
 
 
 def names() -> frozenset[str]:

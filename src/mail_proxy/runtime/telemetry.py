@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from threading import Lock
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -11,6 +12,7 @@ from prometheus_client.registry import Collector
 from typing_extensions import override
 
 from mail_proxy.ports import Meter
+from mail_proxy.runtime.tally import Labels, Page, Shape, Tally
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OTHER = "other"
@@ -28,33 +30,57 @@ _COUNTERS = {
 }
 _SENT, _ERRORS, _DEFERRED, _RATE_LIMITED, _UNCERTAIN = range(len(_COUNTERS))
 
-Labels = tuple[str, str]
+_REPORTS = (("gmp_reports", "Reports to tenants' endpoints."), ("gmp_reported_events", "Events in those reports."))
+_OUTCOMES = (True, False)
+_ON_HOLD, _LEFT_ALONE = (len(_REPORTS) * len(_OUTCOMES) + n for n in range(2))
+"""Gauges behind those totals. All workers know of the same accounts on hold; 0: not known yet, else one less."""
+
+
+def new_tally(workers: int = 1, max_series: int = MAX_SERIES, max_per_tenant: int = MAX_SERIES_PER_TENANT) -> Tally:
+    """Return empty counts for so many workers, each of which has a meter of its own on them."""
+    shared_rows = max_series // max(max_per_tenant, 1) + 2
+    shape = Shape(totals=_LEFT_ALONE + 1, rows=max_series + shared_rows, numbers=len(_COUNTERS))
+    return Tally(shape, workers)
 
 
 class PrometheusMeter(Meter, Collector):
     """Keeps the `Meter` port, in a registry of its own. May be called from any thread.
 
-    Each account has its own series until there are `max_series` of them, or `max_per_tenant` of one tenant. The rest is
-    counted under `other`, and stays there: a series that was shown once never becomes another one.
+    It counts for one worker, and shows the sum over all that share the tally. Each account has its own series until
+    there are `max_series` of them, or `max_per_tenant` of one tenant. The rest is counted under `other`, and stays
+    there: a series that was shown once never becomes another one.
     """
 
     def __init__(
-        self, *, max_series: int = MAX_SERIES, max_per_tenant: int = MAX_SERIES_PER_TENANT, process: bool = True
+        self,
+        tally: Tally | None = None,
+        worker: int = 0,
+        *,
+        max_series: int = MAX_SERIES,
+        max_per_tenant: int = MAX_SERIES_PER_TENANT,
+        process: bool = True,
     ) -> None:
-        """`process`: also show memory, processor time and open files of this process."""
+        """Go on counting where an earlier worker of this number ended.
+
+        `process`: also show memory, processor time and open files of each worker.
+        """
         self._max_series = max_series
         self._max_per_tenant = max_per_tenant
         self._lock = Lock()
-        self._counts: dict[Labels, list[int]] = {}
+        self._tally = tally or new_tally(1, max_series, max_per_tenant)
+        self._page = self._tally.pages[worker]
+        self._page.take(os.getpid())
+        self._counts = dict(self._page.rows())
         self._own_series: dict[str, int] = {}
-        self._series_given = 0
-        self._reports = {True: [0, 0], False: [0, 0]}
-        self._pending: int | None = None
-        self._outages: tuple[int, int] | None = None
+        for tenant_id, account_id in self._counts:
+            if account_id != OTHER:
+                self._own_series[tenant_id] = self._own_series.get(tenant_id, 0) + 1
+        self._series_given = sum(self._own_series.values())
         self._registry = CollectorRegistry()
         self._registry.register(self)
         if process:
-            ProcessCollector(registry=self._registry)
+            pages = self._tally.pages
+            self._registry.register(ProcessCollector(registry=None) if len(pages) == 1 else _Processes(pages))
 
     @override
     def sent(self, tenant_id: str, account_id: str) -> None:
@@ -79,22 +105,22 @@ class PrometheusMeter(Meter, Collector):
     @override
     def reported(self, events: int, *, ok: bool) -> None:
         with self._lock:
-            counts = self._reports[ok]
-            counts[0] += 1
-            counts[1] += events
+            first = _OUTCOMES.index(ok) * len(_REPORTS)
+            self._page.totals[first] += 1
+            self._page.totals[first + 1] += events
 
     @override
     def pending(self, messages: int) -> None:
-        self._pending = messages
+        self._tally.latest = messages
 
     @override
     def outages(self, on_hold: int, left_alone: int) -> None:
-        self._outages = (on_hold, left_alone)
+        self._page.totals[_ON_HOLD], self._page.totals[_LEFT_ALONE] = on_hold + 1, left_alone
 
     @property
     def pending_messages(self) -> int | None:
         """The number of messages that were not finished when they were last counted; None before that."""
-        return self._pending
+        return self._tally.latest
 
     def render(self) -> bytes:
         """Return everything in the text format, to be answered with `CONTENT_TYPE`."""
@@ -102,28 +128,31 @@ class PrometheusMeter(Meter, Collector):
 
     @override
     def collect(self) -> Iterator[Metric]:
-        """Give the state of this moment to the registry."""
-        with self._lock:
-            counts = {labels: tuple(numbers) for labels, numbers in self._counts.items()}
-            reports = {ok: tuple(numbers) for ok, numbers in self._reports.items()}
+        """Give the state of this moment to the registry: the sum over all workers."""
+        counts: dict[Labels, list[int]] = {}
+        totals = [0] * len(self._page.totals)
+        for page in self._tally.pages:
+            for labels, numbers in page.rows():
+                counts[labels] = [a + b for a, b in zip(counts.get(labels, (0,) * len(numbers)), numbers, strict=True)]
+            totals = [a + b for a, b in zip(totals, page.totals, strict=True)]
         for index, (name, text) in enumerate(_COUNTERS.items()):
             family = CounterMetricFamily(name, text, labels=["tenant_id", "account_id"])
-            for labels, numbers in counts.items():
-                family.add_metric(labels, numbers[index])
+            for labels, each in sorted(counts.items()):
+                family.add_metric(labels, each[index])
             yield family
-        for index, (name, text) in enumerate(
-            (("gmp_reports", "Reports to tenants' endpoints."), ("gmp_reported_events", "Events in those reports."))
-        ):
+        for index, (name, text) in enumerate(_REPORTS):
             family = CounterMetricFamily(name, text, labels=["outcome"])
-            for ok, numbers in reports.items():
-                family.add_metric(["acknowledged" if ok else "failed"], numbers[index])
+            for n, ok in enumerate(_OUTCOMES):
+                family.add_metric(["acknowledged" if ok else "failed"], totals[n * len(_REPORTS) + index])
             yield family
-        if self._pending is not None:  # no number is shown before one was counted
-            yield GaugeMetricFamily("gmp_pending_messages", "Messages that are not finished.", value=self._pending)
-        if self._outages is not None:
-            on_hold, left_alone = self._outages
-            yield GaugeMetricFamily("gmp_accounts_on_hold", "Accounts that are on hold.", value=on_hold)
-            yield GaugeMetricFamily("gmp_breakers_open", "Servers that this instance leaves alone.", value=left_alone)
+        pending = self._tally.latest
+        if pending is not None:  # no number is shown before one was counted
+            yield GaugeMetricFamily("gmp_pending_messages", "Messages that are not finished.", value=pending)
+        held = max(page.totals[_ON_HOLD] for page in self._tally.pages)
+        if held:
+            alone = sum(page.totals[_LEFT_ALONE] for page in self._tally.pages)
+            yield GaugeMetricFamily("gmp_accounts_on_hold", "Accounts that are on hold.", value=held - 1)
+            yield GaugeMetricFamily("gmp_breakers_open", "Servers that are left alone.", value=alone)
 
     def _count(self, counter: int, tenant_id: str, account_id: str) -> None:
         with self._lock:
@@ -133,7 +162,7 @@ class PrometheusMeter(Meter, Collector):
                 counts = self._series(labels)
             counts[counter] += 1
 
-    def _series(self, labels: Labels) -> list[int]:
+    def _series(self, labels: Labels) -> memoryview[int]:
         """Return where a new pair is counted: a series of its own while there is room, else one that is shared."""
         tenant_id, _ = labels
         own = self._own_series.get(tenant_id, 0)
@@ -144,4 +173,28 @@ class PrometheusMeter(Meter, Collector):
         else:
             self._own_series[tenant_id] = own + 1
             self._series_given += 1
-        return self._counts.setdefault(labels, [0] * len(_COUNTERS))
+        counts = self._counts.get(labels)
+        if counts is None:
+            counts = self._counts[labels] = self._page.add(labels)
+        return counts
+
+
+class _Processes(Collector):
+    """Shows what each worker's process takes, under the worker's number: a sum would fall when one is started anew."""
+
+    def __init__(self, pages: Sequence[Page]) -> None:
+        self._pages = pages
+
+    @override
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, Metric] = {}
+        for worker, page in enumerate(self._pages):
+            for metric in ProcessCollector(pid=_of(page), registry=None).collect() if page.pid else ():
+                family = families.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
+                for sample in metric.samples:
+                    family.add_sample(sample.name, {"worker": str(worker)}, sample.value)
+        yield from families.values()
+
+
+def _of(page: Page) -> Callable[[], int]:
+    return lambda: page.pid

@@ -21,7 +21,7 @@ from mail_proxy.store.database import Database, Operation, Transaction
 from mail_proxy.store.directory_rows import DirectoryRows
 from mail_proxy.store.prune import Prune
 from mail_proxy.store.removal import CancelWaiting
-from mail_proxy.store.schema import accounts, events, messages, settings, tenants
+from mail_proxy.store.schema import accounts, events, messages, settings, sync_leases, tenants
 from mail_proxy.store.survey import count_unfinished
 from mail_proxy.store.suspensions import read_suspension, suspended_batches_of, write_suspension
 from mail_proxy.store.version import raise_version, read_version
@@ -211,7 +211,12 @@ class StoreDirectory:
             return False
         while await self._database.write(self._remove_tenant_op, (tenant_id, CHUNK)):
             pass
-        await self._change(lambda t: t.connection.execute(delete(tenants).where(tenants.c.id == tenant_id)).rowcount)
+
+        def remove(transaction: Transaction) -> None:
+            transaction.connection.execute(delete(sync_leases).where(sync_leases.c.tenant_id == tenant_id))
+            transaction.connection.execute(delete(tenants).where(tenants.c.id == tenant_id))
+
+        await self._change(remove)
         return True
 
     async def set_api_key(self, tenant_id: str, api_key_hash: str | None, expires_at: float | None) -> bool:

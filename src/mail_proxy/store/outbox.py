@@ -9,10 +9,12 @@ from sqlalchemy import BigInteger, Connection, Double, Integer, Text, bindparam,
 
 from mail_proxy.domain.message import FINAL_STATES
 from mail_proxy.domain.report import Event, EventType, StoredEvent
+from mail_proxy.domain.sync_lease import SyncLease
 from mail_proxy.store.database import Database, Operation, Transaction
 from mail_proxy.store.keyset import upwards
 from mail_proxy.store.rows import among, pack, packed, selected, unpack
 from mail_proxy.store.schema import events, messages, tenants
+from mail_proxy.store.sync_leases import Holders
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,7 @@ class Acknowledgement:
 
     event_ids: tuple[int, ...]
     now: float
+    lease: SyncLease | None = None
 
 
 class StoreOutbox:
@@ -66,6 +69,7 @@ class StoreOutbox:
             .where(func.coalesce(messages.c.reported_ts, 0.0) == 0.0, untold.is_(None))
             .values(reported_ts=now)
         )
+        self._holders = Holders(dialect)
         self._acknowledge = Operation("acknowledge", self._run)
 
     async def tenants_with_events(self) -> Sequence[str]:
@@ -88,14 +92,18 @@ class StoreOutbox:
 
         return await self._database.read(look)
 
-    async def acknowledge(self, event_ids: Sequence[int], now: float) -> None:
+    async def acknowledge(self, event_ids: Sequence[int], now: float, lease: SyncLease | None = None) -> bool:
         """See `Outbox.acknowledge`."""
-        if event_ids:
-            await self._database.write(self._acknowledge, Acknowledgement(tuple(event_ids), now))
+        if not event_ids:
+            return True
+        return await self._database.write(self._acknowledge, Acknowledgement(tuple(event_ids), now, lease))
 
-    def _run(self, transaction: Transaction, told: Sequence[Acknowledgement]) -> Sequence[None]:
-        ids = pack(sorted(event_id for each in told for event_id in each.event_ids))
-        chosen = {"event_ids": ids, "now": max(each.now for each in told)}
-        transaction.connection.execute(self.mark_events, chosen)
-        transaction.connection.execute(self.mark_messages, chosen)
-        return [None] * len(told)
+    def _run(self, transaction: Transaction, told: Sequence[Acknowledgement]) -> Sequence[bool]:
+        standing = self._holders.standing(transaction.connection, [each.lease for each in told])
+        counting = [each for each, stands in zip(told, standing, strict=True) if stands]
+        if counting:
+            ids = pack(sorted(event_id for each in counting for event_id in each.event_ids))
+            chosen = {"event_ids": ids, "now": max(each.now for each in counting)}
+            transaction.connection.execute(self.mark_events, chosen)
+            transaction.connection.execute(self.mark_messages, chosen)
+        return standing

@@ -48,6 +48,19 @@ instances = Table(
     Column("started_ts", Double, nullable=False),
 )
 
+sync_leases = Table(
+    "sync_leases",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("instance_id", Text),  # who reports to the tenant now, or did last
+    Column("token", Text),  # of its turn; NULL: nobody has it
+    Column("told_by", Text),  # who handed on what follows
+    Column("failures", Integer, nullable=False),
+    Column("retry_at", Double),
+    Column("quiet_until", Double),
+    Column("synced_ts", Double),
+)
+
 tenants = Table(
     "tenants",
     metadata,

@@ -19,6 +19,7 @@ from mail_proxy.store.opening import FileLock, prepare, sqlite_file
 from mail_proxy.store.outbox import StoreOutbox
 from mail_proxy.store.queue import StoreQueue
 from mail_proxy.store.rescue import LEAVE, REGISTER
+from mail_proxy.store.sync_leases import StoreSyncLeases
 from mail_proxy.store.usage import UsageSettings
 
 ANSWER_WITHIN = 4
@@ -34,6 +35,7 @@ class Store:
     directory: StoreDirectory
     outbox: StoreOutbox
     archive: StoreArchive
+    sync_leases: StoreSyncLeases
     instance_id: str
     lock: FileLock | None
 
@@ -100,6 +102,7 @@ async def open_store(
         directory=directory,
         outbox=StoreOutbox(database),
         archive=StoreArchive(database, clock),
+        sync_leases=StoreSyncLeases(database, instance_id),
         instance_id=instance_id,
         lock=lock,
     )

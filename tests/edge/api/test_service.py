@@ -45,6 +45,7 @@ async def test_the_status_for_the_admin_has_everything(instance: Instance, admin
         "accounts_on_hold": [],
         "servers_left_alone": [],
         "oldest_waiting_ts": 5.0,
+        "workers": 1,
     }
 
 

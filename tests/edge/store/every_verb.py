@@ -19,6 +19,7 @@ from mail_proxy.domain.recipient import RecipientKind
 from mail_proxy.domain.reply import Reply
 from mail_proxy.domain.retry import RetrySchedule
 from mail_proxy.domain.settlement import Policy, Settlement, settle
+from mail_proxy.domain.sync_lease import SyncMemory
 from mail_proxy.domain.tenant import Suspension
 from mail_proxy.ports import MessageFilter
 from mail_proxy.store.claim import Claim, ClaimRequest
@@ -56,7 +57,9 @@ VERBS = (
     "survey",
     "tenants_with_events",
     "pending events",
+    "take the turn",
     "acknowledge",
+    "give the turn back",
     "page",
     "next page",
     "filtered page",
@@ -75,6 +78,8 @@ COUNTS_IN_THE_BACKGROUND = frozenset({"count_pending", "survey"})
 """Their work grows with what waits, but not with what has been; nobody's message waits for them."""
 COUNTS_UP_TO_MANY = frozenset({"pending of tenant", "pending of batch"})
 """Their work ends at ten thousand messages, which is more than there are here."""
+ON_POSTGRESQL_ALONE = frozenset({"take the turn", "give the turn back"})
+"""On SQLite there is nothing to be done for them."""
 
 Observe = Callable[[str], AbstractContextManager[None]]
 
@@ -208,8 +213,13 @@ async def look(store: Store, observe: Observe) -> None:
     with observe("pending events"):
         events = await outbox.pending("tenant0", CHUNK)
         await outbox.pending("tenant0", CHUNK, after=events[-1].event_id)
+    with observe("take the turn"):
+        lease = await store.sync_leases.take("tenant0")
     with observe("acknowledge"):
-        await outbox.acknowledge([event.event_id for event in events], NOW)
+        assert await outbox.acknowledge([event.event_id for event in events], NOW, lease)
+    assert lease is not None
+    with observe("give the turn back"):
+        await store.sync_leases.release(lease, SyncMemory())
     with observe("page"):
         page = await archive.page("tenant0", MessageFilter(), None, CHUNK, NOW)
     with observe("next page"):

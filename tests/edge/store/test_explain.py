@@ -23,6 +23,7 @@ from mail_proxy.store.opening import database_url
 from tests.edge.store.every_verb import (
     COUNTS_IN_THE_BACKGROUND,
     COUNTS_UP_TO_MANY,
+    ON_POSTGRESQL_ALONE,
     VERBS,
     Observe,
     fill,
@@ -162,8 +163,8 @@ async def _make(url: str, messages: int) -> None:
 @pytest.mark.parametrize("situation", SITUATIONS)
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_verb_finds_its_rows_by_an_index(plans: Mapping[str, Plans], situation: str, verb: str) -> None:
-    statements = plans[situation][verb]
-    assert statements, "nothing was executed"
+    statements = plans[situation].get(verb, [])
+    assert statements or (situation == "sqlite" and verb in ON_POSTGRESQL_ALONE), "nothing was executed"
     bad = [f"{problem}\n{sql}" for sql, problems in statements for problem in problems]
     assert not bad, "\n\n".join(bad)
 

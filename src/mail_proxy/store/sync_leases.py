@@ -1,0 +1,129 @@
+"""Turns to report to a tenant: a row that names who has it, passed on when that one is no longer among the instances.
+
+No clock decides: an instance is taken off the list when it leaves, or when another one has seen its counter stand still
+for a whole lease (`rescue.py`). On SQLite there is one process, and nobody to take turns with.
+"""  # G9, G14
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import uuid4
+
+from sqlalchemy import Connection, Double, Integer, Text, bindparam, literal, select, update
+from sqlalchemy import literal_column as sql
+from sqlalchemy.dialects.postgresql import insert
+
+from mail_proxy.domain.sync_lease import SyncLease, SyncMemory
+from mail_proxy.store.database import Database, Operation, Transaction
+from mail_proxy.store.rows import among, pack, packed, unpack, unpacked
+from mail_proxy.store.schema import instances, sync_leases
+
+
+class StoreSyncLeases:
+    """Keeps the `SyncLeases` port; free on SQLite."""
+
+    def __init__(self, database: Database, instance_id: str) -> None:
+        self._database = database
+        self._instance_id = instance_id
+        self._alone = database.dialect == "sqlite"
+        wanted = unpacked("postgresql", {"tenant_id": Text(), "token": Text()})
+        taking = insert(sync_leases).from_select(
+            ["tenant_id", "token", "instance_id", "failures"],
+            select(*wanted.c, bindparam("instance", type_=Text), literal(0)),
+        )
+        # written out: a column of the row in conflict, which SQLAlchemy would read from the table a second time
+        alive = select(instances.c.id).where(instances.c.id == sql("sync_leases.instance_id"))
+        free = sync_leases.c.token.is_(None) | (sync_leases.c.instance_id == taking.excluded.instance_id)
+        taken = (
+            taking.on_conflict_do_update(
+                index_elements=["tenant_id"],
+                set_={"instance_id": taking.excluded.instance_id, "token": taking.excluded.token},
+                where=free | ~alive.exists(),
+            )
+            .returning(
+                sync_leases.c.tenant_id,
+                sync_leases.c.token,
+                sync_leases.c.told_by,
+                sync_leases.c.failures,
+                sync_leases.c.retry_at,
+                sync_leases.c.quiet_until,
+                sync_leases.c.synced_ts,
+            )
+            .cte("taken")
+        )
+        self.take_free = packed("postgresql", taken)
+        told = unpacked(
+            "postgresql",
+            {
+                "tenant_id": Text(),
+                "token": Text(),
+                "failures": Integer(),
+                "retry_at": Double(),
+                "quiet_until": Double(),
+                "synced_ts": Double(),
+            },
+        )
+        self.hand_on = (
+            update(sync_leases)
+            .where(sync_leases.c.tenant_id == told.c.tenant_id, sync_leases.c.token == told.c.token)
+            .values(
+                token=None,
+                told_by=sync_leases.c.instance_id,
+                failures=told.c.failures,
+                retry_at=told.c.retry_at,
+                quiet_until=told.c.quiet_until,
+                synced_ts=told.c.synced_ts,
+            )
+        )
+        self._take_op = Operation("take_sync_lease", self._take)
+        self._release_op = Operation("release_sync_lease", self._release)
+
+    async def take(self, tenant_id: str) -> SyncLease | None:
+        """See `SyncLeases.take`."""
+        wanted = SyncLease(tenant_id, uuid4().hex)
+        return wanted if self._alone else await self._database.write(self._take_op, wanted)
+
+    async def release(self, lease: SyncLease, memory: SyncMemory) -> None:
+        """See `SyncLeases.release`."""
+        if not self._alone:
+            await self._database.write(self._release_op, (lease, memory))
+
+    def _take(self, transaction: Transaction, wanted: Sequence[SyncLease]) -> Sequence[SyncLease | None]:
+        # of two who want the same tenant's, one gets it
+        tokens = {each.tenant_id: each.token for each in wanted}
+        # in one order by all, so that two that take many do not wait for each other
+        rows = {"rows": pack(sorted(tokens.items())), "instance": self._instance_id}
+        taken = {}
+        for tenant_id, token, told_by, *memory in unpack(transaction.connection.execute(self.take_free, rows).scalar()):
+            ours = told_by in (None, self._instance_id)
+            taken[token] = SyncLease(tenant_id, token, None if ours else SyncMemory(*memory))
+        return [taken.get(each.token) for each in wanted]
+
+    def _release(self, transaction: Transaction, given: Sequence[tuple[SyncLease, SyncMemory]]) -> Sequence[None]:
+        rows = [
+            (lease.tenant_id, lease.token, memory.failures, memory.retry_at, memory.quiet_until, memory.synced_ts)
+            for lease, memory in given
+        ]
+        transaction.connection.execute(self.hand_on, {"rows": pack(rows)})
+        return [None] * len(given)
+
+
+class Holders:
+    """Tells inside a transaction which leases stand, and keeps them standing to its end."""
+
+    def __init__(self, dialect: str) -> None:
+        self._alone = dialect == "sqlite"
+        standing = (
+            select(sync_leases.c.token)
+            .where(among(dialect, sync_leases.c.tenant_id, "tenants"), sync_leases.c.token.is_not(None))
+            .with_for_update(read=True, of=sync_leases)
+        )
+        self.tokens = packed(dialect, standing.subquery("standing"))
+
+    def standing(self, connection: Connection, leases: Sequence[SyncLease | None]) -> list[bool]:
+        """Answer for each lease; where none is given, nothing is asked."""
+        tenants = sorted({lease.tenant_id for lease in leases if lease is not None})
+        if self._alone or not tenants:
+            return [True] * len(leases)
+        tokens = {token for (token,) in unpack(connection.execute(self.tokens, {"tenants": pack(tenants)}).scalar())}
+        return [lease is None or lease.token in tokens for lease in leases]

@@ -1,0 +1,64 @@
+"""Separate instances on one PostgreSQL database: one service with several addresses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.sinks import running_sink
+from tests.acceptance.tenants import new_tenant
+from tests.support.callback_server import CallbackServer
+from tests.support.instance import Instance, a_message, eventually
+
+COUNT = 100
+
+
+@pytest.fixture
+async def instances(postgres_url: str, tmp_path: Path) -> AsyncIterator[list[Instance]]:
+    """Two instances with folders of their own, not started."""
+    made = []
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folder.mkdir()
+        made.append(Instance(folder, postgres_url, INSTANCE_NAME=name))
+    yield made
+    for instance in made:
+        instance.close()
+
+
+async def test_each_tenant_is_reported_to_by_one_instance_at_a_time(instances: list[Instance]) -> None:
+    """Every event once: with two reporters that do not take turns most would come twice."""  # G9
+    for instance in instances:
+        await instance.start()
+    async with (
+        running_sink() as sink,
+        CallbackServer() as first,
+        CallbackServer() as second,
+        new_tenant(instances[0], sink.port, callback=first.url) as acme,
+        new_tenant(instances[1], sink.port, callback=second.url) as globex,
+    ):
+        sink.pause = 0.01
+        for tenant in (acme, globex):
+            clients = [instance.client(tenant.token) for instance in instances]
+            await asyncio.gather(
+                *(
+                    client.submit(*(a_message(f"M{n}") for n in range(each, COUNT, 2)))
+                    for each, client in enumerate(clients)
+                )
+            )
+            for client in clients:
+                await client.http.aclose()
+        for endpoint in (first, second):
+            await eventually(lambda endpoint=endpoint: len(endpoint.entries) >= COUNT, "all are reported")  # type: ignore[misc]
+        for instance in instances:
+            assert await instance.stop() == 0
+    assert sink.ledger == dict.fromkeys((f"M{n}" for n in range(COUNT)), 2)  # once for each tenant
+    for endpoint in (first, second):
+        assert len(endpoint.entries) == COUNT
+        ids = [int(entry["event_id"]) for entry in endpoint.entries]
+        assert ids == sorted(set(ids))
+    by_whom = [len(instance.logged("reported")) for instance in instances]
+    assert all(by_whom), by_whom
