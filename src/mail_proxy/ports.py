@@ -106,7 +106,8 @@ class Promotion:
 class Queue(Protocol):
     """The verbs of the queue. A call that returns has committed; one that raises has changed nothing.
 
-    All raise `StoreUnavailable` when the database cannot be reached or cannot write (G12).
+    All raise `StoreUnavailable` when the database cannot be reached or cannot write, within 5 s (G12). Where a commit
+    whose answer was lost goes through after all, repeating the call finds it done, and what was claimed is put back.
     """
 
     async def enqueue(self, messages: Sequence[NewMessage], directory_version: int) -> Sequence[Taken]:

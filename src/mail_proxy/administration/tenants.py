@@ -46,14 +46,11 @@ class Tenants:
     async def put(self, wanted: TenantIn) -> str | None:
         """Create a tenant and return its key, which nothing can show again; or change it and return None."""
         now = self._clock.now()
-        existing = await self._find(wanted.id)
-        if existing is not None:
-            await self._registry.put_tenant(changed_tenant(existing, wanted, now), None)
-            return None
+        existing = await self._find(wanted.id) or Tenant(wanted.id, created_ts=now)
         key = self._new_token()
-        tenant = changed_tenant(Tenant(wanted.id, created_ts=now), wanted, now)
-        created = await self._registry.put_tenant(tenant, self._digest(key))
-        return key if created else None  # somebody else may have made it meanwhile: then it has another key
+        # Whether it is new is decided there: somebody else may make it meanwhile, or nobody was told an earlier key.
+        is_new = await self._registry.put_tenant(changed_tenant(existing, wanted, now), self._digest(key))
+        return key if is_new else None
 
     async def update(self, tenant_id: str, changes: TenantChanges) -> None:
         """Change a tenant; raises `NotFound`."""

@@ -8,7 +8,7 @@ MailProxyError
 ├── Conflict             the state of things does not allow it now
 ├── TooLarge             more bytes or items than the settings allow
 ├── TooMany              more requests of a kind than are allowed in so short a time
-└── StoreUnavailable     the database cannot be reached or cannot write; nothing was stored
+└── StoreUnavailable     the database cannot be reached or cannot write; safe to repeat
 """
 
 from __future__ import annotations
@@ -87,6 +87,9 @@ class TooMany(MailProxyError):
 
 
 class StoreUnavailable(MailProxyError):
-    """The database does not answer or cannot write. Nothing of this call was stored."""  # G12
+    """The database does not answer or cannot write. The call can be repeated.
+
+    Nothing of it was stored, unless the answer itself was lost, or awaited too long: then repeating it finds what was.
+    """  # G12
 
     code = "store_unavailable"

@@ -6,15 +6,17 @@
 Everything that waits when the writer gets round to it is committed together, so a thousand callers cost a handful of
 fsyncs, and no flow needs a batching of its own. Items of one operation are handed to it together, too: it writes
 them with one statement.
+
+Whoever waits hears within 5 s, also of a database that hangs. What had not been taken up by then is not done at all.
+What had been may still be committed, as after a lost connection; it is not run again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -26,6 +28,8 @@ from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.domain.report import Event
 from mail_proxy.store.engines import postgresql_engine, repeatable, sqlite_engine
 from mail_proxy.store.errors import FsyncFailed, can_run_again, connection_lost, translate
+from mail_proxy.store.line import Call, Line, Patience
+from mail_proxy.store.watch import STUCK_AFTER, Watch
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -57,9 +61,10 @@ class Transaction:
 class Operation(Generic[ItemT, ResultT]):
     """A kind of write: takes many items in one transaction and answers one result for each, in order.
 
-    It may be run again, with more or fewer items, and must then come to the same end. `unanswered` is told, on the
-    event loop, each item that was or may have been committed without its caller hearing of it. Those of a lower `rank`
-    run first in their group: so every group takes its locks in the same order.
+    It may be run again, with more or fewer items, and must then come to the same end; after a lost connection only if
+    it `repeats`. `unanswered` is told, on the event loop, each item that was or may have been committed without its
+    caller hearing of it. Those of a lower `rank` run first in their group: so every
+    group takes its locks in the same order.
     """
 
     name: str
@@ -67,53 +72,19 @@ class Operation(Generic[ItemT, ResultT]):
     weigh: Callable[[ItemT], int] = lambda _item: 1
     unanswered: Callable[[ItemT], None] = lambda _item: None
     rank: int = 9
+    repeats: bool = True
 
 
 @dataclass(slots=True, eq=False)
-class _Waiting:
+class _Write(Call):
     operation: Operation[Any, Any]
     item: Any
-    weight: int
-    future: asyncio.Future[Any]
-    result: Any = None
-    error: BaseException | None = None
     unsure: bool = False
 
 
-class _Line:
-    """What waits to be written, in the order in which it came. Several writers may take from it."""
-
-    def __init__(self) -> None:
-        self._items: deque[_Waiting] = deque()
-        self._news = threading.Condition()
-        self._ended = False
-
-    def add(self, waiting: _Waiting) -> None:
-        """Put one at the end."""
-        with self._news:
-            self._items.append(waiting)
-            self._news.notify()
-
-    def end(self) -> None:
-        """Tell the writers that nothing more will come."""
-        with self._news:
-            self._ended = True
-            self._news.notify_all()
-
-    def take_group(self) -> list[_Waiting]:
-        """Wait until there is something and take as much as is committed together; empty once all is taken."""
-        group: list[_Waiting] = []
-        weight = 0
-        with self._news:
-            self._news.wait_for(lambda: self._items or self._ended)
-            while self._items and len(group) < GROUP_ITEMS:
-                weight += self._items[0].weight
-                if group and weight > GROUP_WEIGHT:
-                    break
-                group.append(self._items.popleft())
-            if self._items:
-                self._news.notify()
-        return group
+@dataclass(slots=True, eq=False)
+class _Read(Call):
+    function: Callable[[Connection], Any]
 
 
 class Database:
@@ -127,22 +98,23 @@ class Database:
         self.dialect: str = "sqlite" if self.url.get_backend_name() == "sqlite" else "postgresql"
         self._write_events = write_events
         self._writer_count = 1 if self.dialect == "sqlite" else POSTGRESQL_WRITERS
+        self._watch = Watch()
         if self.dialect == "sqlite":
             self._engine = sqlite_engine(self.url, connections=1, read_only=False)
             self._readers_engine = sqlite_engine(self.url, connections=READERS, read_only=True)
         else:
             self._engine = postgresql_engine(self.url, connections=READERS + POSTGRESQL_WRITERS)
+            self._watch.attach(self._engine)
             self._readers_engine = repeatable(self._engine)
-        self._line = _Line()
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
-        self._writers: list[threading.Thread] = []
+        self._writes: Line[_Write] = Line()
+        self._reads: Line[_Read] = Line()
+        self._write_patience = Patience(self._give_up_write, self._watch.cut_stuck)
+        self._read_patience = Patience(self._give_up_read, self._watch.cut_stuck)
+        self._threads: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
-        self._unanswered = 0
-        self._all_answered = asyncio.Event()
-        self._all_answered.set()
-        self.available = True
-        """False after a write that failed because the database was away, until one succeeds."""
+        self.trouble: str | None = None
+        """Why the last write failed, if the database was away or did not answer, until one succeeds."""
         self.broken: FsyncFailed | None = None
         """Set for good once a commit could not be made durable; every later write raises it."""  # G12
 
@@ -151,95 +123,139 @@ class Database:
         """For migrations and checks at start, before any flow runs."""
         return self._engine
 
+    @property
+    def available(self) -> bool:
+        """False after a write that failed because the database was away, until one succeeds."""
+        return self.trouble is None and self.broken is None
+
     def start(self) -> None:
-        """Start the writer; to be called on the event loop that writes are awaited on."""
+        """Start the threads; to be called on the event loop that the store is used on."""
         self._loop = asyncio.get_running_loop()
-        for n in range(self._writer_count):
-            thread = threading.Thread(
-                target=self._write_forever, args=(self._loop,), name=f"store-writer-{n}", daemon=True
-            )
+        names = [(f"store-writer-{n}", self._write_forever) for n in range(self._writer_count)]
+        names += [(f"store-reader-{n}", self._read_forever) for n in range(READERS)]
+        for name, work in names:
+            thread = threading.Thread(target=work, args=(self._loop,), name=name, daemon=True)
             thread.start()
-            self._writers.append(thread)
+            self._threads.append(thread)
 
     async def close(self) -> None:
-        """Finish the writes that were handed over, then close every connection."""
+        """Finish the writes that were handed over, then close every connection.
+
+        A thread that hangs in a disk is left behind; one that waits for a server comes back when that is cut off.
+        """
         self._closed = True
-        self._line.end()
-        for thread in self._writers:
-            await asyncio.to_thread(thread.join)
-        self._writers.clear()
-        await asyncio.to_thread(self._readers.shutdown)
+        self._writes.end()
+        self._reads.end()
+        await asyncio.to_thread(self._join, time.monotonic() + STUCK_AFTER + 5)
+        self._threads.clear()
         self._readers_engine.dispose()
         self._engine.dispose()
+
+    def _join(self, deadline: float) -> None:
+        for thread in self._threads:
+            thread.join(max(deadline - time.monotonic(), 0))
 
     async def write(self, operation: Operation[ItemT, ResultT], item: ItemT) -> ResultT:
         """Run one item of an operation and return its result after the commit.
 
-        Raises `StoreUnavailable` when the database is away, what the operation raises for this item, and `FsyncFailed`
-        from the first failed fsync on.
-        """
+        Raises `StoreUnavailable` when the database is away or does not answer within 4.5 s, what the operation raises
+        for this item, and `FsyncFailed` from the first failed fsync on.
+        """  # G12
         if self._closed or self._loop is None:
             raise StoreUnavailable("the store is closed")
-        waiting = _Waiting(operation, item, operation.weigh(item), self._loop.create_future())
-        self._unanswered += 1
-        self._all_answered.clear()
-        self._line.add(waiting)
-        result: ResultT = await waiting.future
+        call = _Write(self._loop.create_future(), operation, item, weight=operation.weigh(item))
+        self._writes.add(call)
+        self._write_patience.watch(call)
+        result: ResultT = await call.future
         return result
 
     async def drained(self) -> None:
         """Return when nothing that was handed over is still on its way, whether or not somebody waits for it."""
-        await self._all_answered.wait()
+        await self._write_patience.none_left()
 
     async def read(self, function: Callable[[Connection], ResultT]) -> ResultT:
         """Run a function on a reader's connection, in a transaction of its own that changes nothing.
 
-        It is run a second time when the connection turns out to be an old one. Raises `StoreUnavailable`.
-        """
-        if self._closed:
+        It is run a second time when the connection turns out to be an old one. Raises `StoreUnavailable`, also when
+        the database does not answer within 4.5 s.
+        """  # G12
+        if self._closed or self._loop is None:
             raise StoreUnavailable("the store is closed")
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, function)
+        call = _Read(self._loop.create_future(), function)
+        self._reads.add(call)
+        self._read_patience.watch(call)
+        result: ResultT = await call.future
+        return result
 
-    def _read(self, function: Callable[[Connection], ResultT]) -> ResultT:
+    # -- on the event loop -------------------------------------------------------------------------------------------
+
+    def _give_up_write(self, call: _Write) -> None:
+        """Tell a caller that it has waited long enough. What is still in the line will never be done."""  # G12
+        if self._writes.leave(call):
+            sentence = "the database does not answer; nothing was stored"
+            self._write_patience.answered(call)
+        else:
+            sentence = "the database does not answer; repeat the request, it finds what may have been stored"
+            call.given_up = True
+        self.trouble = "the database does not answer"
+        if not call.future.done():
+            call.future.set_exception(StoreUnavailable(sentence))
+
+    def _give_up_read(self, call: _Read) -> None:
+        if self._reads.leave(call):
+            self._read_patience.answered(call)
+        else:
+            call.given_up = True
+        if not call.future.done():
+            call.future.set_exception(StoreUnavailable("the database does not answer"))
+
+    def _answer(self, group: Sequence[_Write]) -> None:
+        """Tell the callers."""
+        for call in group:
+            # what its caller asked for is done all the same
+            if call.unsure or (call.future.done() and call.error is None):
+                call.operation.unanswered(call.item)
+            _settle(call, call.operation.name)
+            self._write_patience.answered(call)
+
+    def _answer_read(self, call: _Read) -> None:
+        _settle(call, "a read")
+        self._read_patience.answered(call)
+
+    # -- a reader's thread -------------------------------------------------------------------------------------------
+
+    def _read_forever(self, loop: asyncio.AbstractEventLoop) -> None:
+        while taken := self._reads.take():
+            (call,) = taken
+            try:
+                call.result = self._read(call)
+            except BaseException as error:  # noqa: BLE001 - those who wait must hear of it, and the others go on
+                call.error = error
+            try:
+                loop.call_soon_threadsafe(self._answer_read, call)
+            except RuntimeError:  # the loop is gone, and with it everybody who could wait
+                return
+            del call, taken
+
+    def _read(self, call: _Read) -> object:
         try:
-            return self._read_once(function)
+            return self._read_once(call.function)
         except Exception as error:
-            if not connection_lost(error):
+            if not connection_lost(error) or call.given_up:
                 raise translate(error, writing=False) from error
         try:
-            return self._read_once(function)
+            return self._read_once(call.function)
         except Exception as error:
             raise translate(error, writing=False) from error
 
     def _read_once(self, function: Callable[[Connection], ResultT]) -> ResultT:
-        with self._readers_engine.connect() as connection:
+        with self._watch.at_work(), self._readers_engine.connect() as connection:
             return function(connection)
 
-    def _answer(self, group: Sequence[_Waiting]) -> None:
-        """Tell the callers; runs on the event loop."""
-        for waiting in group:
-            error = waiting.error
-            cancelled = waiting.future.done()  # what its caller asked for is done all the same
-            if waiting.unsure or (cancelled and error is None):
-                waiting.operation.unanswered(waiting.item)
-            if cancelled:
-                continue
-            if error is None:
-                waiting.future.set_result(waiting.result)
-            elif isinstance(error, StopIteration):  # which no future takes
-                waiting.future.set_exception(RuntimeError(f"{waiting.operation.name} raised {error!r}"))
-            else:
-                # one for each: those who raise it add to its traceback
-                own = copy(error) if isinstance(error, (StoreUnavailable, FsyncFailed)) else error
-                waiting.future.set_exception(own)
-        self._unanswered -= len(group)
-        if not self._unanswered:
-            self._all_answered.set()
-
-    # -- the writer's thread ---------------------------------------------------------------------------------------
+    # -- a writer's thread -------------------------------------------------------------------------------------------
 
     def _write_forever(self, loop: asyncio.AbstractEventLoop) -> None:
-        while group := self._line.take_group():
+        while group := self._writes.take(GROUP_ITEMS, GROUP_WEIGHT):
             try:
                 self._commit(group)
             except BaseException as error:  # noqa: BLE001 - those who wait must hear of it, and the others go on
@@ -248,13 +264,14 @@ class Database:
                 loop.call_soon_threadsafe(self._answer, group)
             except RuntimeError:  # the loop is gone, and with it everybody who could wait
                 return
+            del group
 
-    def _commit(self, group: Sequence[_Waiting]) -> None:
+    def _commit(self, group: Sequence[_Write]) -> None:
         """Commit a group and leave each member its result; one that fails alone leaves the others theirs."""
         apart = again = False
         for _ in range(RUNS):
             if self.broken is not None:
-                self._fail(group, self.broken)
+                self._fail(group, self.broken, unsure=again)
                 return
             try:
                 self._run(group, apart=apart, again=again)
@@ -262,6 +279,9 @@ class Database:
                 lost = connection_lost(error)
                 again = again or lost
                 if lost or can_run_again(error):
+                    group = self._without_those_that_end(group, translate(error), again=again)
+                    if not group:
+                        return
                     continue
                 failure = translate(error)
                 if apart or len(group) == 1 or isinstance(failure, (StoreUnavailable, FsyncFailed)):
@@ -269,25 +289,42 @@ class Database:
                     return
                 apart = True  # a single one spoils it for all
             else:
-                self.available = True
+                self.trouble = None
                 return
         self._fail(group, StoreUnavailable("the database gives up every transaction"), unsure=again)
 
-    def _fail(self, group: Sequence[_Waiting], failure: BaseException, *, unsure: bool = False) -> None:
-        if isinstance(failure, StoreUnavailable):
-            self.available = False
-        if isinstance(failure, FsyncFailed):
-            self.available, self.broken = False, failure
-        for waiting in group:
-            waiting.error, waiting.unsure = failure, unsure
+    def _without_those_that_end(
+        self, group: Sequence[_Write], failure: BaseException, *, again: bool
+    ) -> Sequence[_Write]:
+        """Return those that are run once more.
 
-    def _run(self, group: Sequence[_Waiting], *, apart: bool, again: bool) -> None:
-        by_operation: dict[Operation[Any, Any], list[_Waiting]] = {}
-        for waiting in group:
-            waiting.result = waiting.error = None
-            by_operation.setdefault(waiting.operation, []).append(waiting)
+        Not what its caller has given up and may have asked for anew, or for the opposite: it would come out of turn.
+        """
+        kept: list[_Write] = []
+        ended: list[_Write] = []
+        for call in group:
+            ends = call.given_up or (again and not call.operation.repeats)
+            (ended if ends else kept).append(call)
+        self._fail(ended, failure, unsure=again)
+        return kept
+
+    def _fail(self, group: Sequence[_Write], failure: BaseException, *, unsure: bool = False) -> None:
+        if not group:
+            return
+        if isinstance(failure, StoreUnavailable):
+            self.trouble = failure.sentence
+        if isinstance(failure, FsyncFailed):
+            self.broken = failure
+        for call in group:
+            call.error, call.unsure = failure, unsure
+
+    def _run(self, group: Sequence[_Write], *, apart: bool, again: bool) -> None:
+        by_operation: dict[Operation[Any, Any], list[_Write]] = {}
+        for call in group:
+            call.result = call.error = None
+            by_operation.setdefault(call.operation, []).append(call)
         run = _run_apart if apart else _run_together
-        with self._engine.begin() as connection:
+        with self._watch.at_work(), self._engine.begin() as connection:
             transaction = Transaction(connection, self.dialect, again=again)
             for operation, members in sorted(by_operation.items(), key=lambda each: each[0].rank):
                 run(transaction, operation, members)
@@ -295,13 +332,28 @@ class Database:
                 self._write_events(transaction)
 
 
-def _run_together(transaction: Transaction, operation: Operation[Any, Any], members: Sequence[_Waiting]) -> None:
+def _settle(call: Call, name: str) -> None:
+    """Give a caller that still waits what its call came to."""
+    error = call.error
+    if call.future.done():
+        return
+    if error is None:
+        call.future.set_result(call.result)
+    elif isinstance(error, StopIteration):  # which no future takes
+        call.future.set_exception(RuntimeError(f"{name} raised {error!r}"))
+    else:
+        # one for each: those who raise it add to its traceback
+        own = copy(error) if isinstance(error, (StoreUnavailable, FsyncFailed)) else error
+        call.future.set_exception(own)
+
+
+def _run_together(transaction: Transaction, operation: Operation[Any, Any], members: Sequence[_Write]) -> None:
     results = operation.run(transaction, [member.item for member in members])
     for member, result in zip(members, results, strict=True):
         member.result = result
 
 
-def _run_apart(transaction: Transaction, operation: Operation[Any, Any], members: Sequence[_Waiting]) -> None:
+def _run_apart(transaction: Transaction, operation: Operation[Any, Any], members: Sequence[_Write]) -> None:
     """Run them in a savepoint, and each in its own where that fails; errors stay with their members."""
     kept = len(transaction.events)
     savepoint = transaction.connection.begin_nested()

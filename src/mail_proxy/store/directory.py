@@ -50,8 +50,8 @@ class _Known:
 class StoreDirectory:
     """Keeps the `Directory` and `Registry` ports on SQLite and PostgreSQL.
 
-    On SQLite this process is the only writer and knows each change itself; on PostgreSQL `refresh` asks for the
-    version.
+    On SQLite this process is the only writer and knows each change itself, but for one whose answer reached nobody; on
+    PostgreSQL `refresh` asks for the version.
     """
 
     def __init__(self, database: Database, cipher: Cipher, clock: Clock) -> None:
@@ -59,7 +59,9 @@ class StoreDirectory:
         self._rows = DirectoryRows(cipher)
         self._clock = clock
         self._known = _Known(version=0)
-        self._change_op = Operation("directory", _run_changes, rank=0)
+        self._change_op = Operation("directory", _run_changes, unanswered=self._lost_sight, rank=0)
+        self._unheard = 0
+        self._untold_keys: dict[str, set[str]] = {}
         prune, cancel = Prune(database.dialect), CancelWaiting(database.dialect)
         self._remove_tenant_op = Operation("remove_tenant", prune.remove_tenant)
         self._cancel_op = Operation("cancel", cancel.run)
@@ -77,9 +79,15 @@ class StoreDirectory:
 
     async def refresh(self) -> int:
         """See `Directory.refresh`."""
-        if self._database.dialect != "sqlite":
+        unheard = self._unheard
+        if self._database.dialect != "sqlite" or unheard:
             self._see(await self._database.read(read_version))
+            self._unheard -= unheard
         return self._known.version
+
+    def _lost_sight(self, _change: object) -> None:
+        """Take note that something may have been changed without an answer."""
+        self._unheard += 1
 
     def _see(self, version: int) -> None:
         if version > self._known.version:
@@ -178,8 +186,12 @@ class StoreDirectory:
         return result
 
     async def put_tenant(self, tenant: Tenant, api_key_hash: str | None) -> bool:
-        """See `Registry.put_tenant`."""
+        """See `Registry.put_tenant`.
+
+        A tenant that was made by an earlier call which failed all the same counts as new: nobody was told its key.
+        """
         values = self._rows.tenant_values(tenant)
+        untold = frozenset(self._untold_keys.get(tenant.id, ()))
         first = {
             "id": tenant.id,
             "suspended": False,
@@ -191,12 +203,24 @@ class StoreDirectory:
             connection = transaction.connection
             mine = tenants.c.id == tenant.id
             if connection.execute(update(tenants).where(mine).values(values)).rowcount:
-                created_ts = connection.execute(select(tenants.c.created_ts).where(mine)).scalar_one()
+                key, created_ts = connection.execute(
+                    select(tenants.c.api_key_hash, tenants.c.created_ts).where(mine)
+                ).one()
+                if key is not None and key in untold:
+                    connection.execute(update(tenants).where(mine).values(api_key_hash=api_key_hash))
+                    return True
                 return transaction.again and created_ts == first["created_ts"]  # by the commit that this one repeats
             connection.execute(insert(tenants).values(values | first))
             return True
 
-        return await self._change(change)
+        try:
+            is_new = await self._change(change)
+        except BaseException:
+            if api_key_hash is not None:
+                self._untold_keys.setdefault(tenant.id, set()).add(api_key_hash)
+            raise
+        self._untold_keys.pop(tenant.id, None)
+        return is_new
 
     async def delete_tenant(self, tenant_id: str, *, force: bool) -> bool:
         """See `Registry.delete_tenant`."""

@@ -24,7 +24,18 @@ _POSTGRESQL_SESSION = {
     "plan_cache_mode": "force_generic_plan",
     "jit": "off",
     "lock_timeout": f"{CONNECT_TIMEOUT}s",
+    # What an instance leaves open that was stopped or cut off gives its locks up, and cannot be committed much later.
+    "idle_in_transaction_session_timeout": "10s",
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
 }
+
+# G1: whatever the server's configuration comes to say later. What it says at the start is looked at by `prepare`.
+_WAIT_FOR_THE_DISK = (
+    "set_config('synchronous_commit', "
+    "CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false)"
+)
 
 
 def sqlite_engine(url: URL, *, connections: int, read_only: bool) -> Engine:
@@ -76,9 +87,9 @@ def postgresql_engine(url: URL, *, connections: int) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _configure(connection: DBAPIConnection, _record: object) -> None:
-        settings = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in _POSTGRESQL_SESSION.items())
+        settings = [f"set_config('{name}', '{value}', false)" for name, value in _POSTGRESQL_SESSION.items()]
         cursor = connection.cursor()
-        cursor.execute(f"SELECT {settings}")
+        cursor.execute(f"SELECT {', '.join([*settings, _WAIT_FOR_THE_DISK])}")
         cursor.close()
         connection.commit()
 

@@ -12,7 +12,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, insert, select, text
+from sqlalchemy import Connection, bindparam, insert, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -26,6 +26,8 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 MIGRATION_LOCK = 0x6D70_6D69
 """PostgreSQL: held while the schema is brought up to date, so that instances starting together take turns."""
 WEAK = ("off", "local", "remote_write")
+SQLITE_WAITS = (2, 3)
+"""`synchronous`: FULL and EXTRA."""
 
 
 class StoreRefused(Exception):
@@ -121,9 +123,14 @@ def _refuse_weak_settings(connection: Connection, dialect: str) -> None:
         mode = connection.execute(text("PRAGMA journal_mode")).scalar()
         if str(mode).lower() != "wal":
             raise StoreRefused(f"SQLite cannot use WAL here (journal_mode is {mode}); use a local file system")
+        synchronous = connection.execute(text("PRAGMA synchronous")).scalar()
+        if synchronous not in SQLITE_WAITS:
+            raise StoreRefused(f"SQLite does not wait for the disk (synchronous is {synchronous}, not FULL)")
         return
-    for name in ("synchronous_commit", "fsync", "full_page_writes"):
-        value = connection.execute(text("SELECT current_setting(:name)"), {"name": name}).scalar()
+    # What the server, the database and the role say, before our own SET.
+    said = text("SELECT name, reset_val FROM pg_settings WHERE name IN :names")
+    names = ("synchronous_commit", "fsync", "full_page_writes")
+    for name, value in connection.execute(said.bindparams(bindparam("names", names, expanding=True))):
         if value in WEAK:
             raise StoreRefused(f"PostgreSQL has {name} = {value}: an accepted message could be lost; set it to on")
 

@@ -22,7 +22,7 @@ from mail_proxy.store.schedule import ClaimExpired, Due, ExpiryRequest, Promote,
 from mail_proxy.store.schema import messages
 from mail_proxy.store.settle import Release, Settle
 from mail_proxy.store.survey import Surveying
-from mail_proxy.store.unanswered import PutBack, Unanswered
+from mail_proxy.store.unanswered import PutBack, Remembered, Unanswered
 from mail_proxy.store.usage import Usage, UsageSettings
 
 ENQUEUES, CLAIMS = 1, 2
@@ -46,11 +46,11 @@ class StoreQueue:
         enqueue, claim = Enqueue(dialect), Claim(dialect, counted)
         settle, release = Settle(dialect, counted), Release(dialect)
         self._enqueue_op = Operation("enqueue", enqueue.run, lambda batch: batch.weight, rank=ENQUEUES)
-        self._unanswered = Unanswered()
+        self._unanswered = Remembered()
         self._claim_op = Operation(
             "claim",
             claim.run,
-            unanswered=lambda request: self._unanswered.claims.update((request.token, refusal_token(request.token))),
+            unanswered=lambda request: self._unanswered.claim(request.token, refusal_token(request.token)),
             rank=CLAIMS,
         )
         self._settle_op = Operation("settle", settle.run_groups, lambda settlements: 1_000 * len(settlements))
@@ -61,12 +61,14 @@ class StoreQueue:
         self._claim_expired_op = Operation(
             "claim_expired",
             self._claim_expired.run,
-            unanswered=lambda request: self._unanswered.expiries.add(request.token),
+            unanswered=lambda request: self._unanswered.expiry(request.token),
+            repeats=False,  # it would not find again what it has taken
         )
         self._rescue_op = Operation(
             "rescue",
             rescue.RescueClaims(dialect).run,
-            unanswered=lambda request: self._unanswered.rescued.update(request.taken),
+            unanswered=lambda request: self._unanswered.rescue(request.taken),
+            repeats=False,
         )
         self._put_back_op = Operation("put_back", PutBack(dialect).run)
         self._prune_op = Operation("prune", Prune(dialect).run)
@@ -135,10 +137,10 @@ class StoreQueue:
 
     async def put_back_unanswered(self) -> None:
         """Put back what was claimed by calls whose answer reached nobody."""
-        known = self._unanswered.copy()
+        known = self._unanswered.all()
         if known != Unanswered():
             await self._database.write(self._put_back_op, (self._instance_id, known))
-            self._unanswered.remove(known)
+            self._unanswered.were_put_back(known)
 
     async def rescue(self, dead: Sequence[str], limit: int) -> Sequence[Claimed]:
         """See `Queue.rescue`."""

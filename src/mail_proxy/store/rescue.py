@@ -35,8 +35,8 @@ class Rescue:
     dead: tuple[str, ...]
     instance_id: str
     limit: int
-    taken: list[int] = field(default_factory=list)
-    """Filled while it is carried out, for the case that nobody hears the answer."""
+    taken: list[str] = field(default_factory=list)
+    """The tokens, filled while it is carried out, for the case that nobody hears the answer."""
 
 
 class RescueClaims:
@@ -71,9 +71,10 @@ class RescueClaims:
         if not pks:
             connection.execute(self.forget, dead)
             return ()
-        request.taken[:] = pks
         connection.execute(self.take, {"pks": pack(pks), "claim_instance": request.instance_id})
-        return self.loader.load(connection, pks)
+        taken = self.loader.load(connection, pks)
+        request.taken[:] = {claimed.token for claimed in taken}
+        return taken
 
 
 REGISTER = insert(instances).values(

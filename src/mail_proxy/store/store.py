@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from mail_proxy.store.rescue import LEAVE, REGISTER
 from mail_proxy.store.sync_leases import StoreSyncLeases
 from mail_proxy.store.usage import UsageSettings
 
-ANSWER_WITHIN = 4
 _PING = select(1)
 
 
@@ -41,14 +39,15 @@ class Store:
 
     async def problems(self) -> list[str]:
         """Say why the database cannot be used now, in a sentence; empty when it can. Answers within 5 s."""  # G12
-        if not self.database.available:
-            return ["The last write failed, the database is away or full."]
+        database = self.database
+        if database.broken is not None:
+            return [f"Nothing more is written: {database.broken}."]
+        if database.trouble is not None:
+            return [f"The last write failed: {database.trouble}."]
         try:
-            await asyncio.wait_for(self.database.read(lambda connection: connection.execute(_PING)), ANSWER_WITHIN)
+            await database.read(lambda connection: connection.execute(_PING))
         except StoreUnavailable as error:
-            return [f"The store does not answer: {error.sentence}."]
-        except asyncio.TimeoutError:
-            return [f"The store has not answered for {ANSWER_WITHIN} seconds."]
+            return [f"The store cannot be read: {error.sentence}."]
         return []
 
     async def close(self) -> None:

@@ -192,7 +192,7 @@ async def take_leave(store: Store, observe: Observe) -> None:
         await store.queue.rescue(["nobody"], CHUNK)
     assert len(rescued) == CHUNK
     with store.database.engine.begin() as connection, observe("put back"):
-        taken = Unanswered({"claim"}, {"late"}, {c.pk for c in rescued})
+        taken = Unanswered({"claim"}, {"late"}, {c.token for c in rescued})
         PutBack(store.database.dialect).run(
             Transaction(connection, store.database.dialect), [(store.instance_id, taken)]
         )

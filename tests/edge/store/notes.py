@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 from sqlalchemy import insert, select
 
+from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.domain.report import Event, EventType
 from mail_proxy.store.database import POSTGRESQL_WRITERS, Operation, Transaction
 from mail_proxy.store.schema import settings
@@ -44,8 +45,11 @@ async def told(store: Store) -> list[str]:
 
 
 @asynccontextmanager
-async def writers_held_up(store: Store) -> AsyncIterator[None]:
-    """Keep every writer busy until the end of the block, so that what is handed over meanwhile waits together."""
+async def writers_held_up(store: Store, *, answered: bool = True) -> AsyncIterator[None]:
+    """Keep every writer busy until the end of the block, so that what is handed over meanwhile waits together.
+
+    `answered`: whether that is short enough for those who keep them busy to be answered.
+    """
     writers = 1 if store.database.dialect == "sqlite" else POSTGRESQL_WRITERS
     begun = threading.Semaphore(0)
     go_on = threading.Event()
@@ -64,4 +68,5 @@ async def writers_held_up(store: Store) -> AsyncIterator[None]:
         await asyncio.sleep(0)  # what the block has started gets as far as handing its items over
     finally:
         go_on.set()
-    await asyncio.gather(*held)
+    outcomes = await asyncio.gather(*held, return_exceptions=True)
+    assert [isinstance(each, StoreUnavailable) for each in outcomes] == [not answered] * writers

@@ -1,0 +1,136 @@
+"""Calls on their way to a thread of the store: they wait in a line, and are answered within a bounded time."""  # G12
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from mail_proxy.domain.errors import StoreUnavailable
+
+ANSWER_WITHIN = 4.5
+"""Seconds after which a caller is told that the database does not answer: within 5, whatever hangs."""
+LOOK_EVERY = 0.1
+LINE_WEIGHT = 512_000_000
+"""Bytes, about, that may wait; what comes then is refused at once, but for the first of the line."""  # G11
+LINE_CALLS = 100_000
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One call: its caller awaits `future`; a thread leaves `result` or `error`.
+
+    `given_up`: its caller was told that the database does not answer while a thread was at work on it.
+    """
+
+    future: asyncio.Future[Any]
+    weight: int = field(default=1, kw_only=True)
+    deadline: float = field(default=0.0, kw_only=True)
+    given_up: bool = field(default=False, kw_only=True)
+    result: Any = field(default=None, kw_only=True)
+    error: BaseException | None = field(default=None, kw_only=True)
+
+
+CallT = TypeVar("CallT", bound=Call)
+
+
+class Line(Generic[CallT]):
+    """What waits for a thread, in the order in which it came. Several threads may take from it."""
+
+    def __init__(self) -> None:
+        self._calls: OrderedDict[CallT, None] = OrderedDict()
+        self._weight = 0
+        self._news = threading.Condition()
+        self._ended = False
+
+    def add(self, call: CallT) -> None:
+        """Put one at the end; raises `StoreUnavailable` where too much waits already."""
+        with self._news:
+            if self._calls and (self._weight + call.weight > LINE_WEIGHT or len(self._calls) >= LINE_CALLS):
+                raise StoreUnavailable("too much waits for the database already; nothing was stored")
+            self._calls[call] = None
+            self._weight += call.weight
+            self._news.notify()
+
+    def leave(self, call: CallT) -> bool:
+        """Take one out again; False when a thread has taken it."""
+        with self._news:
+            if call not in self._calls:
+                return False
+            del self._calls[call]
+            self._weight -= call.weight
+            return True
+
+    def end(self) -> None:
+        """Tell the threads that nothing more will come."""
+        with self._news:
+            self._ended = True
+            self._news.notify_all()
+
+    def take(self, most: int = 1, weight: int = 0) -> list[CallT]:
+        """Wait until there is something and take as much as goes together; empty once all is taken."""
+        taken: list[CallT] = []
+        with self._news:
+            self._news.wait_for(lambda: self._calls or self._ended)
+            while self._calls and len(taken) < most:
+                first = next(iter(self._calls))
+                weight -= first.weight
+                if taken and weight < 0:
+                    break
+                del self._calls[first]
+                self._weight -= first.weight
+                taken.append(first)
+            if self._calls:
+                self._news.notify()
+        return taken
+
+
+class Patience:
+    """Ends the waiting of callers at their deadlines. Lives on the event loop, and costs nothing while nobody waits.
+
+    `give_up` is told each call whose deadline has passed; `look` is called now and then while any call is on its way.
+    """
+
+    def __init__(self, give_up: Callable[[Any], None], look: Callable[[], None]) -> None:
+        self._give_up = give_up
+        self._look = look
+        self._waiting: OrderedDict[Call, None] = OrderedDict()  # the oldest first, and so their deadlines
+        self._on_their_way = 0
+        self._ticking = False
+        self._none_left = asyncio.Event()
+        self._none_left.set()
+
+    def watch(self, call: Call) -> None:
+        """Take note of a call that was handed over just now."""
+        loop = asyncio.get_running_loop()
+        call.deadline = loop.time() + ANSWER_WITHIN
+        self._waiting[call] = None
+        self._on_their_way += 1
+        self._none_left.clear()
+        if not self._ticking:
+            self._ticking = True
+            loop.call_later(LOOK_EVERY, self._tick, loop)
+
+    def answered(self, call: Call) -> None:
+        """Take note that a call has come back, or will never be made."""
+        self._waiting.pop(call, None)
+        self._on_their_way -= 1
+        if not self._on_their_way:
+            self._none_left.set()
+
+    async def none_left(self) -> None:
+        """Return when no call is on its way, whether or not somebody waits for it."""
+        await self._none_left.wait()
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        while self._waiting and (oldest := next(iter(self._waiting))).deadline <= now:
+            del self._waiting[oldest]
+            self._give_up(oldest)
+        self._look()
+        self._ticking = self._on_their_way > 0
+        if self._ticking:
+            loop.call_later(LOOK_EVERY, self._tick, loop)
