@@ -10,8 +10,13 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
+import psycopg
+import pytest
+from sqlalchemy import make_url
+
 from tests.acceptance.sinks import reserved_port
 from tests.support.instance import ADMIN_TOKEN, Finished, Instance, run
+from tests.support.postgres import PostgresServer
 
 KEY = "ffeeddccbbaa99887766554433221100" * 2
 PASSWORD = "the-password-of-the-database"
@@ -129,3 +134,17 @@ async def test_a_postgresql_database_has_one_key(on_postgresql: Instance) -> Non
     assert "key" in ended.stderr
     assert on_postgresql.settings["DB_PATH"] not in ended.stderr
     assert KEY not in ended.stderr
+
+
+@pytest.mark.parametrize("whose", ["DATABASE {database}", "ROLE {role} IN DATABASE {database}"])
+async def test_a_postgresql_that_does_not_wait_for_its_disk_is_refused(
+    postgres: PostgresServer, tmp_path: Path, whose: str
+) -> None:
+    postgres.start()
+    url = make_url(postgres.create_database())
+    altered = f"ALTER {whose.format(database=url.database, role=url.username)} SET synchronous_commit = off"
+    address = url.render_as_string(hide_password=False)
+    with psycopg.connect(address, autocommit=True) as connection:
+        connection.execute(altered.encode())
+    ended = await refused(tmp_path, {"GMP_DB_PATH": address, "GMP_ENCRYPTION_KEY": KEY})
+    assert "synchronous_commit = off: an accepted message could be lost; set it to on" in ended.stderr  # G1

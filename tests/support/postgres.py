@@ -142,6 +142,26 @@ class PostgresServer:
         """End the server's first process by SIGKILL; its children follow when they notice, and nothing is shut down."""
         self._end(signal.SIGKILL)
 
+    def freeze(self) -> None:
+        """Let no process of the server execute anything (SIGSTOP); its kernel goes on answering for it. Linux only."""
+        self._signal_all(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on where it was."""
+        self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        mother = self._process.pid
+        os.kill(mother, number)  # first, so that it makes no further ones
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = stat.read_text().rpartition(")")[2].split()
+                if int(fields[1]) == mother:
+                    os.kill(int(stat.parent.name), number)
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it has ended meanwhile
+
     def close(self) -> None:
         """End the server and remove its folder, for good."""
         self.stop("immediate")

@@ -31,10 +31,11 @@ from mail_proxy.intake.intake import Intake, IntakeSettings
 from mail_proxy.outbound.callback import Endpoint, HttpReportSink
 from mail_proxy.outbound.client import OutboundClient
 from mail_proxy.outbound.guard import Guarded, Trusted, refusal
+from mail_proxy.ports import Clock
 from mail_proxy.reporting.reporter import Reporter
 from mail_proxy.reporting.settings import ReportingSettings
 from mail_proxy.reporting.turns import Turns
-from mail_proxy.runtime.clock import SystemClock
+from mail_proxy.runtime.clock import DatabaseClock, SystemClock
 from mail_proxy.runtime.settings import Settings, SqliteFile
 from mail_proxy.runtime.supervisor import Supervisor
 from mail_proxy.runtime.tally import Tally
@@ -66,7 +67,7 @@ class App:
     """An instance with everything in its place; `supervisor` runs its loops."""
 
     settings: Settings
-    clock: SystemClock
+    clock: Clock
     store: Store
     meter: PrometheusMeter
     intake: Intake
@@ -114,10 +115,13 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
     `StoreRefused`, `SchemaTooNew`, `StoreUnavailable`, `JournalLocked` and `JournalUnwritable`, each with a sentence.
     """
     sys.setswitchinterval(SWITCH_INTERVAL)
-    clock, meter, instance_id = SystemClock(), PrometheusMeter(tally, worker), _instance_id(settings)
+    meter, instance_id = PrometheusMeter(tally, worker), _instance_id(settings)
+    clock = SystemClock() if isinstance(settings.database, SqliteFile) else DatabaseClock(SystemClock())
     async with AsyncExitStack() as stack:
         store = await _open_store(settings, address, instance_id, clock)
         stack.push_async_callback(store.close)
+        if isinstance(clock, DatabaseClock):
+            await clock.ask(store.time)  # G14
         journal = FlightJournal(settings.data_folder / f"flight-{worker}.log", instance_id, boot_id())
         stack.callback(journal.close)
         transport = SmtpTransport(timeouts=_timeouts(settings))
@@ -143,7 +147,13 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
 
         async def deliver(started: Callable[[], None]) -> None:
             try:
-                await delivery.run(started)
+                if isinstance(clock, DatabaseClock):
+                    async with anyio.create_task_group() as group:
+                        group.start_soon(clock.keep_asking, store.time, name="clock")
+                        await delivery.run(started)
+                        group.cancel_scope.cancel()
+                else:
+                    await delivery.run(started)
             finally:
                 reporting.cancel()  # the last outcomes are written; what is not told yet waits in the outbox
 
@@ -201,7 +211,7 @@ def _instance_id(settings: Settings) -> str:
     return f"{settings.instance_name}-{os.getpid()}-{uuid4().hex[:12]}"
 
 
-async def _open_store(settings: Settings, address: str, instance_id: str, clock: SystemClock) -> Store:
+async def _open_store(settings: Settings, address: str, instance_id: str, clock: Clock) -> Store:
     database = settings.database
     key_folder: Path | None = None
     first_start = False

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.ports import Cipher, Clock
@@ -22,6 +22,7 @@ from mail_proxy.store.sync_leases import StoreSyncLeases
 from mail_proxy.store.usage import UsageSettings
 
 _PING = select(1)
+_TIME = text("SELECT extract(epoch FROM clock_timestamp())::double precision")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,11 @@ class Store:
         except StoreUnavailable as error:
             return [f"The store cannot be read: {error.sentence}."]
         return []
+
+    async def time(self) -> float:
+        """Return Unix seconds by the clock of the PostgreSQL server."""  # G14
+        now: float = await self.database.read(lambda connection: connection.execute(_TIME).scalar_one())
+        return now
 
     async def close(self) -> None:
         """Take this instance off the list, finish the writes, and give the file up."""

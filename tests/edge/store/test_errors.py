@@ -220,6 +220,22 @@ async def test_a_full_disk_is_told_and_recovered_from(sqlite_store: Store) -> No
     assert store.database.available
 
 
+async def test_a_file_that_became_read_only_is_told_and_recovered_from(sqlite_store: Store) -> None:
+    store = sqlite_store
+    with store.database.engine.connect() as connection:  # the writer's one
+        connection.execute(text("PRAGMA query_only = ON"))
+    with pytest.raises(StoreUnavailable, match="readonly"):  # G12
+        await store.database.write(noting(), "meanwhile")
+    assert await store.problems() == [
+        "The last write failed: the database file cannot be used now: attempt to write a readonly database."
+    ]
+    with closing(store.database.engine.raw_connection()) as writable_again:
+        writable_again.cursor().execute("PRAGMA query_only = OFF")
+    await store.queue.beat(1.0)  # comes every few seconds, and finds out
+    assert await store.problems() == []
+    assert await notes(store) == []
+
+
 async def test_a_file_that_somebody_else_locks_is_told(sqlite_store: Store) -> None:
     store = sqlite_store
     with store.database.engine.connect() as connection:

@@ -6,17 +6,19 @@ import asyncio
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, make_url, text
+from sqlalchemy import Connection, Engine, event, make_url, text
 
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.store import engines
+from mail_proxy.store.database import Operation, Transaction
 from mail_proxy.store.opening import AlreadyOpen, FileLock, StoreRefused, database_url, prepare, sqlite_file
 from mail_proxy.store.store import Store, open_store
 from tests.edge.store.notes import noting
@@ -155,36 +157,78 @@ def test_a_place_where_sqlite_cannot_write_ahead_is_refused() -> None:
         prepare("sqlite://", checked)  # in memory, as on a network's file system
 
 
+async def test_sqlite_must_wait_for_its_disk(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hurried(*args: Any, **options: Any) -> Engine:
+        engine = engines.sqlite_engine(*args, **options)
+        event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = NORMAL"))
+        return engine
+
+    monkeypatch.setattr("mail_proxy.store.database.sqlite_engine", hurried)
+    with pytest.raises(StoreRefused, match=r"does not wait for the disk \(synchronous is 1, not FULL\)"):  # G1
+        await open_test_store(sqlite_url)
+
+
+@pytest.mark.parametrize("whose", ["DATABASE {database}", "ROLE {role}", "ROLE {role} IN DATABASE {database}"])
 @pytest.mark.parametrize("value", ["off", "local", "remote_write"])
-async def test_postgresql_must_wait_for_its_disk(postgres_url: str, value: str) -> None:
-    name = make_url(postgres_url).database
+async def test_postgresql_must_wait_for_its_disk(postgres_url: str, value: str, whose: str) -> None:
+    url = make_url(postgres_url)
+    altered = f"ALTER {whose.format(database=url.database, role=url.username)}"
     with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute(f"ALTER DATABASE {name} SET synchronous_commit = {value}".encode())
+        connection.execute(f"{altered} SET synchronous_commit = {value}".encode())
         try:
             with pytest.raises(StoreRefused, match=f"synchronous_commit = {value}.*set it to on"):  # G1
                 await open_test_store(postgres_url)
         finally:
-            connection.execute(f"ALTER DATABASE {name} RESET synchronous_commit".encode())
+            connection.execute(f"{altered} RESET synchronous_commit".encode())
     async with opened(postgres_url):
         pass
 
 
-@pytest.fixture
-def without_fsync(postgres_url: str) -> Iterator[str]:
-    """The URL of a database on a server that does not wait for its disk."""
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        for setting, expected in (("SET fsync = off", "off"), ("RESET fsync", "on")):
+async def test_an_address_that_asks_for_less_is_refused(postgres_url: str) -> None:
+    weak = make_url(postgres_url).update_query_dict({"options": "-c synchronous_commit=off"})
+    with pytest.raises(StoreRefused, match="synchronous_commit = off"):  # G1
+        await open_test_store(weak.render_as_string(hide_password=False))
+
+
+@contextmanager
+def server_set_to(url: str, name: str, value: str) -> Iterator[None]:
+    """Change the configuration of the running server within the block."""
+    with psycopg.connect(url, autocommit=True) as connection:
+
+        def alter(setting: str, expected: str) -> None:
             connection.execute(f"ALTER SYSTEM {setting}".encode())
             connection.execute("SELECT pg_reload_conf()")
-            while connection.execute("SHOW fsync").fetchone() != (expected,):
+            while connection.execute(f"SHOW {name}".encode()).fetchone() != (expected,):
                 pass
-            if expected == "off":
-                yield postgres_url
+
+        alter(f"SET {name} = {value}", value)
+        try:
+            yield
+        finally:
+            alter(f"RESET {name}", "on")
 
 
-async def test_postgresql_must_sync_at_all(without_fsync: str) -> None:
-    with pytest.raises(StoreRefused, match="fsync = off"):
-        await open_test_store(without_fsync)
+@pytest.mark.parametrize("name", ["fsync", "full_page_writes", "synchronous_commit"])
+async def test_a_server_that_does_not_wait_for_its_disk_is_refused(postgres_url: str, name: str) -> None:
+    with server_set_to(postgres_url, name, "off"), pytest.raises(StoreRefused, match=f"{name} = off.*set it to on"):
+        await open_test_store(postgres_url)
+
+
+async def test_sessions_go_on_waiting_for_the_disk_when_the_server_is_told_not_to(postgres_url: str) -> None:
+    def wait_for_disk(transaction: Transaction, items: Sequence[str]) -> Sequence[object]:
+        return [show("synchronous_commit", transaction.connection) for _ in items]
+
+    async with opened(postgres_url) as store:
+        with server_set_to(postgres_url, "synchronous_commit", "off"):
+            assert await store.database.write(Operation("show", wait_for_disk), "x") == "on"  # G1
+            store.database.engine.dispose()
+            assert await store.database.write(Operation("show", wait_for_disk), "x") == "on"  # a new session, too
+
+
+async def test_waiting_for_replicas_as_well_is_left_as_it_is(postgres_url: str) -> None:
+    more = make_url(postgres_url).update_query_dict({"options": "-c synchronous_commit=remote_apply"})
+    async with opened(more.render_as_string(hide_password=False)) as store:
+        assert await store.database.read(partial(show, "synchronous_commit")) == "remote_apply"
 
 
 async def test_postgresql_keeps_the_stores_plans_on_each_connection_also_after_an_error(postgres_url: str) -> None:
