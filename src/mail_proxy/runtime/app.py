@@ -13,6 +13,7 @@ from random import SystemRandom
 from uuid import uuid4
 
 import anyio
+import structlog
 
 from mail_proxy.administration.accounts import Accounts
 from mail_proxy.administration.scheduling import Scheduling
@@ -21,6 +22,7 @@ from mail_proxy.delivery.delivery import Delivery
 from mail_proxy.delivery.journal import FlightJournal, boot_id
 from mail_proxy.delivery.needs import Needs
 from mail_proxy.delivery.settings import DeliverySettings
+from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.domain.retry import RetrySchedule
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod
@@ -41,12 +43,15 @@ from mail_proxy.secrets.cipher import AesGcmCipher, check_key
 from mail_proxy.secrets.keys import obtain_key
 from mail_proxy.smtp.pool import SmtpTransport
 from mail_proxy.smtp.timeouts import Timeouts
+from mail_proxy.store.hints import Hint
 from mail_proxy.store.opening import database_url
 from mail_proxy.store.store import Store, open_store
 
 SWITCH_INTERVAL = 0.0001
 """Seconds after which a thread that wants the interpreter gets it; the store's threads wait that long for each step."""
 
+
+log = structlog.get_logger(__name__)
 
 WHERE = "GMP_DATA_DIR and GMP_DB_PATH say where it is to be"
 
@@ -72,9 +77,10 @@ class App:
     supervisor: Supervisor
 
     async def run_now(self, tenant_id: str | None) -> None:
-        """Send and report at once what is due; for one tenant, its do-not-disturb ends as well."""
+        """Send and report at once what is due, on every instance; for one tenant, its do-not-disturb ends as well."""
         await self.delivery.run_now()
         self.reporter.wake(tenant_id)
+        await self.store.hints.run_now()
 
     async def run(self) -> None:
         """Run every loop until `stop`, and then let each end in good order."""
@@ -131,17 +137,34 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
             lambda pks, urgent: delivery.notify(pks, urgent=urgent),
         )
         guard = Guarded(tuple(settings.allow_networks))
-        reporting = anyio.CancelScope()
+        reporting, listening = anyio.CancelScope(), anyio.CancelScope()
 
         async def deliver(started: Callable[[], None]) -> None:
             try:
                 await delivery.run(started)
             finally:
                 reporting.cancel()  # the last outcomes are written; what is not told yet waits in the outbox
+                listening.cancel()
 
         async def report(started: Callable[[], None]) -> None:
             with reporting:
                 await reporter.run(started)
+
+        async def heed(hints: frozenset[Hint]) -> None:
+            if Hint.RUN_NOW not in hints:
+                delivery.look()
+                return
+            try:
+                await delivery.run_now()
+            except StoreUnavailable as error:  # the polls find it
+                log.info("the queue cannot be read", reason=error.sentence)
+            reporter.wake(None)
+
+        async def listen(started: Callable[[], None]) -> None:
+            from mail_proxy.store.listener import Listener  # noqa: PLC0415 - needs what comes with an extra
+
+            with listening:
+                await Listener(store, heed, clock).run(started)
 
         yield App(
             settings=settings,
@@ -160,7 +183,7 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
             scheduling=Scheduling(directory, directory, store.archive, delivery.notify),
             delivery=delivery,
             reporter=reporter,
-            supervisor=Supervisor({"delivery": deliver, "reporting": report}),
+            supervisor=Supervisor({"delivery": deliver, "reporting": report} | ({} if alone else {"hints": listen})),
         )
 
 

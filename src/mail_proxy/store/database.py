@@ -47,6 +47,8 @@ class Transaction:
     dialect: str
     again: bool = False
     events: list[Event] = field(default_factory=list)
+    hints: set[str] = field(default_factory=set)
+    """What other instances should look at once this is committed: values of `hints.Hint`."""
 
     def emit(self, events: Sequence[Event]) -> None:
         """Write these events at the end of the transaction, where their ids are drawn."""
@@ -138,6 +140,8 @@ class Database:
         self._writers: list[threading.Thread] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
+        self.before_commit: Callable[[Transaction], None] = lambda _transaction: None
+        """Called in a transaction that has hints."""
         self._unanswered = 0
         self._all_answered = asyncio.Event()
         self._all_answered.set()
@@ -291,6 +295,8 @@ class Database:
             transaction = Transaction(connection, self.dialect, again=again)
             for operation, members in sorted(by_operation.items(), key=lambda each: not each[0].leads):
                 run(transaction, operation, members)
+            if transaction.hints:
+                self.before_commit(transaction)
             if transaction.events:
                 self._write_events(transaction)
 
