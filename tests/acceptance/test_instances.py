@@ -62,3 +62,22 @@ async def test_each_tenant_is_reported_to_by_one_instance_at_a_time(instances: l
         assert ids == sorted(set(ids))
     by_whom = [len(instance.logged("reported")) for instance in instances]
     assert all(by_whom), by_whom
+
+
+async def test_a_message_is_taken_up_by_an_instance_that_hardly_ever_looks_by_itself(
+    instances: list[Instance],
+) -> None:
+    """The one that accepts it sends nothing by itself; the other looks once in ten minutes, unless it is told."""
+    accepting, sending = instances
+    await sending.start(SEND_LOOP_INTERVAL="600")
+    await accepting.start(TEST_MODE="true")
+    async with running_sink() as sink, new_tenant(accepting, sink.port) as acme:
+        for n in range(3):
+            await acme.client.submit(a_message(f"M{n}"))
+            await sink.wait_for(n + 1)
+            await acme.client.message_when(f"M{n}", "sent")
+        await acme.client.post("/commands/suspend")
+        await acme.client.submit(a_message("M3"))
+        await acme.client.post("/commands/activate")
+        await sink.wait_for(4)
+    assert sink.ledger == dict.fromkeys([f"M{n}" for n in range(4)], 1)

@@ -150,11 +150,29 @@ async def test_workers_end_in_good_order_when_their_parent_is_killed(instance: I
         assert (await acme.client.message("M1"))["attempts"] == 1
 
 
+async def test_run_now_wakes_every_worker(postgres_url: str, tmp_path: Path) -> None:
+    """One that could not hear it at once does what was asked when it can; in test mode nothing else makes it send."""
+    instance = Instance(tmp_path, postgres_url, WORKERS="2", TEST_MODE="true")
+    await instance.start()
+    try:
+        async with running_sink() as sink, new_tenant(instance, sink.port) as acme:
+            with only(instance, 0):
+                async with instance.client(acme.token) as client:
+                    await client.submit(a_message("M0"))
+                    await client.post("/commands/run-now")
+                    await client.message_when("M0", "sent")
+                    await client.submit(a_message("M1"))
+            await acme.client.message_when("M1", "sent")
+        assert sink.ledger == {"M0": 1, "M1": 1}
+    finally:
+        instance.close()
+
+
 async def test_more_workers_than_one_need_postgresql(tmp_path: Path) -> None:
     environment = {"GMP_API_TOKEN": ADMIN_TOKEN, "GMP_DATA_DIR": str(tmp_path), "GMP_WORKERS": "1"}
     ended = await run("serve", "--workers", "2", environment=environment, folder=tmp_path)
     assert ended.code == 2
-    assert re.fullmatch(r"mail-proxy: GMP_WORKERS .* above 1, but one process owns an SQLite file .*\n", ended.stderr)
+    assert re.fullmatch(r"mail-proxy: GMP_WORKERS .* above 1, but one process owns an SQLite file: .*\n", ended.stderr)
     assert files_in(tmp_path) == []
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from typing_extensions import override
 
-from mail_proxy.domain.claim import Claimed, Demand
+from mail_proxy.domain.claim import Demand, Taking
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.domain.message import MessageState
 from mail_proxy.domain.settlement import Settlement
@@ -27,7 +27,7 @@ class AwayQueue(FlakyQueue):
             raise StoreUnavailable("the database does not answer")
 
     @override
-    async def claim(self, demands: Sequence[Demand], token: str, now: float) -> Sequence[Claimed]:
+    async def claim(self, demands: Sequence[Demand], token: str, now: float) -> Taking:
         self._ask()
         return await super().claim(demands, token, now)
 

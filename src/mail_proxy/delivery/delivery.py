@@ -33,6 +33,7 @@ class Delivery:
     ) -> None:
         """`alone`: this process owns the database, so whatever was claimed before it started is an orphan."""
         rng = rng or SystemRandom()
+        self._only_on_demand = settings.only_on_demand
         self.recorder = Recorder(
             needs.queue,
             needs.clock,
@@ -53,6 +54,11 @@ class Delivery:
     def notify(self, account_pks: Iterable[int], *, urgent: bool = False) -> None:
         """Say that these accounts have ready messages."""
         self.dispatcher.notify(account_pks, urgent=urgent)
+
+    def look(self) -> None:
+        """Look at the queue soon, as after a poll: another instance says that there is something."""
+        if not self._only_on_demand:
+            self.dispatcher.look()
 
     def outage_of(self, account_pk: int) -> Outage | None:
         """Say why this instance leaves the account's server alone, or None."""

@@ -81,6 +81,10 @@ class Dispatcher:
     def run_now(self) -> None:
         """Look at the whole queue at once, and anew at what rate limits let through."""
         self._shut.open_all(self._lanes.values())
+        self.look()
+
+    def look(self) -> None:
+        """Look at the whole queue at once."""
         self._poll_now = True
         self._wake.set()
 

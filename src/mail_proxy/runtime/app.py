@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import SystemRandom
 from uuid import uuid4
 
-import anyio
+import structlog
 
 from mail_proxy.administration.account_tests import AccountTests
 from mail_proxy.administration.accounts import Accounts
@@ -36,6 +36,7 @@ from mail_proxy.reporting.reporter import Reporter
 from mail_proxy.reporting.settings import ReportingSettings
 from mail_proxy.reporting.turns import Turns
 from mail_proxy.runtime.clock import DatabaseClock, SystemClock
+from mail_proxy.runtime.loops import loops
 from mail_proxy.runtime.settings import Settings, SqliteFile
 from mail_proxy.runtime.supervisor import Supervisor
 from mail_proxy.runtime.tally import Tally
@@ -52,6 +53,8 @@ from mail_proxy.store.usage import UsageSettings
 SWITCH_INTERVAL = 0.0001
 """Seconds after which a thread that wants the interpreter gets it; the store's threads wait that long for each step."""
 
+
+log = structlog.get_logger(__name__)
 
 TEST_TIMEOUTS = Timeouts(connect=8.0, command=10.0)
 """For `POST /account/{id}/test`, whose caller waits."""
@@ -81,9 +84,10 @@ class App:
     supervisor: Supervisor
 
     async def run_now(self, tenant_id: str | None) -> None:
-        """Send and report at once what is due; for one tenant, its do-not-disturb ends as well."""
+        """Send and report at once what is due, on every instance; for one tenant, its do-not-disturb ends as well."""
         self.delivery.run_now()
         self.reporter.wake(tenant_id)
+        await self.store.hints.run_now()
 
     async def run(self) -> None:
         """Run every loop until `stop`, and then let each end in good order."""
@@ -111,8 +115,8 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
     """Open everything that an instance is made of, and close it in the opposite order.
 
     `address` is told to others that want the same SQLite file; workers of one port differ in their number and share the
-    tally. Nothing runs yet. Raises `KeyRefused`, `WrongKey`,
-    `StoreRefused`, `SchemaTooNew`, `StoreUnavailable`, `JournalLocked` and `JournalUnwritable`, each with a sentence.
+    tally. Nothing runs yet. Raises `KeyRefused`, `WrongKey`, `StoreRefused`, `SchemaTooNew`, `StoreUnavailable`,
+    `JournalLocked` and `JournalUnwritable`, each with a sentence.
     """
     sys.setswitchinterval(SWITCH_INTERVAL)
     meter, instance_id = PrometheusMeter(tally, worker), _instance_id(settings)
@@ -143,24 +147,6 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
             lambda pks, urgent: delivery.notify(pks, urgent=urgent),
         )
         guard = Guarded(tuple(settings.allow_networks))
-        reporting = anyio.CancelScope()
-
-        async def deliver(started: Callable[[], None]) -> None:
-            try:
-                if isinstance(clock, DatabaseClock):
-                    async with anyio.create_task_group() as group:
-                        group.start_soon(clock.keep_asking, store.time, name="clock")
-                        await delivery.run(started)
-                        group.cancel_scope.cancel()
-                else:
-                    await delivery.run(started)
-            finally:
-                reporting.cancel()  # the last outcomes are written; what is not told yet waits in the outbox
-
-        async def report(started: Callable[[], None]) -> None:
-            with reporting:
-                await reporter.run(started)
-
         pending = Pending(store.archive, lambda: delivery.maintenance.surveyed)
         accounts = Accounts(
             directory,
@@ -178,7 +164,6 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
             _tester(stack, guard).probe,
             delivery.server_answers,
         )
-
         yield App(
             settings=settings,
             clock=clock,
@@ -192,7 +177,7 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
             pending=pending,
             delivery=delivery,
             reporter=reporter,
-            supervisor=Supervisor({"delivery": deliver, "reporting": report}),
+            supervisor=Supervisor(loops(delivery, reporter, store, clock)),
         )
 
 

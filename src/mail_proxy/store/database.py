@@ -51,6 +51,8 @@ class Transaction:
     dialect: str
     again: bool = False
     events: list[Event] = field(default_factory=list)
+    hints: set[str] = field(default_factory=set)
+    """What other instances should look at once this is committed: values of `hints.Hint`."""
 
     def emit(self, events: Sequence[Event]) -> None:
         """Write these events at the end of the transaction, where their ids are drawn."""
@@ -115,6 +117,8 @@ class Database:
         self._closed = False
         self.trouble: str | None = None
         """Why the last write failed, if the database was away or did not answer, until one succeeds."""
+        self.before_commit: Callable[[Transaction], None] = lambda _transaction: None
+        """Called in a transaction that has hints."""
         self.broken: FsyncFailed | None = None
         """Set for good once a commit could not be made durable; every later write raises it."""  # G12
 
@@ -328,6 +332,8 @@ class Database:
             transaction = Transaction(connection, self.dialect, again=again)
             for operation, members in sorted(by_operation.items(), key=lambda each: each[0].rank):
                 run(transaction, operation, members)
+            if transaction.hints:
+                self.before_commit(transaction)
             if transaction.events:
                 self._write_events(transaction)
 

@@ -19,6 +19,7 @@ from mail_proxy.ports import Cipher, Clock, KeyedTenant
 from mail_proxy.store.claim import SCHEDULER_ACTIVE
 from mail_proxy.store.database import Database, Operation, Transaction
 from mail_proxy.store.directory_rows import DirectoryRows
+from mail_proxy.store.hints import Hint
 from mail_proxy.store.prune import Prune
 from mail_proxy.store.removal import CancelWaiting
 from mail_proxy.store.schema import accounts, events, messages, settings, sync_leases, tenants
@@ -332,6 +333,7 @@ def _run_changes(
 ) -> Sequence[tuple[Any, int]]:
     connection = transaction.connection
     version = raise_version(connection)  # first: its lock puts changes by several instances in an order
+    transaction.hints.add(Hint.DIRECTORY.value)
     results = [change(transaction) for change in changes]
     return [(result, version) for result in results]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL
@@ -36,6 +37,16 @@ _WAIT_FOR_THE_DISK = (
     "set_config('synchronous_commit', "
     "CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false)"
 )
+CONNECT_ARGUMENTS: dict[str, Any] = {
+    "connect_timeout": CONNECT_TIMEOUT,
+    "application_name": "genro-mail-proxy",
+    # G12: a server that went silent is noticed within seconds, not after the kernel's quarter of an hour
+    "keepalives_idle": 2,
+    "keepalives_interval": 1,
+    "keepalives_count": 2,
+    "tcp_user_timeout": CONNECT_TIMEOUT * 1000,
+}
+"""How to connect to PostgreSQL."""
 
 
 def sqlite_engine(url: URL, *, connections: int, read_only: bool) -> Engine:
@@ -74,15 +85,7 @@ def postgresql_engine(url: URL, *, connections: int) -> Engine:
         pool_size=connections,
         max_overflow=0,
         pool_pre_ping=False,
-        connect_args={
-            "connect_timeout": CONNECT_TIMEOUT,
-            "application_name": "genro-mail-proxy",
-            # G12: a server that went silent is noticed within seconds, not after the kernel's quarter of an hour
-            "keepalives_idle": 2,
-            "keepalives_interval": 1,
-            "keepalives_count": 2,
-            "tcp_user_timeout": CONNECT_TIMEOUT * 1000,
-        },
+        connect_args=CONNECT_ARGUMENTS,
     )
 
     @event.listens_for(engine, "connect")

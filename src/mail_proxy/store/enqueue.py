@@ -27,6 +27,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from mail_proxy.domain.message import Existing, MessageState, NewMessage, Verdict, resubmission
 from mail_proxy.ports import Taken
 from mail_proxy.store.database import Transaction
+from mail_proxy.store.hints import Hint
 from mail_proxy.store.rows import pack, packed, selected, unpack, unpacked
 from mail_proxy.store.schema import contents, messages, recipients
 from mail_proxy.store.version import hold_version
@@ -140,6 +141,8 @@ class Enqueue:
             for message in batch.messages:
                 first.setdefault((message.tenant_id, message.id), message)
         rows = self._insert(transaction, first) if first else {}
+        if any(message.due is None for message in first.values()):
+            transaction.hints.add(Hint.READY.value)
         return [
             tuple(self._take(transaction, message, rows) for message in batch.messages)
             if batch.directory_version == version

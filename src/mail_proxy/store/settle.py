@@ -13,6 +13,7 @@ from mail_proxy.domain.claim import Claimed
 from mail_proxy.domain.message import FINAL_STATES, MessageState
 from mail_proxy.domain.settlement import Settlement
 from mail_proxy.store.database import Transaction
+from mail_proxy.store.hints import Hint
 from mail_proxy.store.rows import among, pack, packed, unpack, unpacked
 from mail_proxy.store.schema import events, messages, recipients
 from mail_proxy.store.usage import Usage
@@ -165,6 +166,7 @@ class Release:
         taken = unpack(transaction.connection.execute(self.taken, {"pks": pack(tokens)}).scalar())
         ours = [pk for pk, token in taken if tokens[pk] == token]
         if ours:
+            transaction.hints.add(Hint.READY.value)
             transaction.connection.execute(self.give_back, {"pks": pack(ours)})
         return [None] * len(groups)
 

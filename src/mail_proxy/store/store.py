@@ -14,6 +14,7 @@ from mail_proxy.store.archive import StoreArchive
 from mail_proxy.store.database import Database, Operation, Transaction
 from mail_proxy.store.directory import StoreDirectory
 from mail_proxy.store.errors import FsyncFailed
+from mail_proxy.store.hints import Hints
 from mail_proxy.store.opening import FileLock, prepare, sqlite_file
 from mail_proxy.store.outbox import StoreOutbox
 from mail_proxy.store.queue import StoreQueue
@@ -35,6 +36,7 @@ class Store:
     outbox: StoreOutbox
     archive: StoreArchive
     sync_leases: StoreSyncLeases
+    hints: Hints
     instance_id: str
     lock: FileLock | None
 
@@ -108,6 +110,7 @@ async def open_store(
         outbox=StoreOutbox(database),
         archive=StoreArchive(database, clock),
         sync_leases=StoreSyncLeases(database, instance_id),
+        hints=Hints(database, instance_id, clock),
         instance_id=instance_id,
         lock=lock,
     )
