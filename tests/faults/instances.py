@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from itertools import count
 from random import Random
 
 from tests.acceptance.tenants import Tenant, new_tenant
 from tests.faults.load import all_ended, running_load
 from tests.faults.sink import Sink, running_sink
-from tests.faults.tally import Tally, books, copied, in_hand, lost, tally, unexplained
+from tests.faults.tally import Tally, books, copied, in_hand, lost, rows, tally, unexplained
 from tests.support.instance import Instance, eventually
 
 ACCOUNTS = ("a", "b", "c", "d")
@@ -120,7 +121,7 @@ async def stopped(instances: Sequence[Instance], rounds: int, seed: int, tell: T
         await sink.wait_for(load.accepted)
         await all_ended(url)
         kept = books(url)
-        result = tally(f"SIGTERM {rounds} times, 2 instances", seed, load.accepted, kept, sink, recovery)
+        result = tally(f"SIGTERM {rounds} times, 2 instances", seed, load.accepted, kept, sink, recovery, rounds)
         assert not lost(load.accepted, kept, sink)
         assert not copied(sink)
         assert not kept.uncertain
@@ -138,3 +139,51 @@ async def _told_to_stop(instance: Instance, url: str, sink: Sink, seconds: float
     assert not in_hand(url, _name(instance))  # G6: given back, not waiting for a rescue
     await sink.wait_for(held)
     return max((sink.first[id_] for id_ in held), default=began) - began
+
+
+async def frozen_in_a_transaction(instances: Sequence[Instance], seed: int, tell: Tell = say_nothing) -> Tally:
+    """Freeze one of two instances while it holds locks in the database: the other one must not wait for them."""
+    url = instances[0].settings["DB_PATH"]
+    frozen = instances[1]
+    async with AsyncExitStack() as stack:
+        await asyncio.gather(*(each.start() for each in instances))
+        sink = stack.enter_context(running_sink(instances[0].folder, PAUSE))
+        acme = await stack.enter_async_context(new_tenant(instances[0]))
+        await with_accounts(acme, sink)
+        async with running_load(instances[:1], acme, sink, accounts=ACCOUNTS) as load:
+            await sink.wait_for_more(50)
+            for attempt in count(1):
+                await eventually(lambda: in_hand(url, _name(frozen)), "it is busy")
+                frozen.freeze()
+                if await _holds_locks(url):
+                    break
+                frozen.thaw()
+                await asyncio.sleep(Random(seed + attempt).uniform(0.0, 0.02))
+            sink.pause(20 * PAUSE)  # there is no need for thousands of messages meanwhile
+            recovery = await _taken_over(frozen, url)
+            sink.pause(PAUSE)
+            before = len(load.accepted)
+            await sink.wait_for_more(50)
+            await eventually(lambda: len(load.accepted) > before, "the other one accepts messages")
+            tell(f"frozen in a transaction, taken over in {recovery:.1f} s")
+            frozen.thaw()
+            await eventually(lambda: in_hand(url, _name(frozen)), "it takes messages up again", 30)
+        await sink.wait_for(load.accepted)
+        await all_ended(url)
+        kept = books(url)
+        result = tally("frozen in a transaction", seed, load.accepted, kept, sink, recovery)
+        assert not lost(load.accepted, kept, sink)
+        assert not unexplained(kept, sink)
+        assert await frozen.stop() == 0
+    return result
+
+
+async def _holds_locks(url: str) -> bool:
+    """True when a session has stayed for a while in a transaction that writes: nobody but a frozen one does."""
+    idle = (
+        "SELECT count(*) FROM pg_stat_activity a JOIN pg_locks l ON l.pid = a.pid "
+        "WHERE a.datname = current_database() AND a.state = 'idle in transaction' "
+        "AND now() - a.state_change > interval '0.3 s' AND l.mode = 'RowExclusiveLock'"
+    )
+    await asyncio.sleep(0.4)
+    return bool(rows(url, idle)[0][0])

@@ -69,7 +69,9 @@ async def killed(
         await all_ended(url)
         kept = books(url)
         database = "PostgreSQL" if url.startswith("postgresql:") else "SQLite"
-        result = tally(f"{kills} kills, {database}, journal {journal}", seed, load.accepted, kept, sink, recovery)
+        result = tally(
+            f"{kills} kills, {database}, journal {journal}", seed, load.accepted, kept, sink, recovery, kills
+        )
         assert not lost(load.accepted, kept, sink)  # G1, G4
         assert not unexplained(kept, sink)
         # With the journal only a dot without an answer can lead to a copy, without it whatever was taken up.

@@ -45,7 +45,7 @@ async def database_killed(
         await sink.wait_for(load.accepted)
         await all_ended(url)
         kept = books(url)
-        result = tally(f"PostgreSQL killed {times} times", seed, load.accepted, kept, sink, recovery)
+        result = tally(f"PostgreSQL killed {times} times", seed, load.accepted, kept, sink, recovery, times)
         assert not lost(load.accepted, kept, sink)  # G1, G12
         assert not copied(sink)  # the instance lived, and forgot nothing that a server had said
         assert not kept.uncertain
@@ -89,7 +89,7 @@ async def database_cut(instance: Instance, times: int, seed: int, tell: Tell = s
             await sink.wait_for(load.accepted)
             await all_ended(url)
             kept = books(url)
-            result = tally(f"connections to PostgreSQL cut {times} times", seed, load.accepted, kept, sink)
+            result = tally(f"connections to PostgreSQL cut {times} times", seed, load.accepted, kept, sink, times=times)
             assert not lost(load.accepted, kept, sink)  # G1, G5
             assert not copied(sink)
             assert not kept.uncertain
@@ -121,7 +121,7 @@ async def mail_cut(instance: Instance, times: int, seed: int, tell: Tell = say_n
             await sink.wait_for(load.accepted)
             await all_ended(url)
             kept = books(url)
-        result = tally(f"SMTP sessions cut {times} times", seed, load.accepted, kept, sink)
+        result = tally(f"SMTP sessions cut {times} times", seed, load.accepted, kept, sink, times=times)
         assert not lost(load.accepted, kept, sink)  # G4
         assert not unexplained(kept, sink)
         assert result.copies <= result.uncertain <= times * SESSIONS

@@ -24,14 +24,14 @@ class Tally:
     copies: int
     uncertain: int
     recovery: float | None = None
-    remark: str = ""
+    times: int | None = None
+    """How often something was broken, where it was often."""
 
     def __str__(self) -> str:
         recovery = "-" if self.recovery is None else f"{self.recovery:.1f} s"
-        remark = f" ({self.remark})" if self.remark else ""
         return (
             f"{self.scenario}: seed {self.seed}, {self.accepted} accepted, {self.lost} lost, {self.copies} copies, "
-            f"{self.uncertain} uncertain, recovery {recovery}{remark}"
+            f"{self.uncertain} uncertain, recovery {recovery}"
         )
 
 
@@ -89,7 +89,13 @@ def unexplained(kept: Books, sink: Sink) -> list[str]:
 
 
 def tally(
-    scenario: str, seed: int, accepted: Collection[str], kept: Books, sink: Sink, recovery: float | None = None
+    scenario: str,
+    seed: int,
+    accepted: Collection[str],
+    kept: Books,
+    sink: Sink,
+    recovery: float | None = None,
+    times: int | None = None,
 ) -> Tally:
     """Sum up."""
     return Tally(
@@ -100,4 +106,5 @@ def tally(
         sum(copied(sink).values()),
         len(kept.uncertain),
         recovery,
+        times,
     )

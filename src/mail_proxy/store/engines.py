@@ -24,6 +24,8 @@ _POSTGRESQL_SESSION = {
     "plan_cache_mode": "force_generic_plan",
     "jit": "off",
     "lock_timeout": f"{CONNECT_TIMEOUT}s",
+    # What an instance leaves open that was stopped or cut off gives its locks up, and cannot be committed much later.
+    "idle_in_transaction_session_timeout": "10s",
 }
 
 
