@@ -4,6 +4,8 @@ SHELL := /bin/sh
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+# "--scale 0.1" or names of scenarios, for `make faults`
+FAULTS_ARGS ?=
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 # Folders of Python code; bench is checked like the rest.
@@ -11,7 +13,7 @@ CODE := src tests $(wildcard bench)
 
 export PYTHON
 
-.PHONY: help setup setup-runtime demo test check format bench clean
+.PHONY: help setup setup-runtime demo test check format faults bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -38,6 +40,9 @@ check: setup ## Check formatting, lint, types and the direction of imports
 format: setup ## Format the code and apply the fixes that change no meaning
 	@$(RUN) ruff check --quiet --fix-only $(CODE)
 	@$(RUN) ruff format $(CODE)
+
+faults: setup ## Break things on purpose at length (ten minutes or so) and write docs/reliability.md
+	@$(RUN) tests.faults $(FAULTS_ARGS)
 
 bench: setup ## Measure the main job on this machine
 	@$(RUN) bench

@@ -20,6 +20,18 @@ def pytest_report_header() -> list[str]:
     return [f"database: {found[0] if found else 'no PostgreSQL server found'}"]
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the figures that tests have recorded as `tally`, wherever they ran."""
+    reports = [report for found in terminalreporter.stats.values() for report in found if hasattr(report, "when")]
+    figures = [
+        text for each in reports if each.when == "call" for name, text in each.user_properties if name == "tally"
+    ]
+    if figures:
+        terminalreporter.section("figures")
+        for line in sorted(figures):
+            terminalreporter.write_line(str(line))
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL server of this run; with pytest-xdist, of each worker, so that one may stop its own."""

@@ -165,6 +165,11 @@ class Instance:
         os.kill(self.pid, signal.SIGSTOP)
         self.frozen = True
 
+    def thaw(self) -> None:
+        """Let it go on after `freeze`."""
+        os.kill(self.pid, signal.SIGCONT)
+        self.frozen = False
+
     async def stop(self) -> int:
         """Ask it to stop, as a service manager does, and return its exit code."""
         assert self._process is not None

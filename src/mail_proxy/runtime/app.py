@@ -252,6 +252,7 @@ def _delivery(settings: Settings) -> DeliverySettings:
         max_concurrent_sends=settings.max_concurrent_sends,
         poll_interval=settings.send_loop_interval,
         grace=settings.shutdown_grace,
+        lease=settings.lease,
         retention=settings.delivery_report_retention_seconds,
         only_on_demand=settings.test_mode,
         log_each_attempt=settings.log_delivery_activity,

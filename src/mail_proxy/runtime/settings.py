@@ -169,6 +169,14 @@ class Settings(BaseSettings):
     shutdown_grace: Delay = Field(
         30, description="Seconds that running SMTP transactions get to finish when the service is told to stop."
     )
+    lease: float = Field(
+        60,
+        ge=1,
+        le=86400,
+        allow_inf_nan=False,
+        description="Seconds of silence after which the other instances on one PostgreSQL take over what an instance "
+        "had taken up. The same for all of them.",
+    )
 
     send_loop_interval: Seconds = Field(
         2, description="Seconds between looks at the queue when nothing else says that there is something to send."

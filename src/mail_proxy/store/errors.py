@@ -31,10 +31,11 @@ By their code, which Python tells from 3.11 on, and in SQLite's words, which are
 """
 _RUN_AGAIN = frozenset({"40001", "40P01"})
 """PostgreSQL: serialization_failure, deadlock_detected."""
-_LOST = ("08", "57P")
-"""PostgreSQL: connection, and the server's going down or coming up."""
-_AWAY_CLASSES = ("08", "53", "57", "58", "25006", "55P03", "XX")
-"""PostgreSQL: connection, resources (disk full, memory), operator intervention, system errors, read-only, locked."""
+_LOST = ("08", "57P", "25P03")
+"""PostgreSQL: connection, the server's going down or coming up, a session that was idle in a transaction for long."""
+_AWAY_CLASSES = ("08", "53", "57", "58", "25006", "25P03", "55P03", "XX")
+"""PostgreSQL: connection, resources (disk full, memory), operator intervention, system errors, read-only, idle for long
+in a transaction, locked."""
 
 
 class FsyncFailed(Exception):

@@ -159,6 +159,7 @@ async def test_states_of_the_server_make_the_store_unavailable(postgresql_store:
     for state in (
         "08006",  # connection failure
         "25006",  # read-only transaction
+        "25P03",  # idle in a transaction for too long
         "53100",  # disk full
         "53200",  # out of memory
         "53300",  # too many connections
@@ -193,7 +194,8 @@ async def test_states_of_a_transaction_ask_for_another_run_or_leave_its_commit_i
 ) -> None:
     for state in ("40001", "40P01"):  # serialisation failure, deadlock
         assert can_run_again(await raised_by_postgresql(postgresql_store, state)), state
-    for state in ("08003", "57P01", "57P02", "57P03"):  # no connection; shutdown, crash, start of the server
+    # no connection; shutdown, crash, start of the server; a session that was ended because it was idle
+    for state in ("08003", "57P01", "57P02", "57P03", "25P03"):
         assert connection_lost(await raised_by_postgresql(postgresql_store, state)), state
 
 

@@ -1,0 +1,1 @@
+"""Breaking things on purpose, with real processes; `python -m tests.faults` measures at length."""
