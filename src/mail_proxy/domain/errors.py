@@ -75,6 +75,10 @@ class TooLarge(MailProxyError):
     code = "too_large"
 
 
+class StoreBroken(Exception):
+    """What the store wrote last is no longer known, and never will be: the process has to end."""  # G12
+
+
 class StoreUnavailable(MailProxyError):
     """The database does not answer or cannot write. Nothing of this call was stored."""  # G12
 

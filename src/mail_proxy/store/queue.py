@@ -23,6 +23,7 @@ from mail_proxy.store.settle import Release, Settle
 from mail_proxy.store.survey import Surveying
 from mail_proxy.store.unanswered import PutBack, Unanswered
 from mail_proxy.store.usage import Usage, UsageSettings
+from mail_proxy.store.waited_out import WaitedOut
 
 ENQUEUES, CLAIMS = 1, 2
 """Ranks of operations: enqueues share the directory's lock, claims lock the accounts that are limited."""
@@ -64,6 +65,12 @@ class StoreQueue:
             "rescue",
             rescue.RescueClaims(dialect).run,
             unanswered=lambda request: self._unanswered.rescued.update(request.taken),
+        )
+        self._waited_out = WaitedOut(dialect)
+        self._claim_waited_out_op = Operation(
+            "claim_waited_out",
+            self._waited_out.run,
+            unanswered=lambda request: self._unanswered.expiries.add(request.token),
         )
         self._put_back_op = Operation("put_back", PutBack(dialect).run)
         self._prune_op = Operation("prune", Prune(dialect).run)
@@ -108,6 +115,13 @@ class StoreQueue:
             return ()
         request = ExpiryRequest(now, limit, token, self._instance_id)
         return await self._database.write(self._claim_expired_op, request)
+
+    async def claim_waited_out(self, before: float, limit: int, token: str) -> Sequence[Claimed]:
+        """See `Queue.claim_waited_out`. Writes only when something has waited too long."""
+        if not await self._database.read(lambda connection: self._waited_out.any(connection, before, limit)):
+            return ()
+        request = ExpiryRequest(before, limit, token, self._instance_id)
+        return await self._database.write(self._claim_waited_out_op, request)
 
     async def ready_accounts(self) -> Sequence[int]:
         """See `Queue.ready_accounts`."""
