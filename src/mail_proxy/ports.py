@@ -57,6 +57,10 @@ class Meter(Protocol):
         """A final dot got no answer."""  # G4
         ...
 
+    def poison(self, tenant_id: str, account_id: str) -> None:
+        """A message was held because instances kept ending while they sent it."""  # G13
+        ...
+
     def reported(self, events: int, *, ok: bool) -> None:
         """A report with that many events was acknowledged, or was not."""
         ...
@@ -142,12 +146,20 @@ class Queue(Protocol):
         """Take waiting messages whose `expires_ts` has passed, so that they can be settled as expired."""
         ...
 
+    async def claim_waited_out(self, before: float, limit: int, token: str) -> Sequence[Claimed]:
+        """Take messages that an account on hold has kept waiting since before that time, so that they can be expired.
+
+        Time counts from the first attempt, else from when a message was due, and while the account has been on hold.
+        Accounts that are not on hold cost nothing.
+        """
+        ...
+
     async def ready_accounts(self) -> Sequence[int]:
         """Accounts that have ready messages; costs the same for one or a million of them."""
         ...
 
     async def unhold(self, limit: int) -> Promotion:
-        """Put back up to `limit` held messages whose batch is no longer suspended."""
+        """Put back up to `limit` held messages: of batches no longer suspended, and what `free_poison` asked for."""
         ...
 
     async def divert(self, account_pk: int, fallback_pk: int, limit: int) -> int:
@@ -342,7 +354,7 @@ class Registry(Protocol):
         ...
 
     async def set_hold(self, account_pk: int, hold: Hold | None) -> None:
-        """Put an account on hold, or end the hold. G8."""
+        """Put an account on hold, or end the hold. One that is on hold stays so since it began. G8."""
         ...
 
     async def change_suspension(self, tenant_id: str, decide: Callable[[Suspension], Suspension]) -> Suspension | None:
@@ -351,6 +363,10 @@ class Registry(Protocol):
         `decide` is given what is held when nobody else can change it any more, and may raise `Conflict`. It may be
         called again, and must then decide the same. Costs the same however many messages are concerned.
         """
+        ...
+
+    async def free_poison(self, tenant_id: str) -> None:
+        """Have what is held of a tenant because instances ended over it put back in chunks, as if it were new. G13."""
         ...
 
     async def scheduler_active(self) -> bool:

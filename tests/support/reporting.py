@@ -276,6 +276,9 @@ class CountingMeter(Meter):
     def uncertain(self, tenant_id: str, account_id: str) -> None: ...
 
     @override
+    def poison(self, tenant_id: str, account_id: str) -> None: ...
+
+    @override
     def pending(self, messages: int) -> None: ...
 
     @override

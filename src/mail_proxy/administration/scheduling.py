@@ -62,8 +62,10 @@ class Scheduling:
         return await self._held(tenant_id, after, batch_code)
 
     async def activate(self, tenant_id: str, batch_code: str | None) -> Held:
-        """Free a tenant with all its batches, or one batch; raises `NotFound`, `Conflict`."""
+        """Free a tenant with all its batches and its poison, or one batch; raises `NotFound`, `Conflict`."""
         after = await self._change(tenant_id, lambda held: activated(held, batch_code))
+        if batch_code is None:
+            await self._registry.free_poison(tenant_id)
         self._freed(frozenset(account.pk for account in await self._directory.accounts_of(tenant_id)))
         return await self._held(tenant_id, after, batch_code)
 

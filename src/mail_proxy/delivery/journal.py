@@ -4,6 +4,8 @@ It is written without fsync, so it survives the process and not the machine. It 
 file deleted nothing is lost, only more attempts count as uncertain.
 
     {"boot": "…", "instance": "…"}            the first line
+    ["begin", pk, token]                      a sender has taken it up
+    ["back", pk, token]                       and put it back untried
     ["dot", pk, token]                        about to go out
     ["reply", pk, token, [[n, stage, code, enhanced, text], …]]
 """  # G4
@@ -16,6 +18,7 @@ import json
 import os
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +54,8 @@ class Flights:
     reliable: bool = False
     dots: frozenset[tuple[int, str]] = frozenset()
     replies: Mapping[tuple[int, str], Mapping[int, Answer]] = field(default_factory=dict)
+    begun: frozenset[tuple[int, str]] = frozenset()
+    """What senders had in their hands, dots and replies included."""  # G13
 
     def reply_to(self, claimed: Claimed) -> Mapping[int, Answer] | None:
         """What the server said about a claim's recipients, or None."""
@@ -59,6 +64,10 @@ class Flights:
     def dot_went_out(self, claimed: Claimed) -> bool:
         """True when a claim's final dot went out, or was about to."""
         return (claimed.pk, claimed.token) in self.dots
+
+    def was_begun(self, claimed: Claimed) -> bool:
+        """True when a sender may have had the claim in its hands when that instance ended."""  # G13
+        return not self.reliable or (claimed.pk, claimed.token) in self.begun
 
 
 def boot_id() -> str:
@@ -79,7 +88,7 @@ class FlightJournal:
         self._boot = boot
         self._cut_above = cut_above
         self._in_flight: dict[tuple[int, str], bytes] = {}
-        """The last record of each dot that the database does not know the outcome of."""
+        """The last record of each message that was begun and that the database does not know the outcome of."""
         self._file = _opened(path, os.O_CREAT)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -121,6 +130,20 @@ class FlightJournal:
     def full(self) -> bool:
         """True when it should be begun anew, without the flights that the database knows the end of."""
         return self._size > self._cut_above or self._torn
+
+    def took_up(self, pk: int, token: str) -> None:
+        """Note that a sender takes a message up. Raises `JournalUnwritable`: then nothing may be begun."""  # G13
+        if self.full:
+            self.begin()
+        record = b'["begin",%d,"%s"]\n' % (pk, token.encode())
+        self._write(record)
+        self._in_flight[pk, token] = record
+
+    def put_back(self, pk: int, token: str) -> None:
+        """Note that a message which was taken up waits again, untried: a crash from now on is none of its doing."""
+        if self._in_flight.pop((pk, token), None) is not None:
+            with suppress(JournalUnwritable):  # then a crash too many may be counted
+                self._write(b'["back",%d,"%s"]\n' % (pk, token.encode()))
 
     def dot(self, pk: int, token: str) -> None:
         """Note that a message's final dot is about to go out. Raises `JournalUnwritable`: then it must not."""
@@ -186,18 +209,28 @@ def _flights(lines: list[bytes], boot: str) -> Flights:
         reliable = bool(boot) and head["boot"] == boot
     except (ValueError, KeyError, TypeError):
         return Flights()
+    begun: set[tuple[int, str]] = set()
     dots: set[tuple[int, str]] = set()
     replies: dict[tuple[int, str], Mapping[int, Answer]] = {}
     try:
         for line in lines[1:]:
             if line.endswith(b"\n"):
                 kind, pk, token, *rest = json.loads(line)
-                dots.add((pk, token))
-                if kind == "reply":
-                    replies[pk, token] = {n: _answer(said) for n, *said in rest[0]}
+                match kind:
+                    case "begin":
+                        begun.add((pk, token))
+                    case "back":
+                        begun.discard((pk, token))
+                    case "dot":
+                        dots.add((pk, token))
+                    case "reply":
+                        dots.add((pk, token))
+                        replies[pk, token] = {n: _answer(said) for n, *said in rest[0]}
+                    case _:
+                        return Flights(instance_id)
     except (ValueError, TypeError, IndexError):  # not what this software writes: nothing in it is believed
         return Flights(instance_id)
-    return Flights(instance_id, reliable, frozenset(dots), replies)
+    return Flights(instance_id, reliable, frozenset(dots), replies, frozenset(begun | dots))
 
 
 def _answer(said: list[Any]) -> Answer:

@@ -23,6 +23,7 @@ from mail_proxy.domain.attempt import Attempt
 from mail_proxy.domain.backlog import MANY, Survey
 from mail_proxy.domain.claim import Claimed
 from mail_proxy.domain.errors import StoreUnavailable
+from mail_proxy.domain.poison import after_crash, hold_unjudged, plainly_expired
 from mail_proxy.domain.settlement import Policy, Settlement, expire, give_back, recover, settle
 
 CHUNK = 500
@@ -86,6 +87,7 @@ class Maintenance:
         chores: list[tuple[str, float, Callable[[], Awaitable[object]]]] = [
             ("beat", self._settings.lease / 12, self.beat),
             ("prune", PRUNE_INTERVAL, self.prune),
+            ("end what waited too long", PRUNE_INTERVAL, self.end_waited_out),
             ("sample", SAMPLE_INTERVAL, self.sample),
             ("count outages", SAMPLE_INTERVAL, self.count_outages),
             ("divert", DIVERT_INTERVAL, self._fallbacks.divert),
@@ -149,11 +151,26 @@ class Maintenance:
             freed = await self._needs.queue.unhold(CHUNK)
             self._dispatcher.notify(promotion.account_pks | freed.account_pks)
             late = await self._needs.queue.claim_expired(self._needs.clock.now(), CHUNK, uuid4().hex)
-            for claimed in late:
-                self._recorder.submit(claimed, expire(claimed, self._needs.clock.now()))
-            if late:
-                await self._recorder.drained()
+            await self._end(late)
             more = promotion.more or freed.more or bool(late)
+
+    async def end_waited_out(self) -> None:
+        """End what has waited too long on accounts that are on hold."""
+        before = self._needs.clock.now() - self._settings.schedule.max_age
+        while late := await self._needs.queue.claim_waited_out(before, CHUNK, uuid4().hex):
+            await self._end(late)
+
+    async def _end(self, late: Sequence[Claimed]) -> None:
+        for claimed in late:
+            now = self._needs.clock.now()
+            try:
+                settlement = expire(claimed, now)
+            except Exception:  # G13
+                log.exception("decision failed", tenant_id=claimed.tenant_id, id=claimed.identity.mail_id)
+                settlement = plainly_expired(claimed, now)
+            self._recorder.submit(claimed, settlement)
+        if late:
+            await self._recorder.drained()
 
     async def beat(self) -> None:
         """Raise this instance's counter."""
@@ -173,13 +190,25 @@ class Maintenance:
         count = 0
         while dead and (orphans := await self._needs.queue.rescue(dead, CHUNK)):
             for claimed in orphans:
-                self._recorder.submit(claimed, await self._recovered(claimed, flights))
+                self._recorder.submit(claimed, await self._judged(claimed, flights))
             await self._recorder.drained()
             self._dispatcher.notify({claimed.account_pk for claimed in orphans})
             count += len(orphans)
         if count:
             log.warning("messages of an instance that ended were taken back", messages=count, instances=len(dead))
         return count
+
+    async def _judged(self, claimed: Claimed, flights: Flights) -> Settlement:
+        """Decide on a message, and count the crash where it was being sent. A decision that fails holds it."""  # G13
+        schedule, now = self._settings.schedule, self._needs.clock.now()
+        try:
+            settlement = await self._recovered(claimed, flights)
+            return after_crash(claimed, settlement, schedule, now) if flights.was_begun(claimed) else settlement
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            log.exception("recovery failed", tenant_id=claimed.tenant_id, id=claimed.identity.mail_id)
+            return hold_unjudged(claimed, error, schedule, now)
 
     async def _recovered(self, claimed: Claimed, flights: Flights) -> Settlement:
         """Decide by what the journal says: reply, dot without reply, no dot; or nothing that can be relied on."""  # G4

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import structlog
 
 from mail_proxy.domain.claim import Claimed
-from mail_proxy.domain.errors import StoreUnavailable
+from mail_proxy.domain.errors import StoreBroken, StoreUnavailable
 from mail_proxy.domain.message import MessageState
+from mail_proxy.domain.poison import reduced
 from mail_proxy.domain.report import EventType
 from mail_proxy.domain.settlement import Settlement
 from mail_proxy.ports import Clock, Meter, Queue
@@ -27,6 +28,8 @@ class _Waiting(NamedTuple):
     claimed: Claimed
     settlement: Settlement
     written: asyncio.Future[bool]
+    reduced: bool = False
+    """True when the store has refused it already for what was in it."""
 
 
 class Recorder:
@@ -93,11 +96,12 @@ class Recorder:
     async def run(self) -> None:
         """Write what is handed over until cancelled."""
         pause = 0.0
+        most = MOST_TOGETHER
         while True:
             await self._news.wait()
             self._news.clear()
             while self._waiting:
-                taken, self._waiting = self._waiting[:MOST_TOGETHER], self._waiting[MOST_TOGETHER:]
+                taken, self._waiting = self._waiting[:most], self._waiting[most:]
                 try:
                     written = await self._queue.settle([each.settlement for each in taken])
                 except StoreUnavailable as error:
@@ -106,12 +110,37 @@ class Recorder:
                     pause = min(max(pause * 2, 0.1), LONGEST_PAUSE)
                     log.warning("outcomes cannot be recorded", reason=error.sentence, waiting=len(self._waiting))
                     await self._clock.sleep(pause)
+                except StoreBroken:
+                    raise
+                except Exception as error:  # noqa: BLE001 - it belongs to one of them, which is found out
+                    most = max(len(taken) // 2, 1)
+                    self._refused(taken, error)
                 else:
                     pause = 0.0
+                    most = min(most * 2, MOST_TOGETHER)
                     if len(self._waiting) < MOST_UNRECORDED:
                         self._room.set()
                     self._answer(taken, list(written))
             self._idle.set()
+
+    def _refused(self, taken: list[_Waiting], error: Exception) -> None:
+        """Take apart what the store refused for what is in it, until the one at fault is alone; reduce that one.
+
+        What cannot be written at all stays claimed, for the next start to judge. Nothing is tried for ever.
+        """  # G13
+        one, *others = taken
+        if others:
+            self._waiting[:0] = taken
+            return
+        who = {"tenant_id": one.claimed.tenant_id, "id": one.claimed.identity.mail_id}
+        if one.reduced:
+            log.error("an outcome cannot be recorded at all", **who, reason=repr(error)[:500])
+            if not one.written.done():
+                one.written.set_result(False)
+            return
+        log.error("an outcome is refused by the store", **who, exc_info=error)
+        settlement = reduced(one.claimed, one.settlement, error, self._clock.now())
+        self._waiting.insert(0, one._replace(settlement=settlement, reduced=True))
 
     async def drained(self) -> None:
         """Return when everything that was handed over is written."""
@@ -158,5 +187,15 @@ class Recorder:
                 )
             case MessageState.SCHEDULED:
                 self._meter.deferred(*who)
+            case MessageState.HELD:  # G13
+                self._meter.poison(*who)
+                log.error(
+                    "message held as poison",
+                    tenant_id=claimed.tenant_id,
+                    account_id=claimed.account_id,
+                    id=claimed.identity.mail_id,
+                    crashes=settlement.crashes,
+                    reply=settlement.reply,
+                )
             case _:
                 pass

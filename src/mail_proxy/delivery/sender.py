@@ -20,6 +20,7 @@ from mail_proxy.domain.attempt import AccountRefused, Attempt, Envelope, Failure
 from mail_proxy.domain.claim import Claimed
 from mail_proxy.domain.compose import compose
 from mail_proxy.domain.errors import StoreUnavailable
+from mail_proxy.domain.poison import error_words, undecided
 from mail_proxy.domain.settlement import Policy, Settlement, expire, expired, settle
 from mail_proxy.domain.submission import build_message
 from mail_proxy.ports import Directory
@@ -113,6 +114,7 @@ class Sender:
                 self._recorder.submit(claimed, expire(claimed, now))
                 return Sent()
             policy = replace(policy, on_uncertain=await on_uncertain(self._needs.directory, account))
+            self._journal.took_up(claimed.pk, claimed.token)  # G13
             attempt = await self._attempt(account, claimed, flight)
         except asyncio.CancelledError:
             with anyio.CancelScope(shield=True):
@@ -120,14 +122,16 @@ class Sender:
             raise
         except (JournalUnwritable, LeaseLost, StoreUnavailable) as error:
             if not flight.dot_sent:
+                self._journal.put_back(claimed.pk, claimed.token)
                 raise
             attempt = self._broken(claimed, flight, error)  # between two transactions of one message
         except Exception as error:
             log.exception("attempt failed", tenant_id=claimed.tenant_id, id=claimed.identity.mail_id)
             attempt = self._broken(claimed, flight, error)
         if not attempt.answers and not attempt.uncertain and _not_its_own(attempt.failure):
+            self._journal.put_back(claimed.pk, claimed.token)
             return Sent(attempt.failure, untouched=True)  # G8: the account or host is at fault, not the message
-        settlement = settle(claimed, attempt, policy, self._needs.clock.now(), self._rng)
+        settlement = self._decide(claimed, attempt, policy)
         if flight.dot_sent:
             self._note_reply(claimed, attempt)
         self._recorder.submit(claimed, settlement)
@@ -147,14 +151,25 @@ class Sender:
         )
         return await self._needs.transport.send(account, envelope, wire, flight.before_dot)
 
+    def _decide(self, claimed: Claimed, attempt: Attempt, policy: Policy) -> Settlement:
+        """Decide on an attempt; one that fails costs the message its attempt, and others nothing."""  # G13
+        now = self._needs.clock.now()
+        try:
+            return settle(claimed, attempt, policy, now, self._rng)
+        except Exception as error:
+            log.exception("decision failed", tenant_id=claimed.tenant_id, id=claimed.identity.mail_id)
+            return undecided(claimed, attempt, error, policy, now)
+
     def _note_reply(self, claimed: Claimed, attempt: Attempt) -> None:
         try:
             self._journal.reply(claimed.pk, claimed.token, attempt)
         except JournalUnwritable as error:  # the outcome is on its way to the database all the same
             log.warning("the flight journal cannot be written", reason=str(error))
+        except Exception:
+            log.exception("a reply cannot be noted", tenant_id=claimed.tenant_id, id=claimed.identity.mail_id)
 
     def _broken(self, claimed: Claimed, flight: Flight, error: Exception) -> Attempt:
-        failure = Interrupted(f"{type(error).__name__}: {error}"[:200])
+        failure = Interrupted(error_words(error))
         waiting = frozenset(r.n for r in claimed.waiting)
         return Attempt(uncertain=waiting if flight.dot_sent else frozenset(), failure=failure)
 
@@ -162,8 +177,9 @@ class Sender:
         """Finish what was begun when this instance stops: unanswered dots are uncertain, the rest goes back."""  # G6
         if flight.dot_sent:
             attempt = Attempt(uncertain=frozenset(r.n for r in claimed.waiting))
-            self._recorder.submit(claimed, settle(claimed, attempt, policy, self._needs.clock.now(), self._rng))
+            self._recorder.submit(claimed, self._decide(claimed, attempt, policy))
             return
+        self._journal.put_back(claimed.pk, claimed.token)
         try:
             await self._needs.queue.release([claimed])
         except StoreUnavailable as error:  # another instance, or the next start, finds it

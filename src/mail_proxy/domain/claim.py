@@ -55,14 +55,20 @@ class Claimed:
     """The submission as JSON text."""
     identity: Identity
     recipients: tuple[Recipient, ...]
+    crashes: int = 0
+    """How many instances have ended while they were sending it."""  # G13
 
     @property
     def metadata(self) -> Mapping[str, object] | None:
         """What the client attached to the message for itself."""
         if '"metadata"' not in self.fields:  # spares most messages the parsing
             return None
-        metadata: Mapping[str, object] | None = json.loads(self.fields).get("metadata")
-        return metadata
+        try:
+            fields = json.loads(self.fields)
+        except ValueError:  # a stored message that was damaged is still judged, and told
+            return None
+        metadata = fields.get("metadata") if isinstance(fields, dict) else None
+        return metadata if isinstance(metadata, dict) else None
 
     @property
     def waiting(self) -> tuple[Recipient, ...]:

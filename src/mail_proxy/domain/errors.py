@@ -86,6 +86,10 @@ class TooMany(MailProxyError):
         self.retry_after = retry_after
 
 
+class StoreBroken(Exception):
+    """What the store wrote last is no longer known, and never will be: the process has to end."""  # G12
+
+
 class StoreUnavailable(MailProxyError):
     """The database does not answer or cannot write. The call can be repeated.
 

@@ -37,6 +37,10 @@ class Settlement:
     events: tuple[Event, ...]
     transactions: int = 0
     """SMTP transactions that count for rate limits."""  # G10
+    crashes: int | None = None
+    """How many instances have ended while they sent it; None: as before."""  # G13
+    expires_ts: float | None = None
+    """When a message ends that is held, as nobody will look at its age; None: as before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +61,10 @@ def settle(claimed: Claimed, attempt: Attempt, policy: Policy, now: float, rng: 
         due = next_attempt(policy.schedule, claimed.attempts, now, rng)
         if due is None:
             recipients = _end_waiting(recipients, RecipientState.FAILED, now)
-        elif now >= _deadline(claimed, policy.schedule):
+        elif now >= deadline(claimed, policy.schedule):
             recipients, due = _end_waiting(recipients, RecipientState.EXPIRED, now), None
         else:
-            due = min(due, _deadline(claimed, policy.schedule))
+            due = min(due, deadline(claimed, policy.schedule))
     settlement = _settlement(claimed, recipients, due, now, uncertain=bool(attempt.uncertain))
     return replace(settlement, transactions=_transactions(attempt))
 
@@ -148,10 +152,11 @@ def _transactions(attempt: Attempt) -> int:
 
 def expired(claimed: Claimed, schedule: RetrySchedule, now: float) -> bool:
     """True when the message must not be sent any more."""
-    return now >= _deadline(claimed, schedule)
+    return now >= deadline(claimed, schedule)
 
 
-def _deadline(claimed: Claimed, schedule: RetrySchedule) -> float:
+def deadline(claimed: Claimed, schedule: RetrySchedule) -> float:
+    """When the message ends if it is not sent before, Unix seconds."""
     by_age = claimed.first_attempt_ts + schedule.max_age
     return by_age if claimed.expires_ts is None else min(by_age, claimed.expires_ts)
 

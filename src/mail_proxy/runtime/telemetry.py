@@ -27,8 +27,9 @@ _COUNTERS = {
     "gmp_deferred": "Times that a message was put off to a later attempt, or told that a rate limit holds it up.",
     "gmp_rate_limited": "Times that a rate limit was met.",
     "gmp_uncertain": "Times that a final dot got no answer, so that a message may have been delivered.",
+    "gmp_poison": "Messages that were held because instances kept ending while they sent them.",
 }
-_SENT, _ERRORS, _DEFERRED, _RATE_LIMITED, _UNCERTAIN = range(len(_COUNTERS))
+_SENT, _ERRORS, _DEFERRED, _RATE_LIMITED, _UNCERTAIN, _POISON = range(len(_COUNTERS))
 
 _REPORTS = (("gmp_reports", "Reports to tenants' endpoints."), ("gmp_reported_events", "Events in those reports."))
 _OUTCOMES = (True, False)
@@ -101,6 +102,10 @@ class PrometheusMeter(Meter, Collector):
     @override
     def uncertain(self, tenant_id: str, account_id: str) -> None:
         self._count(_UNCERTAIN, tenant_id, account_id)
+
+    @override
+    def poison(self, tenant_id: str, account_id: str) -> None:
+        self._count(_POISON, tenant_id, account_id)
 
     @override
     def reported(self, events: int, *, ok: bool) -> None:

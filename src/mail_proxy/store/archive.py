@@ -23,6 +23,7 @@ from sqlalchemy import (
 )
 
 from mail_proxy.domain.message import WAITING_STATES, Details, MessageState
+from mail_proxy.domain.poison import MOST_CRASHES
 from mail_proxy.domain.report import EventType
 from mail_proxy.domain.settlement import RATE_LIMITED
 from mail_proxy.ports import Clock, MessageFilter, Page, PastEvent
@@ -58,6 +59,7 @@ _DETAILS: Select[Any] = select(
     messages.c.finished_ts,
     messages.c.reported_ts,
     messages.c.reply,
+    messages.c.crashes,
     # looked up for each message that is shown; a join might begin with all of them
     _of_account(accounts.c.hold_reason).label("hold_reason"),
     _of_account(accounts.c.limited_until).label("limited_until"),
@@ -201,6 +203,9 @@ def _details(row: Row[Any], people: Sequence[Any], now: float) -> Details:
 
 
 def _deferred_reason(row: Row[Any], state: MessageState, *, limited: bool) -> str | None:
+    if state is MessageState.HELD and row.crashes >= MOST_CRASHES:
+        held: str | None = row.reply
+        return held
     if row.hold_reason is not None:
         return f"account on hold: {row.hold_reason}"
     if limited:

@@ -307,6 +307,7 @@ class Loader:
                 messages.c.first_attempt_ts,
                 messages.c.expires_ts,
                 messages.c.reply,
+                messages.c.crashes,
                 contents.c.message_id,
                 contents.c.date,
                 contents.c.fields,
@@ -370,6 +371,7 @@ def _claimed(row: Sequence[Any], people: Sequence[Sequence[Any]]) -> Claimed:
         first_attempt_ts,
         expires_ts,
         reply,
+        crashes,
         message_id,
         date,
         fields,
@@ -389,4 +391,5 @@ def _claimed(row: Sequence[Any], people: Sequence[Sequence[Any]]) -> Claimed:
         fields=fields,
         identity=Identity(id_, message_id, date),
         recipients=tuple(recipient_of(person, MessageState(state), reply, None) for person in people),
+        crashes=crashes,
     )

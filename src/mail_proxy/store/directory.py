@@ -24,7 +24,7 @@ from mail_proxy.store.prune import Prune
 from mail_proxy.store.removal import CancelWaiting
 from mail_proxy.store.schema import accounts, events, messages, settings, sync_leases, tenants
 from mail_proxy.store.survey import count_unfinished
-from mail_proxy.store.suspensions import read_suspension, suspended_batches_of, write_suspension
+from mail_proxy.store.suspensions import free_poison, read_suspension, suspended_batches_of, write_suspension
 from mail_proxy.store.version import raise_version, read_version
 
 ResultT = TypeVar("ResultT")
@@ -299,7 +299,10 @@ class StoreDirectory:
         statement = (
             update(accounts)
             .where(accounts.c.pk == account_pk)
-            .values(hold_reason=hold and hold.reason, hold_since=hold and hold.since)
+            .values(
+                hold_reason=hold and hold.reason,
+                hold_since=None if hold is None else func.coalesce(accounts.c.hold_since, hold.since),
+            )
         )
         await self._change(lambda t: t.connection.execute(statement).rowcount)
 
@@ -315,6 +318,10 @@ class StoreDirectory:
             return after
 
         return await self._change(change)
+
+    async def free_poison(self, tenant_id: str) -> None:
+        """See `Registry.free_poison`."""
+        await self._change(lambda t: free_poison(t, tenant_id))
 
     async def set_scheduler_active(self, *, active: bool) -> None:
         """See `Registry.set_scheduler_active`."""

@@ -126,7 +126,7 @@ class Enqueue:
                         "size",
                     )
                 }
-                | {"created_ts": bindparam("created_ts"), "reply": None}
+                | {"created_ts": bindparam("created_ts"), "reply": None, "crashes": 0}
             )
         )
         self.delete_content = delete(contents).where(contents.c.message_pk == bindparam("message"))

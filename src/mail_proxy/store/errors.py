@@ -6,7 +6,7 @@ import sqlite3
 
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
-from mail_proxy.domain.errors import StoreUnavailable
+from mail_proxy.domain.errors import StoreBroken, StoreUnavailable
 
 _SQLITE_FSYNC_CODES = frozenset({1034, 1290})
 """SQLITE_IOERR_FSYNC and SQLITE_IOERR_DIR_FSYNC."""
@@ -38,7 +38,7 @@ _AWAY_CLASSES = ("08", "53", "57", "58", "25006", "25P03", "55P03", "XX")
 in a transaction, locked."""
 
 
-class FsyncFailed(Exception):
+class FsyncFailed(StoreBroken):
     """The disk refused to make written data durable: what the file holds is unknown. Ends the process."""  # G12
 
 

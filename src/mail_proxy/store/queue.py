@@ -24,6 +24,7 @@ from mail_proxy.store.settle import Release, Settle
 from mail_proxy.store.survey import Surveying
 from mail_proxy.store.unanswered import PutBack, Remembered, Unanswered
 from mail_proxy.store.usage import Usage, UsageSettings
+from mail_proxy.store.waited_out import WaitedOut
 
 ENQUEUES, CLAIMS = 1, 2
 """Ranks of operations: enqueues share the directory's lock, claims lock the accounts that are limited."""
@@ -69,6 +70,13 @@ class StoreQueue:
             rescue.RescueClaims(dialect).run,
             unanswered=lambda request: self._unanswered.rescue(request.taken),
             repeats=False,
+        )
+        self._waited_out = WaitedOut(dialect)
+        self._claim_waited_out_op = Operation(
+            "claim_waited_out",
+            self._waited_out.run,
+            unanswered=lambda request: self._unanswered.expiry(request.token),
+            repeats=False,  # as claim_expired
         )
         self._put_back_op = Operation("put_back", PutBack(dialect).run)
         self._prune_op = Operation("prune", Prune(dialect).run)
@@ -119,6 +127,13 @@ class StoreQueue:
         if not await self._database.read(lambda connection: self._divert.any_ready(connection, account_pk)):
             return 0
         return await self._database.write(self._divert_op, Diversion(account_pk, fallback_pk, limit))
+
+    async def claim_waited_out(self, before: float, limit: int, token: str) -> Sequence[Claimed]:
+        """See `Queue.claim_waited_out`. Writes only when something has waited too long."""
+        if not await self._database.read(lambda connection: self._waited_out.any(connection, before, limit)):
+            return ()
+        request = ExpiryRequest(before, limit, token, self._instance_id)
+        return await self._database.write(self._claim_waited_out_op, request)
 
     async def ready_accounts(self) -> Sequence[int]:
         """See `Queue.ready_accounts`."""

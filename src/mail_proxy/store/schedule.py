@@ -22,12 +22,14 @@ from sqlalchemy import (
 
 from mail_proxy.domain.claim import Claimed
 from mail_proxy.domain.message import MessageState, Priority
+from mail_proxy.domain.poison import MOST_CRASHES
 from mail_proxy.ports import Promotion
 from mail_proxy.store.claim import Loader
 from mail_proxy.store.database import Transaction
 from mail_proxy.store.keyset import each_value
+from mail_proxy.store.poison import Poison
 from mail_proxy.store.rows import among, pack, packed, unpack
-from mail_proxy.store.schema import IS_WAITING, messages, suspended_batches
+from mail_proxy.store.schema import IS_WAITING, POISON_BATCH, messages, suspended_batches
 
 # In the words of the indexes: PostgreSQL keeps plans in which a parameter may be anything. Statements that name their
 # rows by number say a state by parameter, and so have only the primary key.
@@ -95,11 +97,14 @@ class Unhold:
             .where(suspended_batches.c.ending)
             .limit(1)
         )
-        self.lock_ending = self.ending.with_for_update()
+        is_batch = suspended_batches.c.batch_code != POISON_BATCH
+        self.lock_ending = self.ending.where(is_batch).with_for_update()
+        self.lock_poison = self.ending.where(~is_batch).with_for_update()
+        self.poison = Poison(dialect)
         held = (
             select(messages.c.pk, messages.c.account_pk)
             .where(_IS_HELD, messages.c.tenant_id == bindparam("tenant", type_=Text))
-            .where(messages.c.batch_code == bindparam("batch", type_=Text))
+            .where(messages.c.batch_code == bindparam("batch", type_=Text), messages.c.crashes < MOST_CRASHES)
             .limit(bindparam("limit", type_=Integer))
         )
         self.held = packed(dialect, held.subquery("held"))
@@ -124,13 +129,23 @@ class Unhold:
     def _unhold(self, connection: Connection, limit: int) -> Promotion:
         ending = connection.execute(self.lock_ending).first()
         if ending is None:
-            return Promotion(frozenset(), more=False, next_due=None)
+            return self._free_poison(connection, limit)
         batch = {"tenant": ending.tenant_id, "batch": ending.batch_code}
         found = unpack(connection.execute(self.held, {**batch, "limit": limit}).scalar())
         if found:
             connection.execute(self.make_ready, {"pks": pack(pk for pk, _ in found)})
         if len(found) < limit:
             connection.execute(self.forget, batch)
+        return Promotion(frozenset(account for _, account in found), more=True, next_due=None)
+
+    def _free_poison(self, connection: Connection, limit: int) -> Promotion:
+        """Put back what is held as poison, once nothing else of the tenant is being put back."""  # G13
+        ending = connection.execute(self.lock_poison).first()
+        if ending is None:
+            return Promotion(frozenset(), more=False, next_due=None)
+        found = self.poison.put_back(connection, ending.tenant_id, limit)
+        if len(found) < limit:
+            connection.execute(self.forget, {"tenant": ending.tenant_id, "batch": POISON_BATCH})
         return Promotion(frozenset(account for _, account in found), more=True, next_due=None)
 
 

@@ -26,6 +26,8 @@ from sqlalchemy import (
 IS_WAITING = "state IN ('held', 'ready', 'scheduled')"
 """SQLite takes a partial index only for a condition in the very words of the index."""
 ANY_MESSAGE = "pk > 0"
+POISON_BATCH = ""
+"""In `suspended_batches`: what is held of a tenant because instances ended over it is to be put back."""
 
 NAMING = {"ix": "ix_%(table_name)s_%(column_0_name)s", "uq": "uq_%(table_name)s_%(column_0_name)s"}
 metadata = MetaData(naming_convention=NAMING)
@@ -84,7 +86,7 @@ suspended_batches = Table(
     "suspended_batches",
     metadata,
     Column("tenant_id", Text, ForeignKey("tenants.id", ondelete="CASCADE"), primary_key=True),
-    Column("batch_code", Text, primary_key=True),
+    Column("batch_code", Text, primary_key=True),  # "", which is no batch's code: what is held as poison
     Column("ending", Boolean, nullable=False),  # activated; its held messages are being put back
 )
 

@@ -21,6 +21,8 @@ from mail_proxy.store.usage import Usage
 EVENTS_LOCK = 0x6D70_6576
 """PostgreSQL: held from the drawing of event ids to the commit, so that ids become visible in their order."""
 
+_KEEP_TOKEN = (MessageState.READY.value, MessageState.HELD.value)
+
 
 class Settle:
     """Records what attempts came to. A settlement whose claim was lost changes nothing."""  # G5
@@ -53,6 +55,8 @@ class Settle:
                 "due": Double(),
                 "finished_ts": Double(),
                 "reply": Text(),
+                "crashes": Integer(),
+                "expires_ts": Double(),
             },
         )
         self.update_messages = (
@@ -65,7 +69,9 @@ class Settle:
                 finished_ts=rows.c.finished_ts,
                 reply=rows.c.reply,
                 # what goes back to the queue keeps its token until it is claimed anew, so that a late 250 counts
-                token=case((rows.c.state == MessageState.READY.value, messages.c.token), else_=None),
+                token=case((rows.c.state.in_(_KEEP_TOKEN), messages.c.token), else_=None),
+                crashes=func.coalesce(rows.c.crashes, messages.c.crashes),
+                expires_ts=func.coalesce(rows.c.expires_ts, messages.c.expires_ts),
                 instance_id=None,
                 reserved=false(),
             )
@@ -98,7 +104,9 @@ class Settle:
                 written[s.pk] = s
             answers.append(written.get(s.pk) == s or (row is not None and _stands_already(row, s)))
         if written:
-            connection.execute(self.update_messages, {"rows": pack(_row(s) for s in written.values())})
+            connection.execute(
+                self.update_messages, {"rows": pack((*_row(s), s.crashes, s.expires_ts) for s in written.values())}
+            )
             people = [(s.pk, r.n, r.state.value, r.reply, r.ts) for s in written.values() for r in s.recipients]
             if people:
                 connection.execute(self.update_recipients, {"rows": pack(people)})

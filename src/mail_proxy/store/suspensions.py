@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, not_, select, update
+from sqlalchemy import Connection, exists, literal, not_, select, true, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from mail_proxy.domain.tenant import Suspension
 from mail_proxy.store.database import Transaction
-from mail_proxy.store.schema import suspended_batches, tenants
+from mail_proxy.store.schema import POISON_BATCH, suspended_batches, tenants
 
 
 def suspended_batches_of(connection: Connection, tenant_ids: Sequence[str]) -> Mapping[str, frozenset[str]]:
@@ -58,3 +58,15 @@ def write_suspension(transaction: Transaction, tenant_id: str, before: Suspensio
             index_elements=["tenant_id", "batch_code"], set_={"ending": False}
         )
         connection.execute(again, rows)
+
+
+def free_poison(transaction: Transaction, tenant_id: str) -> None:
+    """Have `Unhold` put back what is held of a tenant as poison."""  # G13
+    upsert = postgresql_insert if transaction.dialect == "postgresql" else sqlite_insert
+    known = exists().where(tenants.c.id == tenant_id)
+    row = select(literal(tenant_id), literal(POISON_BATCH), true()).where(known)
+    transaction.connection.execute(
+        upsert(suspended_batches)
+        .from_select(["tenant_id", "batch_code", "ending"], row)
+        .on_conflict_do_nothing(index_elements=["tenant_id", "batch_code"])
+    )
