@@ -222,8 +222,7 @@ async def test_the_disk_below_sqlite_is_full(
     if small_disk is None:
         instance = new_instance()
         await instance.start()
-        fill, free = limiting_files(instance)
-        await shown("SQLite, files may not grow", instance, fill, free, capsys)
+        await shown("SQLite, files may not grow", instance, *limiting_files(instance), capsys)
         return
     instance = new_instance(DB_PATH=str(small_disk / "mail_service.db"))
     await instance.start()
