@@ -31,10 +31,10 @@ By their code, which Python tells from 3.11 on, and in SQLite's words, which are
 """
 _RUN_AGAIN = frozenset({"40001", "40P01"})
 """PostgreSQL: serialization_failure, deadlock_detected."""
-_LOST = ("08", "57P")
-"""PostgreSQL: connection, and the server's going down or coming up."""
-_AWAY_CLASSES = ("08", "53", "57", "58", "25006", "55P03", "XX")
-"""PostgreSQL: connection, resources (disk full, memory), operator intervention, system errors, read-only, locked."""
+_LOST = ("08", "25P03", "57P")
+"""PostgreSQL: connection, a session ended for leaving a transaction open, the server's going down or coming up."""
+_AWAY_CLASSES = (*_LOST, "53", "57", "58", "25006", "55P03", "XX")
+"""PostgreSQL: resources (disk full, memory), operator intervention, system errors, read-only, locked."""
 
 
 class FsyncFailed(Exception):
@@ -72,7 +72,7 @@ def translate(error: BaseException, *, writing: bool = True) -> BaseException:
     if state is None:
         away = isinstance(error, (OperationalError, InterfaceError)) or error.connection_invalidated
     else:
-        away = state.startswith(_AWAY_CLASSES)
+        away = state.startswith(_AWAY_CLASSES) or error.connection_invalidated
     return StoreUnavailable(f"the database cannot be used now: {_first_line(original)}") if away else error
 
 
