@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import shutil
 import sqlite3
+import subprocess
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -198,9 +200,44 @@ async def test_it_stops_in_time_although_its_database_says_nothing(
 # -- SQLite ----------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def limited(instance: Instance) -> Iterator[tuple[Callable[[], None], Callable[[], None]]]:
-    """Let no file of the process grow beyond what the database has: writing then fails, as on a full disk."""
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path | None]:
+    """A file system of a few megabytes, where one may be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount, unmount = shutil.which("mount"), shutil.which("umount")
+    command = [str(mount), "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    if not (mount and unmount) or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        yield None
+        return
+    try:
+        yield folder
+    finally:
+        subprocess.run([unmount, "--lazy", folder], check=True)
+
+
+async def test_the_disk_below_sqlite_is_full(
+    new_instance: NewInstance, small_disk: Path | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if small_disk is None:
+        instance = new_instance()
+        await instance.start()
+        await shown("SQLite, files may not grow", instance, *limiting_files(instance), capsys)
+        return
+    instance = new_instance(DB_PATH=str(small_disk / "mail_service.db"))
+    await instance.start()
+    filler = small_disk / "filler"
+
+    def fill() -> None:
+        with filler.open("wb", buffering=0) as file, suppress(OSError):  # no space left
+            while True:
+                file.write(bytes(4096))
+
+    await shown("SQLite, disk full", instance, fill, filler.unlink, capsys)
+
+
+def limiting_files(instance: Instance) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Return what keeps the files of a process from growing, and what lets them; writing fails as on a full disk."""
     _, hard = resource.prlimit(instance.pid, resource.RLIMIT_FSIZE)
 
     def fill() -> None:
@@ -210,16 +247,7 @@ def limited(instance: Instance) -> Iterator[tuple[Callable[[], None], Callable[[
     def free() -> None:
         resource.prlimit(instance.pid, resource.RLIMIT_FSIZE, (hard, hard))
 
-    yield fill, free
-
-
-async def test_the_disk_below_sqlite_takes_nothing_more(
-    new_instance: NewInstance, capsys: pytest.CaptureFixture[str]
-) -> None:
-    instance = new_instance()
-    await instance.start()
-    with limited(instance) as (fill, free):
-        await shown("SQLite, no room", instance, fill, free, capsys)
+    return fill, free
 
 
 def _ignore(_answer: object) -> None:

@@ -22,6 +22,7 @@ class StallingProxy:
         self._back = threading.Event()
         self._awaited: bytes | None = None
         self._ends: set[socket.socket] = set()
+        self._news = threading.Condition()
         self._ended = False
         self.port = 0
         self.resume()
@@ -51,6 +52,11 @@ class StallingProxy:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 
+    def wait_until_left(self) -> None:
+        """Return once nobody is connected."""
+        with self._news:
+            assert self._news.wait_for(lambda: not self._ends, 20)
+
     @contextmanager
     def running(self) -> Iterator[StallingProxy]:
         """Accept connections within the block."""
@@ -72,14 +78,23 @@ class StallingProxy:
                 threading.Thread(target=self._serve, args=(near,), daemon=True).start()
 
     def _serve(self, near: socket.socket) -> None:
-        with near, suppress(OSError), socket.create_connection(("127.0.0.1", self._server_port)) as far:
+        try:
+            far = socket.create_connection(("127.0.0.1", self._server_port))
+        except OSError:
+            near.close()
+            return
+        there, back = self._there, self._back
+        with self._news:
             self._ends |= {near, far}
-            gates = self._there, self._back
-            back = threading.Thread(target=self._pass, args=(far, near, gates[1]), daemon=True)
-            back.start()
-            self._pass(near, far, gates[0])
-            back.join()
+        returning = threading.Thread(target=self._pass, args=(far, near, back), daemon=True)
+        returning.start()
+        self._pass(near, far, there)
+        returning.join()
+        near.close()
+        far.close()
+        with self._news:
             self._ends -= {near, far}
+            self._news.notify_all()
 
     def _pass(self, source: socket.socket, to: socket.socket, gate: threading.Event) -> None:
         with suppress(OSError):  # an end that is gone is what this is made for

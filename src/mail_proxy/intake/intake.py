@@ -74,8 +74,8 @@ class Intake:
         """Take a batch, whose items are as they came out of the JSON parser; answer for each exactly once. G1, G2.
 
         `caller_tenant` is the tenant whose token came with it, None for the admin token. Raises `TooLarge`,
-        `Forbidden` for a tenant's token with another tenant's message, and `StoreUnavailable`: then nothing is stored,
-        and it is safe to submit the batch again.
+        `Forbidden` for a tenant's token with another tenant's message, and `StoreUnavailable`: then it is safe to
+        submit the batch again, and whatever was stored of it all the same is a duplicate.
         """
         if len(items) > self._settings.max_batch:
             raise TooLarge(f"a batch has at most {self._settings.max_batch} messages, this one has {len(items)}")

@@ -31,11 +31,10 @@ By their code, which Python tells from 3.11 on, and in SQLite's words, which are
 """
 _RUN_AGAIN = frozenset({"40001", "40P01"})
 """PostgreSQL: serialization_failure, deadlock_detected."""
-_LOST = ("08", "57P", "25P03")
-"""PostgreSQL: connection, the server's going down or coming up, a session that was idle in a transaction for long."""
-_AWAY_CLASSES = ("08", "53", "57", "58", "25006", "25P03", "55P03", "XX")
-"""PostgreSQL: connection, resources (disk full, memory), operator intervention, system errors, read-only, idle for long
-in a transaction, locked."""
+_LOST = ("08", "25P03", "57P")
+"""PostgreSQL: connection, a session ended for leaving a transaction open, the server's going down or coming up."""
+_AWAY_CLASSES = (*_LOST, "53", "57", "58", "25006", "55P03", "XX")
+"""PostgreSQL: resources (disk full, memory), operator intervention, system errors, read-only, locked."""
 
 
 class FsyncFailed(StoreBroken):
@@ -73,7 +72,7 @@ def translate(error: BaseException, *, writing: bool = True) -> BaseException:
     if state is None:
         away = isinstance(error, (OperationalError, InterfaceError)) or error.connection_invalidated
     else:
-        away = state.startswith(_AWAY_CLASSES)
+        away = state.startswith(_AWAY_CLASSES) or error.connection_invalidated
     return StoreUnavailable(f"the database cannot be used now: {_first_line(original)}") if away else error
 
 

@@ -14,9 +14,9 @@ from mail_proxy.domain.errors import StoreUnavailable
 ANSWER_WITHIN = 4.5
 """Seconds after which a caller is told that the database does not answer: within 5, whatever hangs."""
 LOOK_EVERY = 0.1
-LINE_WEIGHT = 512_000_000
-"""Bytes, about, that may wait; what comes then is refused at once, but for the first of the line."""  # G11
-LINE_CALLS = 100_000
+LINE_WEIGHT = 128_000_000
+"""Bytes, about, that may wait, as more would not be written in time; what comes then is refused at once."""  # G11
+LINE_CALLS = 50_000
 
 
 @dataclass(slots=True, eq=False)

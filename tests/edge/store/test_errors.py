@@ -194,9 +194,11 @@ async def test_states_of_a_transaction_ask_for_another_run_or_leave_its_commit_i
 ) -> None:
     for state in ("40001", "40P01"):  # serialisation failure, deadlock
         assert can_run_again(await raised_by_postgresql(postgresql_store, state)), state
-    # no connection; shutdown, crash, start of the server; a session that was ended because it was idle
-    for state in ("08003", "57P01", "57P02", "57P03", "25P03"):
-        assert connection_lost(await raised_by_postgresql(postgresql_store, state)), state
+    # no connection; idle for too long in a transaction; shutdown, crash, start of the server
+    for state in ("08003", "25P03", "57P01", "57P02", "57P03"):
+        error = await raised_by_postgresql(postgresql_store, state)
+        assert connection_lost(error), state
+        assert isinstance(translate(error), StoreUnavailable), state
 
 
 # -- through the store -------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -233,6 +234,7 @@ async def test_acknowledging_and_promoting_can_be_repeated(store: Store) -> None
         await store.queue.promote(NOW, 10)
     await store.outbox.acknowledge(events, NOW)
     await store.queue.promote(NOW, 10)
+    await store.database.drained()
     assert await store.outbox.pending("acme", 10) == []
     assert list(await store.queue.ready_accounts()) == [account.pk]  # found by the next look at the queue
 
@@ -325,6 +327,25 @@ async def test_a_commit_without_an_answer_is_not_made_a_second_time(behind_proxy
     assert runs == ["n0"]
     assert await notes(store) == ["n0"]  # it had gone through
     assert await store.database.write(noting(), "after") == "AFTER"
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_connections_that_were_cut_leave_no_descriptors(postgres_url: str, proxy: StallingProxy) -> None:
+    url = make_url(postgres_url).set(port=proxy.port).render_as_string(hide_password=False)
+
+    async def opened_cut_and_closed() -> int:
+        store = await open_test_store(url)
+        proxy.cut()
+        await store.queue.beat(NOW)
+        await store.close()
+        await asyncio.to_thread(proxy.wait_until_left)
+        return open_descriptors()
+
+    before = await opened_cut_and_closed()
+    assert [await opened_cut_and_closed() for _ in range(3)] == [before] * 3
 
 
 async def test_a_session_that_was_cut_off_gives_its_locks_up(postgresql_store: Store) -> None:
