@@ -12,6 +12,7 @@ from tests.acceptance.sinks import running_sink
 from tests.acceptance.tenants import new_tenant
 from tests.support.callback_server import CallbackServer
 from tests.support.instance import Instance, a_message, eventually
+from tests.support.postgres import PostgresServer
 
 COUNT = 100
 
@@ -81,3 +82,23 @@ async def test_a_message_is_taken_up_by_an_instance_that_hardly_ever_looks_by_it
         await acme.client.post("/commands/activate")
         await sink.wait_for(4)
     assert sink.ledger == dict.fromkeys([f"M{n}" for n in range(4)], 1)
+
+
+async def test_when_postgresql_was_restarted_they_go_on_and_hear_each_other_again(
+    instances: list[Instance], postgres: PostgresServer
+) -> None:
+    accepting, sending = instances
+    await sending.start(SEND_LOOP_INTERVAL="600")
+    await accepting.start(TEST_MODE="true")
+    async with running_sink() as sink, new_tenant(accepting, sink.port) as acme:
+        await asyncio.to_thread(postgres.restart, "immediate")
+        for instance in instances:
+            await eventually(lambda each=instance: each.logged("hints are not heard"), "it is noticed")  # type: ignore[misc]
+        for n in range(3):
+            batch = {"messages": [a_message(f"M{n}")]}
+            while (answer := await acme.client.ask("POST", "/commands/add-messages", json=batch)).status_code != 200:
+                assert answer.status_code == 503
+                await asyncio.sleep(0.1)
+            await sink.wait_for(n + 1)
+            await acme.client.message_when(f"M{n}", "sent")
+    assert set(sink.ledger) == {"M0", "M1", "M2"}

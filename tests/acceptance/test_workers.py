@@ -25,9 +25,13 @@ async def instance(postgres_url: str, tmp_path: Path) -> AsyncIterator[Instance]
     instance = Instance(tmp_path, postgres_url, WORKERS="2", SHUTDOWN_GRACE="2")
     await instance.start()
     yield instance
-    pids = workers(instance)
+    await closed(instance)
+
+
+async def closed(instance: Instance) -> None:
+    """Leave no process behind."""
     instance.close()
-    await eventually(lambda: not any(map(alive, pids.values())), "no worker outlives its parent")
+    await eventually(lambda: not any(map(alive, workers(instance).values())), "no worker outlives its parent")
 
 
 def files_in(folder: Path) -> list[str]:
@@ -152,7 +156,7 @@ async def test_workers_end_in_good_order_when_their_parent_is_killed(instance: I
 
 async def test_run_now_wakes_every_worker(postgres_url: str, tmp_path: Path) -> None:
     """One that could not hear it at once does what was asked when it can; in test mode nothing else makes it send."""
-    instance = Instance(tmp_path, postgres_url, WORKERS="2", TEST_MODE="true")
+    instance = Instance(tmp_path, postgres_url, WORKERS="2", TEST_MODE="true", SHUTDOWN_GRACE="2")
     await instance.start()
     try:
         async with running_sink() as sink, new_tenant(instance, sink.port) as acme:
@@ -165,7 +169,7 @@ async def test_run_now_wakes_every_worker(postgres_url: str, tmp_path: Path) -> 
             await acme.client.message_when("M1", "sent")
         assert sink.ledger == {"M0": 1, "M1": 1}
     finally:
-        instance.close()
+        await closed(instance)
 
 
 async def test_more_workers_than_one_need_postgresql(tmp_path: Path) -> None:

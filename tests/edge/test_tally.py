@@ -69,6 +69,19 @@ def test_a_worker_that_is_started_anew_goes_on_where_the_last_one_ended() -> Non
     }
 
 
+def test_however_often_a_worker_is_started_anew_the_series_stay_bounded() -> None:
+    tally = new_tally(1, max_series=4, max_per_tenant=2)
+    for _ in range(5):
+        meter = PrometheusMeter(tally, max_series=4, max_per_tenant=2, process=False)
+        for tenant_id in ("acme", "globex", "late"):
+            for account_id in ("other", "a", "b", "c"):  # an account may have that name
+                meter.sent(tenant_id, account_id)
+    shown = samples(PrometheusMeter(tally, max_series=4, max_per_tenant=2, process=False))
+    sent = {name: value for name, value in shown.items() if name.startswith("gmp_sent_total")}
+    assert len(sent) == 5
+    assert sum(sent.values()) == 5 * 12
+
+
 def test_each_workers_process_is_shown_by_its_number() -> None:
     tally = new_tally(3)
     meter = PrometheusMeter(tally, 1)

@@ -30,9 +30,19 @@ async def test_nothing_goes_out_while_another_instance_has_the_turn_and_then_at_
         office.reporter.wake("acme")
         await clock.advance(30)
         assert office.sink.deliveries == []
+        assert 4 < office.leases.asked < 10
         office.leases.elsewhere.clear()
-        await clock.advance(1)
+        await clock.advance(8)
         assert [each.message_ids for each in office.sink.deliveries] == [["M1"]]
+
+
+async def test_no_turn_is_taken_for_a_tenant_without_an_endpoint(clock: FakeClock, office: Office) -> None:
+    office.directory.change("acme", client_base_url=None)
+    async with office.running():
+        office.write(event(1))
+        await clock.advance(60)
+        assert office.leases.asked == 0
+        assert office.outbox.unreported() == [1]
 
 
 async def test_an_instance_that_others_may_think_dead_sends_nothing(clock: FakeClock, office: Office) -> None:
@@ -42,7 +52,7 @@ async def test_an_instance_that_others_may_think_dead_sends_nothing(clock: FakeC
         await clock.advance(30)
         assert office.sink.deliveries == []
         office.leases.term = 1
-        await clock.advance(1)
+        await clock.advance(8)
         assert [each.message_ids for each in office.sink.deliveries] == [["M1"]]
 
 

@@ -114,10 +114,13 @@ class MemoryLeases(SyncLeases):
         """What is handed on with the next turn."""
         self.term: int | None = 0
         """What the others think of this instance."""
+        self.asked = 0
+        """How often a turn was wanted."""
         self.given_back: list[SyncMemory] = []
 
     @override
     async def take(self, tenant_id: str) -> SyncLease | None:
+        self.asked += 1
         memory, self.memory = self.memory, None
         return None if tenant_id in self.elsewhere else SyncLease(tenant_id, "token", memory)
 

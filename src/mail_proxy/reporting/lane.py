@@ -24,8 +24,8 @@ _SHORTEST_GAP = 1.0
 _SLOW = 5.0
 """Seconds; an endpoint that takes longer does not get longer reports."""
 
-_LOOK_AGAIN = 1.0
-"""Seconds after which a tenant is tried again that another instance has in hand."""
+_LOOK_AGAIN, _LOOK_AGAIN_LATER = 1.0, 8.0
+"""Seconds after which a tenant is tried again that another instance has in hand: at first, and at last."""
 _FARTHEST = 86400.0
 """Seconds; what another instance hands on is not believed beyond, as its clock may be wrong."""  # G14
 
@@ -67,6 +67,7 @@ class Lane:
         self._woken = False
         self._hurried = False
         self._elsewhere_until = NOW
+        self._turned_away = 0
         self._blocked_until = NOW
         self._quiet_until = NOW
         self._empty_at: float | None = None
@@ -156,6 +157,7 @@ class Lane:
         empty_due = self._empty_due()
         also_empty = self._woken or (empty_due is not None and empty_due <= now)
         self._woken = self._hurried = False
+        self._turned_away = 0
         self._events_since = None
         self._told_of = 0
         self._started_at = now
@@ -179,7 +181,8 @@ class Lane:
 
     def elsewhere(self, now: float) -> None:
         """Another instance has the tenant in hand: look again soon whether it has left something."""
-        self._elsewhere_until = now + _LOOK_AGAIN
+        self._elsewhere_until = now + min(_LOOK_AGAIN * 2**self._turned_away, _LOOK_AGAIN_LATER)
+        self._turned_away = min(self._turned_away + 1, 10)
         self.expect(now, at_once=True)
 
     def memory(self, now: float, wall: float) -> SyncMemory:

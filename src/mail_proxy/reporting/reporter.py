@@ -151,12 +151,13 @@ class Reporter:
             self._schedule(lane)
             return
         lane.busy = True
-        places = failing if lane.failing else healthy
-        tasks.start_soon(self._work, lane, places, name=f"report to {lane.tenant_id}")
+        tasks.start_soon(self._work, lane, failing if lane.failing else healthy, name=f"report to {lane.tenant_id}")
 
     async def _work(self, lane: Lane, places: anyio.Semaphore) -> None:
         """Sync one tenant until nothing more is due now."""
         try:
+            if await self._leads_nowhere(lane):
+                return
             async with places, self._turns.taken(lane) as turn:
                 while turn is not None and (due := lane.due()) is not None and due <= self._clock.monotonic():
                     await anyio.lowlevel.checkpoint()
@@ -164,6 +165,17 @@ class Reporter:
         finally:
             lane.busy = False
             self._schedule(lane)
+
+    async def _leads_nowhere(self, lane: Lane) -> bool:
+        """True for a tenant without an endpoint, for which no turn has to be taken."""
+        try:
+            tenant = await self._directory.tenant(lane.tenant_id)
+        except StoreUnavailable:  # as the sync will find, too
+            return False
+        nowhere = tenant is None or not self._sink.has_endpoint(tenant)
+        if nowhere:
+            lane.without_endpoint()
+        return nowhere
 
     async def _poll(self) -> None:
         """Look for what nobody told of: events of other instances, new tenants, endpoints that changed."""
@@ -192,8 +204,7 @@ class Reporter:
             self._schedule(lane, asked=asked)
 
     def _poll_again_in(self, seconds: float) -> None:
-        # Not later than what `wake` has set meanwhile.
-        self._poll_at = min(self._poll_at, self._clock.monotonic() + seconds)
+        self._poll_at = min(self._poll_at, self._clock.monotonic() + seconds)  # not later than `wake` has set
 
     async def _read_roster(self) -> None:
         """Take note of who is there; newcomers join the round of empty syncs at a random place."""

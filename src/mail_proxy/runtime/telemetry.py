@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from threading import Lock
 
@@ -72,10 +73,9 @@ class PrometheusMeter(Meter, Collector):
         self._page = self._tally.pages[worker]
         self._page.take(os.getpid())
         self._counts = dict(self._page.rows())
-        self._own_series: dict[str, int] = {}
-        for tenant_id, account_id in self._counts:
-            if account_id != OTHER:
-                self._own_series[tenant_id] = self._own_series.get(tenant_id, 0) + 1
+        # What is beyond a tenant's share is its `other`.
+        rows = Counter(tenant_id for tenant_id, account_id in self._counts if (tenant_id, account_id) != (OTHER, OTHER))
+        self._own_series = {tenant_id: min(count, max_per_tenant) for tenant_id, count in rows.items()}
         self._series_given = sum(self._own_series.values())
         self._registry = CollectorRegistry()
         self._registry.register(self)
