@@ -252,3 +252,10 @@ def test_every_setting_is_documented() -> None:
     assert {setting.name for setting in described()} == names()
     table = "\n".join(documented(setting) for setting in described())
     assert table in DOCUMENT.read_text(encoding="utf-8"), f"docs/settings.md has to hold:\n{table}"
+
+
+def test_a_lease_is_a_second_at_least() -> None:
+    assert load().lease == 60
+    assert load(GMP_LEASE="1").lease == 1
+    (problem,) = refused(GMP_LEASE="0.9")
+    assert problem.startswith("GMP_LEASE ")

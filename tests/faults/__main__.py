@@ -7,12 +7,14 @@ import asyncio
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
-from tests.faults.reliability import PAGE, Played, page
+from tests.faults.neighbours import DISTURBANCES, idle_cpu, watched
+from tests.faults.reliability import PAGE, Measured, Played, page
 from tests.faults.scenarios import SCENARIOS, Scenario, Stage
 from tests.faults.tally import Tally
+from tests.support.instance import Instance
 from tests.support.postgres import PostgresServer, running_postgres
 from tests.support.postgres_installation import preferred_installation
 
@@ -33,10 +35,11 @@ def main() -> int:
         return 0
     with running_postgres(preferred_installation()) as postgres:
         results = [play(each, postgres, arguments.seed, arguments.scale) for each in chosen]
+        measured = None if arguments.scenarios else measure(arguments.seed, arguments.scale)
     if any(each.tally is None for each in results):
         return 1
-    if len(chosen) == len(SCENARIOS) and arguments.scale == 1.0:
-        PAGE.write_text(page(results), encoding="utf-8")
+    if measured is not None and arguments.scale == 1.0:
+        PAGE.write_text(page(results, measured), encoding="utf-8")
         say(f"{PAGE} is written")
     return 0
 
@@ -54,6 +57,22 @@ def play(scenario: Scenario, postgres: PostgresServer, seed: int, scale: float) 
     sys.stdout.write(f"{tally}\n")
     sys.stdout.flush()
     return Played(scenario, tally)
+
+
+def measure(seed: int, scale: float) -> Measured:
+    """Measure how neighbours fare, and what an idle instance uses."""
+    latencies = []
+    for beside, (_, usual) in DISTURBANCES.items():
+        with tempfile.TemporaryDirectory(prefix="faults-") as folder, closing(Instance(Path(folder))) as instance:
+            say(f"a tenant beside {beside}")
+            size = max(10, round(usual * scale))
+            latencies.append(asyncio.run(watched(instance, beside, max(20, round(500 * scale)), size)))
+        sys.stdout.write(f"neighbours: seed {seed}, {latencies[-1]}\n")
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder, closing(Instance(Path(folder))) as instance:
+        idle = asyncio.run(idle_cpu(instance, 10))
+    sys.stdout.write(f"idle: {idle:.1%} of a processor\n")
+    sys.stdout.flush()
+    return Measured(tuple(latencies), idle)
 
 
 async def played(scenario: Scenario, stage: Stage) -> Tally:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.faults.neighbours import EVERY, Latency
 from tests.faults.scenarios import Scenario
 from tests.faults.tally import Tally
 
@@ -39,6 +40,16 @@ Every line holds a scenario's figures against the same demands, and a scenario t
 """
 
 
+_NEIGHBOURS = f"""
+## Neighbours
+
+One message every {EVERY * 1000:.0f} ms of a tenant with an account of its own, from the request to the final dot at its
+mail server, on SQLite, while other tenants keep the instance busy (G11). All of them arrive, once each; these are
+figures, not demands: `tests/faults/test_neighbours.py: test_every_message_arrives_beside_others_in_trouble` looks at
+the arrivals alone.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Played:
     """A scenario and its figures; None where it did not hold."""
@@ -47,7 +58,15 @@ class Played:
     tally: Tally | None
 
 
-def page(played: Sequence[Played]) -> str:
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What is not a matter of holding or not: latencies, and the part of a processor that an idle instance uses."""
+
+    latencies: tuple[Latency, ...]
+    idle: float
+
+
+def page(played: Sequence[Played], measured: Measured) -> str:
     """Write the page."""
     lines = [
         f"Measured on {machine()}, which services, mail server, PostgreSQL and load shared:\n",
@@ -58,6 +77,12 @@ def page(played: Sequence[Played]) -> str:
         "| what is broken | test |",
         "|---|---|",
         *(f"| {each.scenario.what} | `{each.scenario.test}` |" for each in played),
+        _NEIGHBOURS,
+        "| beside | p50 | p99 |",
+        "|---|---|---|",
+        *(f"| {each.beside} | {each.p50:.0f} ms | {each.p99:.0f} ms |" for each in measured.latencies),
+        "",
+        f"An instance with nothing to do uses {measured.idle:.1%} of a processor (G13).",
         "",
     ]
     return _HEAD + "\n".join(lines)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+from tests.faults.bad_servers import SETTINGS, misbehaving
 from tests.faults.instances import frozen_in_a_transaction, several, stopped
 from tests.faults.kills import killed
 from tests.faults.outages import database_cut, database_killed, mail_cut
@@ -109,6 +110,10 @@ async def _database_cut(stage: Stage) -> Tally:
     return await database_cut(stage.instance(stage.database()), stage.times(50), stage.seed, stage.tell)
 
 
+async def _misbehaving(stage: Stage) -> Tally:
+    return await misbehaving(stage.instance(**SETTINGS), stage.seed)
+
+
 async def _mail_cut(stage: Stage) -> Tally:
     return await mail_cut(stage.instance(MAX_RETRIES="50"), stage.times(10), stage.seed, stage.tell)
 
@@ -156,5 +161,13 @@ SCENARIOS = (
         "all SMTP sessions cut at random moments, or stalled for a while",
         "tests/faults/test_outages.py: test_with_its_smtp_sessions_cut_only_unanswered_dots_lead_to_copies",
         _mail_cut,
+    ),
+    Scenario(
+        "bad-servers",
+        "G4, G7, G8",
+        "mail servers that refuse (4xx, 5xx, 421), leave, hang or talk nonsense at each step, a message each",
+        "tests/faults/test_bad_servers.py: "
+        "test_servers_that_misbehave_at_each_step_lose_nothing_and_only_doubtful_dots_are_repeated",
+        _misbehaving,
     ),
 )
