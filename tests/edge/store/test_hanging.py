@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from unittest import mock
 
 import psycopg
 import pytest
@@ -27,12 +28,15 @@ from tests.support.stores import a_message, enqueue, open_test_store, with_accou
 PATIENCE = 0.3
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Callers that wait less, so that the tests do."""
+def test_callers_wait_for_less_than_five_seconds() -> None:
     assert line.ANSWER_WITHIN + line.LOOK_EVERY < 5  # G12
-    monkeypatch.setattr(line, "ANSWER_WITHIN", PATIENCE)
-    monkeypatch.setattr(line, "LOOK_EVERY", 0.02)
+
+
+@contextmanager
+def impatience() -> Iterator[None]:
+    """Callers that wait less, so that the tests do."""
+    with mock.patch.object(line, "ANSWER_WITHIN", PATIENCE), mock.patch.object(line, "LOOK_EVERY", 0.02):
+        yield
 
 
 @contextmanager
@@ -45,15 +49,23 @@ def commits_that_hang(store: Store) -> Iterator[threading.Event]:
 
     event.listen(store.database.engine, "commit", wait)
     try:
-        yield go_on
+        with impatience():
+            yield go_on
     finally:
         go_on.set()  # the listener stays: it may be running at this moment
+
+
+@asynccontextmanager
+async def impatient_while_held_up(store: Store) -> AsyncIterator[None]:
+    """Keep the writers busy for longer than anybody waits."""
+    with impatience():
+        async with writers_held_up(store, answered=False):
+            yield
 
 
 # -- callers ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_who_waits_for_a_commit_that_hangs_is_told_and_so_is_who_comes_after(store: Store) -> None:
     with commits_that_hang(store) as go_on:
         first = [asyncio.create_task(store.database.write(noting(), f"n{n}")) for n in range(3)]
@@ -71,10 +83,9 @@ async def test_who_waits_for_a_commit_that_hangs_is_told_and_so_is_who_comes_aft
     assert await store.database.write(noting(), "after") == "AFTER"
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_what_was_given_up_while_it_waited_is_never_done(store: Store) -> None:
     done: list[str] = []
-    async with writers_held_up(store, answered=False):
+    async with impatient_while_held_up(store):
         for n in range(3):
             with pytest.raises(StoreUnavailable, match="nothing was stored"):
                 await store.database.write(noting(done.append), f"n{n}")
@@ -83,13 +94,12 @@ async def test_what_was_given_up_while_it_waited_is_never_done(store: Store) -> 
     assert await notes(store) == ["after"]
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_a_line_is_as_long_as_its_callers_wait_and_bounded_before(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(line, "LINE_WEIGHT", 1000)
     lengths: list[int] = []
-    async with writers_held_up(store, answered=False):
+    async with impatient_while_held_up(store):
         for _ in range(3):
             writes = [store.database.write(noting(weight=100), f"n{n}") for n in range(50)]
             refused = await asyncio.gather(*writes, return_exceptions=True)
@@ -101,7 +111,6 @@ async def test_a_line_is_as_long_as_its_callers_wait_and_bounded_before(
     assert lengths == [40, 40, 40]
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_who_reads_what_hangs_is_told_and_readers_come_back(store: Store) -> None:
     go_on = threading.Event()
     looked: list[int] = []
@@ -110,18 +119,18 @@ async def test_who_reads_what_hangs_is_told_and_readers_come_back(store: Store) 
         looked.append(n)
         go_on.wait()
 
-    hanging = [asyncio.create_task(store.database.read(lambda _c, n=n: look(n))) for n in range(50)]  # type: ignore[misc]
-    for read in hanging:
-        with pytest.raises(StoreUnavailable, match="does not answer"):
-            await read
-    assert await store.problems() == ["The store cannot be read: the database does not answer."]
+    with impatience():
+        hanging = [asyncio.create_task(store.database.read(lambda _c, n=n: look(n))) for n in range(50)]  # type: ignore[misc]
+        for read in hanging:
+            with pytest.raises(StoreUnavailable, match="does not answer"):
+                await read
+        assert await store.problems() == ["The store cannot be read: the database does not answer."]
     go_on.set()
     assert await notes(store) == []
     assert sorted(looked) == [0, 1, 2, 3]  # the others had left by then
     assert await store.problems() == []
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_a_store_closes_although_its_database_hangs(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mail_proxy.store.database.STUCK_AFTER", -4.9)
     store = await open_test_store(sqlite_url)
@@ -144,7 +153,6 @@ def given_up(store: Store) -> Iterator[None]:
         yield
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_a_submission_that_was_given_up_is_found_when_it_is_repeated(store: Store) -> None:
     account = await with_account(store)
     with given_up(store):
@@ -153,7 +161,6 @@ async def test_a_submission_that_was_given_up_is_found_when_it_is_repeated(store
     assert await store.queue.count_pending() == 1
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_a_claim_that_was_given_up_is_put_back_with_its_attempt(store: Store) -> None:
     account = await with_account(store)
     await enqueue(store, a_message("M1", account))
@@ -164,7 +171,6 @@ async def test_a_claim_that_was_given_up_is_put_back_with_its_attempt(store: Sto
     assert [c.attempts for c in await claim(store, account, token="t2")] == [1]
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_a_claim_that_is_committed_only_after_it_was_put_back_is_put_back_again(store: Store) -> None:
     account = await with_account(store)
     await enqueue(store, a_message("M1", account))
@@ -189,7 +195,6 @@ async def test_a_claim_that_is_committed_only_after_it_was_put_back_is_put_back_
     assert await claim(store, account, token="t3") == []
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_a_settlement_that_was_given_up_is_written_once(store: Store) -> None:
     account = await with_account(store)
     await enqueue(store, a_message("M1", account), a_message("M2", account))
@@ -200,7 +205,6 @@ async def test_a_settlement_that_was_given_up_is_written_once(store: Store) -> N
     assert len(await store.outbox.pending("acme", 10)) == 2
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_a_release_that_was_given_up_gives_one_attempt_back(store: Store) -> None:
     account = await with_account(store)
     await enqueue(store, a_message("M1", account))
@@ -211,7 +215,6 @@ async def test_a_release_that_was_given_up_gives_one_attempt_back(store: Store) 
     assert [c.attempts for c in await claim(store, account, token="t2")] == [1]
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_what_was_taken_as_expired_and_given_up_is_taken_again(store: Store) -> None:
     account = await with_account(store)
     await enqueue(store, a_message("M1", account, expires_ts=NOW))
@@ -222,7 +225,6 @@ async def test_what_was_taken_as_expired_and_given_up_is_taken_again(store: Stor
     assert [c.attempts for c in await store.queue.claim_expired(NOW, 10, "t2")] == [0]
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_acknowledging_and_promoting_can_be_repeated(store: Store) -> None:
     account = await with_account(store)
     await enqueue(store, a_message("M1", account), a_message("M2", account, due=NOW - 1))
@@ -239,7 +241,6 @@ async def test_acknowledging_and_promoting_can_be_repeated(store: Store) -> None
     assert list(await store.queue.ready_accounts()) == [account.pk]  # found by the next look at the queue
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_a_tenants_key_that_nobody_was_told_is_replaced_when_the_request_is_repeated(store: Store) -> None:
     with given_up(store):
         await store.directory.put_tenant(Tenant("acme"), "never told")
@@ -251,7 +252,6 @@ async def test_a_tenants_key_that_nobody_was_told_is_replaced_when_the_request_i
     assert keyed.tenant.name == "Acme"
 
 
-@pytest.mark.usefixtures("impatient")
 async def test_a_change_of_the_directory_that_was_given_up_is_seen(store: Store) -> None:
     account = await with_account(store)
     with given_up(store):
@@ -281,9 +281,8 @@ async def behind_proxy(
     url = make_url(postgres_url).set(port=proxy.port).render_as_string(hide_password=False)
     store = await open_test_store(url)
     await notes(store)
-    monkeypatch.setattr(line, "ANSWER_WITHIN", PATIENCE)
-    monkeypatch.setattr(line, "LOOK_EVERY", 0.02)
-    monkeypatch.setattr(watch, "STUCK_AFTER", 2 * PATIENCE)
+    monkeypatch.setattr(line, "ANSWER_WITHIN", 1.0)
+    monkeypatch.setattr(watch, "STUCK_AFTER", 1.5)
     yield store
     proxy.resume()
     await store.close()
