@@ -172,7 +172,7 @@ class QueueBesideModel(RuleBasedStateMachine):
 
     def _suspend(self) -> None:
         suspension = Suspension(whole_tenant=self.whole_tenant, batches=frozenset(self.suspended))
-        self.run_(self.store.directory.set_suspension("acme", suspension))
+        self.run_(self.store.directory.change_suspension("acme", lambda _: suspension))
 
     # What instances do
 
