@@ -20,7 +20,7 @@ SOURCES = Path(mail_proxy.__file__).parent
 
 EVERYWHERE = ("",)
 NOWHERE = ()
-PYDANTIC_USERS = ("api", "web", "intake", "administration", "client", "runtime.settings")
+PYDANTIC_USERS = ("api", "web", "intake", "administration", "client", "runtime.settings", "runtime.setting_values")
 # Where a library may be imported: packages or modules below mail_proxy. A library that is missing here may be imported
 # by nobody, so that a new dependency begins with the question whose it is.
 LIBRARIES: dict[str, tuple[str, ...]] = {

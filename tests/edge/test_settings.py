@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from mail_proxy.domain.message import Priority
+from mail_proxy.runtime.setting_values import PostgresqlUrl, SqliteFile
 from mail_proxy.runtime.settings import (
     Described,
-    PostgresqlUrl,
     Settings,
     SettingsError,
-    SqliteFile,
     described,
     names,
 )

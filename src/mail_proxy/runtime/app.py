@@ -37,7 +37,8 @@ from mail_proxy.reporting.settings import ReportingSettings
 from mail_proxy.reporting.turns import Turns
 from mail_proxy.runtime.clock import DatabaseClock, SystemClock
 from mail_proxy.runtime.loops import loops
-from mail_proxy.runtime.settings import Settings, SqliteFile
+from mail_proxy.runtime.setting_values import SqliteFile
+from mail_proxy.runtime.settings import Settings
 from mail_proxy.runtime.supervisor import Supervisor
 from mail_proxy.runtime.tally import Tally
 from mail_proxy.runtime.telemetry import PrometheusMeter

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, PlainValidator, PrivateAttr, ValidationError
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 from pydantic_settings import PydanticBaseSettingsSource as Source
@@ -24,8 +21,21 @@ from typing_extensions import override
 
 from mail_proxy.domain.message import DEFAULT_PRIORITY, Priority
 from mail_proxy.domain.retry import DEFAULT_DELAYS, DEFAULT_MAX_AGE, DEFAULT_MAX_ATTEMPTS
-from mail_proxy.domain.secret import Secret
 from mail_proxy.runtime.service_links import is_service_link
+from mail_proxy.runtime.setting_values import (
+    Database,
+    DatabaseLocation,
+    Delay,
+    HttpUrl,
+    Network,
+    PriorityName,
+    Seconds,
+    SecretText,
+    SqliteFile,
+    Token,
+    lower,
+    split,
+)
 
 PREFIX = "GMP_"
 KEY_FILE = Path("/run/secrets/encryption_key")
@@ -42,87 +52,6 @@ class SettingsError(Exception):
         self.problems = problems
 
 
-@dataclass(frozen=True, slots=True)
-class SqliteFile:
-    """The database is a file on this machine."""
-
-    path: Path
-
-
-@dataclass(frozen=True, slots=True)
-class PostgresqlUrl:
-    """The database is a PostgreSQL server. The URL may hold a password, so it is a secret."""
-
-    url: Secret
-
-
-Database = SqliteFile | PostgresqlUrl
-
-
-def _secret(value: object) -> Secret:
-    return value if isinstance(value, Secret) else Secret(str(value))
-
-
-def _token(value: object) -> Secret:
-    secret = _secret(value)
-    if not re.fullmatch(r"[\x21-\x7e]{1,512}", secret.reveal()):
-        raise ValueError("must be 1 to 512 printable ASCII characters without spaces, as it travels in a header")
-    return secret
-
-
-def _database(value: object) -> Database:
-    if isinstance(value, (SqliteFile, PostgresqlUrl)):
-        return value
-    text = str(value)
-    scheme, found, rest = text.partition("://")
-    if not found:
-        if text.startswith(":memory:"):
-            raise ValueError("must be a file: what is only in memory is not durable")  # G1
-        return SqliteFile(Path(text))
-    if scheme not in {"postgresql", "postgres"}:
-        raise ValueError("must be the path of an SQLite file, or a URL that starts with postgresql://")
-    return PostgresqlUrl(Secret(f"postgresql://{rest}"))
-
-
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
-
-
-def _priority(value: object) -> object:
-    if isinstance(value, str) and value.upper() in Priority.__members__:
-        return Priority[value.upper()]
-    return value
-
-
-def _split(value: object) -> object:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-def _network(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    try:
-        return ip_network(value)
-    except ValueError:
-        raise ValueError("must be networks such as 10.1.0.0/16, with nothing set behind the mask") from None
-
-
-def _http_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError("must be a URL that starts with http:// or https://")
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("must not hold a user or password: there are settings for them")
-    return value
-
-
-SecretText = Annotated[Secret, PlainValidator(_secret)]
-Token = Annotated[Secret, PlainValidator(_token)]
-Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
-Seconds = Annotated[float, Field(gt=0, le=10 * 366 * 86400, allow_inf_nan=False)]
-Delay = Annotated[float, Field(ge=0, le=30 * 86400, allow_inf_nan=False)]
-
-
 class Settings(BaseSettings):
     """What the service was told. Secrets are masked wherever the value is shown."""
 
@@ -134,7 +63,7 @@ class Settings(BaseSettings):
     workers: int = Field(
         1, ge=1, le=64, description="Processes that share the port, each a full instance; more than 1 need PostgreSQL."
     )
-    db_path: Annotated[Database, PlainValidator(_database)] | None = Field(
+    db_path: DatabaseLocation | None = Field(
         None,
         description="The database: the path of an SQLite file, or `postgresql://user:password@host/name`. "
         "Without it, `mail_service.db` in the data folder.",
@@ -149,10 +78,10 @@ class Settings(BaseSettings):
         pattern=r"^[A-Za-z0-9._-]{1,64}$",
         description="The name that `/status` and the logs give to this instance.",
     )
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)] = Field(
         "info", description="The least important lines that are logged: `debug`, `info`, `warning` or `error`."
     )
-    log_format: Annotated[Literal["text", "json"], BeforeValidator(_lower)] = Field(
+    log_format: Annotated[Literal["text", "json"], BeforeValidator(lower)] = Field(
         "text", description="`text`: lines for people, in colour on a terminal. `json`: one JSON object a line."
     )
     test_mode: bool = Field(False, description="Nothing is sent or reported by itself, only after `run-now`.")
@@ -190,14 +119,14 @@ class Settings(BaseSettings):
     max_connections_per_account: int = Field(
         4, ge=1, le=1000, description="SMTP sessions at a time for an account that is made without `max_connections`."
     )
-    default_priority: Annotated[Priority, BeforeValidator(_priority)] = Field(
+    default_priority: PriorityName = Field(
         Priority(DEFAULT_PRIORITY),
         description="Priority of messages that have none: 0 to 3, or `immediate`, `high`, `medium`, `low`.",
     )
     max_retries: int = Field(
         DEFAULT_MAX_ATTEMPTS, ge=1, le=1000, description="Attempts before a message fails, the first one counted."
     )
-    retry_delays: Annotated[tuple[Delay, ...], NoDecode, BeforeValidator(_split)] = Field(
+    retry_delays: Annotated[tuple[Delay, ...], NoDecode, BeforeValidator(split)] = Field(
         DEFAULT_DELAYS,
         min_length=1,
         description="Seconds before each new attempt, separated by commas; the last one repeats.",
@@ -205,7 +134,7 @@ class Settings(BaseSettings):
     max_age: Seconds = Field(
         DEFAULT_MAX_AGE, description="Seconds after its first attempt when a message expires, however many are left."
     )
-    rate_windows: Annotated[tuple[Seconds, Seconds, Seconds], NoDecode, BeforeValidator(_split)] = Field(
+    rate_windows: Annotated[tuple[Seconds, Seconds, Seconds], NoDecode, BeforeValidator(split)] = Field(
         (60.0, 3600.0, 86400.0),
         description="Seconds that a minute, an hour and a day last for rate limits, separated by commas: shorter ones "
         "let limits be tried out. All instances on one database need the same.",
@@ -218,7 +147,7 @@ class Settings(BaseSettings):
         600, description="Seconds from the final dot to its reply. Giving up too early makes second copies."
     )
 
-    client_sync_url: Annotated[str, BeforeValidator(lambda value: _http_url(str(value)))] | None = Field(
+    client_sync_url: HttpUrl | None = Field(
         None, description="Where reports go for tenants that have no `client_base_url` of their own."
     )
     client_sync_user: str | None = Field(None, description="User for basic authentication there.")
@@ -229,7 +158,7 @@ class Settings(BaseSettings):
         7 * 86400, description="Seconds that finished and reported messages are kept."
     )
 
-    allow_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_split)] = Field(
+    allow_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(split)] = Field(
         (),
         description="Networks such as `10.1.0.0/16`, separated by commas, that tenants may name although they are "
         "private: loopback, private and link-local addresses are refused otherwise.",

@@ -27,9 +27,9 @@ from mail_proxy.domain.poison import MOST_CRASHES
 from mail_proxy.domain.report import EventType
 from mail_proxy.domain.settlement import RATE_LIMITED
 from mail_proxy.ports import Clock, MessageFilter, Page, PastEvent
-from mail_proxy.store.claim import recipient_of
 from mail_proxy.store.database import Database
 from mail_proxy.store.keyset import LAST, downwards
+from mail_proxy.store.loading import recipient_of
 from mail_proxy.store.schema import ANY_MESSAGE, accounts, contents, events, messages, recipients
 from mail_proxy.store.survey import count_unfinished
 

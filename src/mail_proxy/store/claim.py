@@ -27,15 +27,15 @@ from sqlalchemy import (
     update,
 )
 
-from mail_proxy.domain.claim import HELPING, Claimed, Demand, Limited, Taking
-from mail_proxy.domain.message import FINAL_STATES, Identity, MessageState
+from mail_proxy.domain.claim import HELPING, Demand, Limited, Taking
+from mail_proxy.domain.message import MessageState
 from mail_proxy.domain.rate_limit import LimitBehavior
-from mail_proxy.domain.recipient import Recipient, RecipientKind, RecipientState
 from mail_proxy.domain.report import Event, EventType, Outlook, entry
 from mail_proxy.domain.settlement import RATE_LIMITED, subject_of
 from mail_proxy.store.database import Transaction
+from mail_proxy.store.loading import Loader
 from mail_proxy.store.rows import among, pack, packed, unpack
-from mail_proxy.store.schema import accounts, contents, messages, recipients, settings, suspended_batches, tenants
+from mail_proxy.store.schema import accounts, messages, settings, suspended_batches, tenants
 from mail_proxy.store.usage import LimitedAccount, Reservations, Usage
 
 PARKED_AT_A_TIME = 1000
@@ -285,111 +285,3 @@ def _candidates(*, urgent_only: bool) -> Select[Any]:
         .with_for_update(of=messages, skip_locked=True)
     )
     return statement.where(messages.c.priority == 0) if urgent_only else statement
-
-
-class Loader:
-    """Reads claimed messages with all that sending needs."""
-
-    def __init__(self, dialect: str) -> None:
-        rows = (
-            select(
-                messages.c.pk,
-                messages.c.token,
-                messages.c.tenant_id,
-                messages.c.id,
-                messages.c.account_pk,
-                messages.c.account_id,
-                messages.c.priority,
-                messages.c.batch_code,
-                messages.c.state,
-                messages.c.attempts,
-                messages.c.created_ts,
-                messages.c.first_attempt_ts,
-                messages.c.expires_ts,
-                messages.c.reply,
-                messages.c.crashes,
-                contents.c.message_id,
-                contents.c.date,
-                contents.c.fields,
-            )
-            .join(contents, contents.c.message_pk == messages.c.pk)
-            .where(among(dialect, messages.c.pk))
-            .order_by(messages.c.priority, messages.c.pk)
-        )
-        self.rows = packed(dialect, rows.subquery("loaded"))
-        to = (
-            select(
-                recipients.c.message_pk,
-                recipients.c.n,
-                recipients.c.address,
-                recipients.c.kind,
-                recipients.c.state,
-                recipients.c.reply,
-                recipients.c.ts,
-            )
-            .where(among(dialect, recipients.c.message_pk))
-            .order_by(recipients.c.message_pk, recipients.c.n)
-        )
-        self.recipients = packed(dialect, to.subquery("loaded"))
-
-    def load(self, connection: Connection, pks: Sequence[int]) -> list[Claimed]:
-        """Return the messages, urgent ones first, then by age."""
-        if not pks:
-            return []
-        chosen = {"pks": pack(pks)}
-        people: dict[int, list[list[Any]]] = {}
-        for row in unpack(connection.execute(self.recipients, chosen).scalar()):
-            people.setdefault(row[0], []).append(row[1:])
-        return [_claimed(row, people.get(row[0], [])) for row in unpack(connection.execute(self.rows, chosen).scalar())]
-
-
-def recipient_of(row: Sequence[Any], message_state: MessageState, reply: str | None, ts: float | None) -> Recipient:
-    """Build a recipient from (n, address, kind, state, reply, ts); what is NULL is the message's."""
-    n, address, kind, state, own_reply, own_ts = row
-    if state is None:
-        return Recipient(n, address, RecipientKind(kind), _inherited(message_state), reply, ts)
-    return Recipient(n, address, RecipientKind(kind), RecipientState(state), own_reply, own_ts)
-
-
-def _inherited(state: MessageState) -> RecipientState:
-    return RecipientState(state.value) if state in FINAL_STATES else RecipientState.WAITING
-
-
-def _claimed(row: Sequence[Any], people: Sequence[Sequence[Any]]) -> Claimed:
-    (
-        pk,
-        token,
-        tenant_id,
-        id_,
-        account_pk,
-        account_id,
-        priority,
-        batch_code,
-        state,
-        attempts,
-        created_ts,
-        first_attempt_ts,
-        expires_ts,
-        reply,
-        crashes,
-        message_id,
-        date,
-        fields,
-    ) = row
-    return Claimed(
-        pk=pk,
-        token=token,
-        tenant_id=tenant_id,
-        account_pk=account_pk,
-        account_id=account_id,
-        priority=priority,
-        batch_code=batch_code,
-        attempts=attempts,
-        created_ts=created_ts,
-        first_attempt_ts=first_attempt_ts if first_attempt_ts is not None else created_ts,
-        expires_ts=expires_ts,
-        fields=fields,
-        identity=Identity(id_, message_id, date),
-        recipients=tuple(recipient_of(person, MessageState(state), reply, None) for person in people),
-        crashes=crashes,
-    )

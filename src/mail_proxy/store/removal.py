@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from sqlalchemy import BigInteger, bindparam, select, text, update
 
 from mail_proxy.domain.settlement import cancel
-from mail_proxy.store.claim import Loader
 from mail_proxy.store.database import Transaction
+from mail_proxy.store.loading import Loader
 from mail_proxy.store.rows import among, pack
 from mail_proxy.store.schema import IS_WAITING, messages
 from mail_proxy.store.settle import Settle

@@ -24,9 +24,9 @@ from mail_proxy.domain.claim import Claimed
 from mail_proxy.domain.message import MessageState, Priority
 from mail_proxy.domain.poison import MOST_CRASHES
 from mail_proxy.ports import Promotion
-from mail_proxy.store.claim import Loader
 from mail_proxy.store.database import Transaction
 from mail_proxy.store.keyset import each_value
+from mail_proxy.store.loading import Loader
 from mail_proxy.store.poison import Poison
 from mail_proxy.store.rows import among, pack, packed, unpack
 from mail_proxy.store.schema import IS_WAITING, POISON_BATCH, messages, suspended_batches

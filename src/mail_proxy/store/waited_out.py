@@ -21,9 +21,9 @@ from sqlalchemy import (
 
 from mail_proxy.domain.claim import Claimed
 from mail_proxy.domain.message import MessageState, Priority
-from mail_proxy.store.claim import Loader
 from mail_proxy.store.database import Transaction
 from mail_proxy.store.keyset import each_value
+from mail_proxy.store.loading import Loader
 from mail_proxy.store.rows import among, pack, packed, unpack
 from mail_proxy.store.schedule import ExpiryRequest
 from mail_proxy.store.schema import accounts, messages
