@@ -176,3 +176,24 @@ async def test_what_was_taken_as_expired_goes_back_without_touching_its_attempts
         PutBack(transaction.dialect).run(transaction, [(store.instance_id, Unanswered(expiries={"t1"}))])
     assert late.attempts == 0
     assert [c.attempts for c in await claim(store, account)] == [1]
+
+
+async def test_what_was_taken_as_expired_without_an_answer_is_taken_again(postgresql_store: Store) -> None:
+    store = postgresql_store
+    account = await with_account(store)
+    await enqueue(store, a_message("M1", account, expires_ts=NOW))
+    with answer_lost(store), pytest.raises(StoreUnavailable):  # run again, it would find nothing and lose it
+        await store.queue.claim_expired(NOW, 10, "t1")
+    assert await store.queue.claim_expired(NOW, 10, "t2") == ()
+    await store.queue.beat(NOW)
+    assert [c.attempts for c in await store.queue.claim_expired(NOW, 10, "t3")] == [0]
+
+
+async def test_what_was_taken_over_without_an_answer_is_taken_over_again(postgresql_store: Store) -> None:
+    store = postgresql_store
+    claimed = await claim(store, await with_messages(store), 2)
+    with answer_lost(store), pytest.raises(StoreUnavailable):
+        await store.queue.rescue([store.instance_id], 10)
+    await store.queue.beat(NOW)
+    (nobody,) = [instance for instance, counter in (await store.queue.instances()).items() if counter == -1]
+    assert list(await store.queue.rescue([nobody], 10)) == claimed
