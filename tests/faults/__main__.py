@@ -68,7 +68,11 @@ def measure(seed: int, scale: float) -> Measured:
             size = max(10, round(usual * scale))
             latencies.append(asyncio.run(watched(instance, beside, max(20, round(500 * scale)), size)))
         sys.stdout.write(f"neighbours: seed {seed}, {latencies[-1]}\n")
-    with tempfile.TemporaryDirectory(prefix="faults-") as folder, closing(Instance(Path(folder))) as instance:
+    # With the interval that the service has by itself, not the quick one of the tests.
+    with (
+        tempfile.TemporaryDirectory(prefix="faults-") as folder,
+        closing(Instance(Path(folder), SEND_LOOP_INTERVAL="2")) as instance,
+    ):
         idle = asyncio.run(idle_cpu(instance, 10))
     sys.stdout.write(f"idle: {idle:.1%} of a processor\n")
     sys.stdout.flush()
