@@ -174,8 +174,11 @@ class Queue(Protocol):
         """The counter of every instance that has claims or is registered; one without a row counts as -1. G6."""
         ...
 
-    async def beat(self, now: float) -> None:
-        """Raise this instance's counter, so that the others see that it lives; comes back if they thought it dead."""
+    async def beat(self, now: float) -> bool:
+        """Raise this instance's counter, so that the others see that it lives.
+
+        False if they had taken it for dead and off their list; it is on it again then.
+        """
         ...
 
     async def rescue(self, dead: Sequence[str], limit: int) -> Sequence[Claimed]:
@@ -247,6 +250,10 @@ class Directory(Protocol):
 
     async def account(self, account_pk: int) -> Account | None:
         """One account by the store's number, its password opened, or None."""
+        ...
+
+    async def owners_of(self, account_pks: Sequence[int]) -> Mapping[int, str]:
+        """The tenants of accounts, by the store's numbers; those that are gone are left out. Reads many at a time."""
         ...
 
     async def accounts_of(self, tenant_id: str) -> Sequence[Account]:

@@ -70,6 +70,7 @@ class Bench:
     clock: FakeClock
     journal: Path
     settings: DeliverySettings = SETTINGS
+    alone: bool = True
 
     @asynccontextmanager
     async def delivering(self) -> AsyncIterator[Delivery]:
@@ -86,7 +87,7 @@ class Bench:
             self.clock,
             meter,
         )
-        delivery = Delivery(needs, self.settings, journal, lambda _news: None, alone=True, rng=Random(1))
+        delivery = Delivery(needs, self.settings, journal, lambda _news: None, alone=self.alone, rng=Random(1))
         running = asyncio.Event()
         async with anyio.create_task_group() as group:
             group.start_soon(delivery.run, running.set)
@@ -387,3 +388,16 @@ async def test_after_a_crash_a_dot_without_reply_is_uncertain(bench: Bench, dele
     history = await bench.store.archive.history("acme", "M1")
     assert history is not None
     assert [event.type.value for event in history] == ["queued", "uncertain", "sent"]
+
+
+async def test_the_queue_is_looked_at_from_time_to_time_however_often_delivery_is_woken(bench: Bench) -> None:
+    account = await with_account(bench.store)
+    bench.settings = replace(SETTINGS, poll_interval=0.05)
+    async with bench.delivering() as delivery:
+        await enqueue(bench.store, a_message("M1", account))  # by another instance: nobody tells this one
+
+        async def sent_while_it_is_woken_all_the_time() -> bool:
+            delivery.notify(())
+            return bool(bench.transport.messages)
+
+        await bench.until(sent_while_it_is_woken_all_the_time)

@@ -79,7 +79,7 @@ async def test_an_instance_that_was_stopped_beyond_its_lease_sends_no_further_do
     waiting = asyncio.create_task(lease.look(term))
     await clock.advance(1)
     assert not waiting.done()
-    lease.renewed()
+    lease.renewed(clock.monotonic())
     with pytest.raises(LeaseLost):  # G5
         await waiting
     await lease.look(lease.term)
@@ -92,7 +92,7 @@ async def test_an_instance_that_was_late_but_not_too_late_goes_on() -> None:
     waiting = asyncio.create_task(lease.look(lease.term))
     await clock.advance(1)
     assert not waiting.done()
-    lease.renewed()
+    lease.renewed(clock.monotonic())
     await waiting
 
 

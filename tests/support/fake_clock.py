@@ -68,6 +68,10 @@ class FakeClock(Clock):
         self._set(end)
         await settled()
 
+    def skip(self, seconds: float) -> None:
+        """Let time pass in which nothing happens, as while the process is stopped; sleepers are late then."""
+        self._set(self._monotonic + seconds)
+
     def jump(self, seconds: float) -> None:
         """Set the wall clock forward or back, as an operator or a time server does."""
         self._now += seconds

@@ -177,6 +177,10 @@ class MemoryDirectory(Roster):
         return None
 
     @override
+    async def owners_of(self, account_pks: Sequence[int]) -> Mapping[int, str]:
+        return {}
+
+    @override
     async def accounts_of(self, tenant_id: str) -> Sequence[Account]:
         return ()
 

@@ -17,8 +17,9 @@ import anyio
 import structlog
 from anyio.abc import TaskGroup
 
+from mail_proxy.delivery.in_turn import InTurn
 from mail_proxy.delivery.journal import JournalUnwritable
-from mail_proxy.delivery.lane import Lane
+from mail_proxy.delivery.lane import Job, Lane
 from mail_proxy.delivery.lease import Lease, LeaseLost
 from mail_proxy.delivery.needs import Needs
 from mail_proxy.delivery.outages import Outages
@@ -33,6 +34,8 @@ from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.domain.settlement import reject
 
 ACCOUNTS_PER_CLAIM = 100
+LOOKED_AT = 4 * ACCOUNTS_PER_CLAIM
+"""Accounts that are looked at for one claim; some may have no room for more."""
 URGENT_PER_CLAIM = 10
 MOST_CLAIMED = 2000
 """Messages in this instance's hands that no sender has begun."""  # G11
@@ -54,13 +57,15 @@ class Dispatcher:
         self._settings = settings
         self._outages = Outages(needs, self._start, self._want)
         self._lanes: dict[int, Lane] = {}
-        self._wanted: dict[int, None] = {}  # accounts that may have ready messages, in turn
+        self._news: dict[int, None] = {}  # accounts that may have ready messages, before it is known whose they are
+        self._wanted = InTurn()
         self._urgent: set[int] = set()
-        self._waiting_for_slot: dict[int, None] = {}  # lanes with work and no slot, in turn
+        self._waiting_for_slot = InTurn()
         self._slots = Slots(settings.max_concurrent_sends)
         self._shut = ShutLanes(needs.clock)
         self._wake = asyncio.Event()
         self._poll_now = True
+        self._poll_at = 0.0
         self._stopping = False
         self._group: TaskGroup | None = None
         self._running: dict[int, anyio.CancelScope] = {}
@@ -73,7 +78,7 @@ class Dispatcher:
         if self._settings.only_on_demand:
             return
         for account_pk in account_pks:
-            self._wanted[account_pk] = None
+            self._news[account_pk] = None
             if urgent:
                 self._urgent.add(account_pk)
         self._wake.set()
@@ -130,22 +135,24 @@ class Dispatcher:
         self._wake.set()
 
     async def _wait(self) -> None:
-        interval = None if self._settings.only_on_demand else self._shut.pause(self._settings.poll_interval)
-        with anyio.move_on_after(interval) as scope:
+        """Return when there is something to do; however much there is, the queue is looked at from time to time."""
+        until_poll = self._poll_at - anyio.current_time()
+        with anyio.move_on_after(None if self._settings.only_on_demand else max(self._shut.pause(until_poll), 0.0)):
             await self._wake.wait()
         self._wake.clear()
-        if scope.cancelled_caught:
+        if not self._settings.only_on_demand and anyio.current_time() >= self._poll_at:
             self._poll_now = True
-        for account_pk in self._shut.due(self._lanes):
-            self._wanted.setdefault(account_pk)
+        self._news.update(dict.fromkeys(self._shut.due(self._lanes)))
 
     async def _turn(self) -> None:
         try:
             if self._poll_now:
                 self._poll_now = False
+                self._poll_at = anyio.current_time() + self._settings.poll_interval
                 await self._poll()
-            while self._wanted and self._recorder.available and self._claimed < MOST_CLAIMED:
-                if not await self._claim_some():
+            while self._recorder.available and self._claimed < MOST_CLAIMED:
+                await self._sort_news()
+                if not self._wanted or not await self._claim_some():
                     break
         except StoreUnavailable as error:
             log.warning("the queue cannot be read", reason=error.sentence)
@@ -156,31 +163,44 @@ class Dispatcher:
     async def _poll(self) -> None:
         """Find what nobody told of: messages of other instances, of before the start, of accounts set free."""
         await self._needs.directory.refresh()
-        for account_pk in await self._needs.queue.ready_accounts():
-            self._wanted.setdefault(account_pk)
+        self._news.update(dict.fromkeys(await self._needs.queue.ready_accounts()))
+
+    async def _sort_news(self) -> None:
+        """Learn whose the accounts are that were told of, so that tenants can take turns."""
+        if self._news:
+            news, self._news = self._news, {}
+            try:
+                owners = await self._needs.directory.owners_of(list(news))
+            except StoreUnavailable:
+                self._news = news | self._news
+                raise
+            for account_pk, tenant_id in owners.items():
+                self._wanted.add(tenant_id, account_pk)
+            self._urgent.difference_update(news.keys() - owners.keys())
 
     async def _claim_some(self) -> bool:
         """Claim for some of the wanted accounts; False when none of them has room."""
-        demands = await self._demands()
+        term = self._lease.term
+        demands, taking = await self._claim()
         if not demands:
             return False
-        taking = await self._claim(demands)
         claimed = taking.claimed
         self._meet_limits(taking)
         found: Counter[int] = Counter()
         for message in claimed:
-            self._lanes[message.account_pk].put(message)
+            self._lanes[message.account_pk].put(Job.of(message, term))
             found[message.account_pk] += 1
         self._claimed += len(claimed)
         full_helping = sum(len(message.fields) for message in claimed) >= HELPING
         for demand in demands:
+            lane = self._lanes[demand.account_pk]
             if found[demand.account_pk]:
-                self._waiting_for_slot.setdefault(demand.account_pk)
-            in_time = self._lanes[demand.account_pk].just_in_time and found[demand.account_pk]
+                self._waiting_for_slot.add(lane.account.tenant_id, demand.account_pk)
+            in_time = lane.just_in_time and found[demand.account_pk]
             behind_parked = demand.account_pk in taking.parked and demand.account_pk not in taking.limited
             took_all = found[demand.account_pk] >= demand.limit
             if full_helping or in_time or behind_parked or took_all:  # there may be more
-                self._wanted[demand.account_pk] = None
+                self._wanted.add(lane.account.tenant_id, demand.account_pk)
                 if demand.urgent_only:
                     self._urgent.add(demand.account_pk)
             self._forget_if_idle(demand.account_pk)
@@ -201,15 +221,17 @@ class Dispatcher:
             self._needs.meter.rate_limited(*who)
             self._recorder.told_of_limit(*who, events=limit.told)
             if refused[account_pk]:
-                self._wanted[account_pk] = None  # there may be more to refuse
+                self._wanted.add(lane.account.tenant_id, account_pk)  # there may be more to refuse
             else:
                 self._shut.shut(lane, limit.seconds)
 
-    async def _claim(self, demands: Sequence[Demand]) -> Taking:
-        for demand in demands:
-            self._lanes[demand.account_pk].claiming = True
+    async def _claim(self) -> tuple[Sequence[Demand], Taking]:
+        demands: list[Demand] = []
         try:
-            return await self._needs.queue.claim(demands, uuid4().hex, self._needs.clock.now())
+            await self._gather(demands)
+            if not demands:
+                return (), Taking()
+            return demands, await self._needs.queue.claim(demands, uuid4().hex, self._needs.clock.now())
         except StoreUnavailable:
             for demand in demands:
                 self._want(demand.account_pk)
@@ -218,11 +240,10 @@ class Dispatcher:
             for demand in demands:
                 self._lanes[demand.account_pk].claiming = False
 
-    async def _demands(self) -> Sequence[Demand]:
-        """Ask for each wanted account with room in its lane, and take those off the list."""
-        demands: list[Demand] = []
+    async def _gather(self, demands: list[Demand]) -> None:
+        """Ask for wanted accounts with room in their lanes, tenants in turn, and take those off the list."""
         room = MOST_CLAIMED - self._claimed
-        for account_pk in list(self._wanted):
+        for account_pk in self._wanted.some(LOOKED_AT):
             if len(demands) >= ACCOUNTS_PER_CLAIM or room <= 0:
                 break
             lane = await self._lane(account_pk)
@@ -231,19 +252,25 @@ class Dispatcher:
                     self._outages.take_up(lane)
                 self._unwant(account_pk)
                 continue
-            batch = min(await self._most_for(lane), room)
-            if len(lane) <= batch // 2 and batch > 0:
-                demands.append(Demand(account_pk, batch))
-                self._urgent.discard(account_pk)
-            elif account_pk in self._urgent:
-                demands.append(Demand(account_pk, URGENT_PER_CLAIM, urgent_only=True))
-                self._urgent.discard(account_pk)
-            else:
+            demand = self._demand(lane, min(await self._most_for(lane), room))
+            self._wanted.had_its_turn(account_pk)
+            if demand is None:
                 continue  # stays wanted; asked for when its lane has room
-            room -= demands[-1].limit
-            if not demands[-1].urgent_only:
-                self._wanted.pop(account_pk, None)
-        return demands
+            self._lanes[account_pk] = lane  # which may have been forgotten meanwhile, as there was nothing in it
+            lane.claiming = True
+            self._urgent.discard(account_pk)
+            demands.append(demand)
+            room -= demand.limit
+            if not demand.urgent_only:
+                self._wanted.discard(account_pk)
+
+    def _demand(self, lane: Lane, batch: int) -> Demand | None:
+        """Say what to ask for where so many messages are the most; None while the lane has enough."""
+        if len(lane) <= batch // 2 and batch > 0:
+            return Demand(lane.account.pk, batch)
+        if lane.account.pk in self._urgent:
+            return Demand(lane.account.pk, URGENT_PER_CLAIM, urgent_only=True)
+        return None
 
     async def _most_for(self, lane: Lane) -> int:
         """How many messages may be claimed for a lane.
@@ -258,7 +285,7 @@ class Dispatcher:
         return lane.account.batch_size or self._settings.batch_size
 
     def _want(self, account_pk: int) -> None:
-        self._wanted.setdefault(account_pk)
+        self._news[account_pk] = None
         self._wake.set()
 
     def _start(self, work: Callable[[Lane], Coroutine[Any, Any, None]], lane: Lane, name: str) -> None:
@@ -267,7 +294,7 @@ class Dispatcher:
             self._group.start_soon(work, lane, name=f"{name} {lane.account.tenant_id}/{lane.account.id}")
 
     def _unwant(self, account_pk: int) -> None:
-        self._wanted.pop(account_pk, None)
+        self._wanted.discard(account_pk)
         self._urgent.discard(account_pk)
         self._forget_if_idle(account_pk)
 
@@ -287,27 +314,36 @@ class Dispatcher:
         lane = self._lanes.get(account_pk)
         if lane is not None and lane.idle:
             del self._lanes[account_pk]
-            self._waiting_for_slot.pop(account_pk, None)
+            self._waiting_for_slot.discard(account_pk)
 
     # -- senders -----------------------------------------------------------------------------------------------------
 
     def _start_senders(self) -> None:
-        """Give each lane with work one slot in turn, until the work or the slots are used up."""
-        passed_over = 0
-        while not self._stopping and self._waiting_for_slot and passed_over < len(self._waiting_for_slot):
-            account_pk = next(iter(self._waiting_for_slot))
-            del self._waiting_for_slot[account_pk]
-            lane = self._lanes.get(account_pk)
-            if lane is None or lane.wanted_senders <= 0:
-                continue
-            if self._slots.take(lane.account.tenant_id):
-                lane.senders += 1
-                self._start(self._serve, lane, "sender")
-                passed_over = 0
-            else:
-                passed_over += 1
-            if lane.wanted_senders > 0:
-                self._waiting_for_slot[account_pk] = None
+        """Give a slot to a lane of each tenant in turn, until the work or the slots are used up."""
+        given = True
+        while given and not self._stopping and self._slots.any_free:
+            given = False
+            for tenant_id in self._waiting_for_slot.tenants():
+                given = self._start_sender_of(tenant_id) or given
+
+    def _start_sender_of(self, tenant_id: str) -> bool:
+        """Give a slot to the next lane of a tenant; False if there is none, or its share is used up."""
+        account_pk = self._waiting_for_slot.first_of(tenant_id)
+        if account_pk is None:
+            return False
+        lane = self._lanes.get(account_pk)
+        if lane is None or lane.wanted_senders <= 0:
+            self._waiting_for_slot.discard(account_pk)
+            return True
+        if not self._slots.take(tenant_id):
+            return False
+        lane.senders += 1
+        self._start(self._serve, lane, "sender")
+        if lane.wanted_senders > 0:
+            self._waiting_for_slot.had_its_turn(account_pk)
+        else:
+            self._waiting_for_slot.discard(account_pk)
+        return True
 
     async def _serve(self, lane: Lane) -> None:
         """Send a lane's messages one after the other, until there are none or somebody else waits for the slot."""
@@ -321,7 +357,7 @@ class Dispatcher:
             lane.senders -= 1
             self._slots.give_back(lane.account.tenant_id)
             if len(lane):
-                self._waiting_for_slot.setdefault(lane.account.pk)
+                self._waiting_for_slot.add(lane.account.tenant_id, lane.account.pk)
             else:
                 self._forget_if_idle(lane.account.pk)
             self._start_senders()
@@ -333,44 +369,46 @@ class Dispatcher:
             if self._term != self._lease.term:  # G5: what was claimed before may be somebody else's by now
                 self._term = self._lease.term
                 await self._give_all_back()
-            claimed = lane.take()
-            if claimed is None:
+            job = lane.take()
+            if job is None:
                 break
             self._claimed -= 1
-            if self._wanted and len(lane) == (lane.account.batch_size or self._settings.batch_size) // 2:
+            if (self._wanted or self._news) and len(lane) == (
+                lane.account.batch_size or self._settings.batch_size
+            ) // 2:
                 self._wake.set()
-            if not await self._send(lane, claimed) or self._others_wait(lane):
+            if not await self._send(lane, job) or self._others_wait(lane):
                 break
         if len(lane) and not lane.open_for_business:  # put back after the others had been given back
             await self._give_back(lane)
-        if not len(lane) and self._wanted:
+        if not len(lane) and (self._wanted or self._news):
             self._wake.set()
 
-    async def _send(self, lane: Lane, claimed: Claimed) -> bool:
+    async def _send(self, lane: Lane, job: Job) -> bool:
         """Send one message; False when nothing can be sent for now."""
         tried = lane.account
         try:
-            sent = await self._sender.send(tried, claimed)
+            sent = await self._sender.send(tried, job.claimed, job.term)
         except LeaseLost:
-            await self._release([claimed])
+            await self._release([job.claimed])
             return True
         except (StoreUnavailable, JournalUnwritable) as error:
             log.warning("nothing can be sent for now", reason=str(error))
-            self._put_back(lane, claimed)
+            self._put_back(lane, job)
             await self._needs.clock.sleep(1.0)
             return False
         if sent.untouched:
-            self._put_back(lane, claimed)
+            self._put_back(lane, job)
         if sent.failure is not None and await self._outages.met(lane, tried, sent.failure):
             await self._give_back(lane)
         return True
 
-    def _put_back(self, lane: Lane, claimed: Claimed) -> None:
-        lane.put(claimed)
+    def _put_back(self, lane: Lane, job: Job) -> None:
+        lane.put(job)
         self._claimed += 1
 
     def _others_wait(self, lane: Lane) -> bool:
-        return any(pk != lane.account.pk for pk in self._waiting_for_slot)
+        return len(self._waiting_for_slot) > (lane.account.pk in self._waiting_for_slot)
 
     async def _give_back(self, lane: Lane) -> None:
         back = lane.empty()

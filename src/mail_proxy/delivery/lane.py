@@ -17,6 +17,24 @@ def set_anew(before: Account, now: Account) -> bool:
     return freed or replace(before, hold=None) != replace(now, hold=None)
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Job:
+    """A claimed message, and the term of the lease in which it was asked for: in a later one it must not be sent.
+
+    The answer to a claim may come long after its commit, to an instance that was stopped meanwhile.
+    """  # G5
+
+    priority: int
+    pk: int
+    term: int
+    claimed: Claimed = field(compare=False)
+
+    @classmethod
+    def of(cls, claimed: Claimed, term: int) -> Job:
+        """Return the job of sending a message that was asked for in that term."""
+        return cls(claimed.priority, claimed.pk, term, claimed)
+
+
 @dataclass(slots=True)
 class Lane:
     """The state of one account's delivery in this instance."""
@@ -32,7 +50,7 @@ class Lane:
     """True when a message is claimed only for a session that is free."""
     shut_until: float | None = None
     """Until when (monotonic) a rate limit lets nothing through; None: open."""  # G10
-    _jobs: list[tuple[int, int, Claimed]] = field(default_factory=list)
+    _jobs: list[Job] = field(default_factory=list)
 
     def adopt(self, account: Account) -> None:
         """Go by the account as it is now; an outage that was met with other settings is over."""
@@ -44,18 +62,18 @@ class Lane:
     def __len__(self) -> int:
         return len(self._jobs)
 
-    def put(self, claimed: Claimed) -> None:
+    def put(self, job: Job) -> None:
         """Queue a claimed message: an urgent one overtakes what was claimed before it."""
-        heapq.heappush(self._jobs, (claimed.priority, claimed.pk, claimed))
+        heapq.heappush(self._jobs, job)
 
-    def take(self) -> Claimed | None:
+    def take(self) -> Job | None:
         """Return the next message to send, or None."""
-        return heapq.heappop(self._jobs)[2] if self._jobs else None
+        return heapq.heappop(self._jobs) if self._jobs else None
 
     def empty(self) -> Sequence[Claimed]:
         """Take everything that was not begun, to give it back."""
         jobs, self._jobs = self._jobs, []
-        return [claimed for _, _, claimed in jobs]
+        return [job.claimed for job in jobs]
 
     @property
     def open_for_business(self) -> bool:

@@ -27,12 +27,15 @@ class Lease:
         self.term = 0
         """Grows when the lease was lost: what was claimed in an earlier term must not be sent."""
 
-    def renewed(self) -> None:
-        """Take note that the counter was raised just now."""
-        now = self._clock.monotonic()
-        if self._seconds is not None and now - self._renewed_at >= self._seconds:
+    def renewed(self, asked_at: float, *, forgotten: bool = False) -> None:
+        """Take note that the counter was raised, at some time since it was asked to be (monotonic).
+
+        `forgotten`: the others had taken this instance off their list.
+        """
+        late = self._seconds is not None and self._clock.monotonic() - self._renewed_at >= self._seconds
+        if late or forgotten:
             self.term += 1
-        self._renewed_at = now
+        self._renewed_at = asked_at
         self._renewal.set()
 
     def standing(self) -> int | None:

@@ -174,8 +174,9 @@ class Maintenance:
 
     async def beat(self) -> None:
         """Raise this instance's counter."""
-        await self._needs.queue.beat(self._needs.clock.now())
-        self._lease.renewed()
+        asked_at = self._needs.clock.monotonic()
+        known = await self._needs.queue.beat(self._needs.clock.now())
+        self._lease.renewed(asked_at, forgotten=not known)
 
     async def watch(self) -> None:
         """Take over what instances left that are dead."""

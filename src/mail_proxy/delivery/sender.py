@@ -100,12 +100,12 @@ class Sender:
         self._settings = settings
         self._rng = rng
 
-    async def send(self, account: Account, claimed: Claimed) -> Sent:
-        """Make one attempt and hand over its outcome.
+    async def send(self, account: Account, claimed: Claimed, term: int) -> Sent:
+        """Make one attempt at a message that was asked for in that term of the lease, and hand over its outcome.
 
         Raises `StoreUnavailable`, `JournalUnwritable` and `LeaseLost` before anything has gone out.
         """
-        flight = Flight(claimed, self._recorder, self._journal, self._lease, self._lease.term)
+        flight = Flight(claimed, self._recorder, self._journal, self._lease, term)
         started = self._needs.clock.monotonic()
         policy = Policy(self._settings.schedule)
         try:

@@ -33,6 +33,11 @@ class Slots:
             del self._used[tenant_id]
 
     @property
+    def any_free(self) -> bool:
+        """True while somebody may get one."""
+        return self._in_use < self._total
+
+    @property
     def in_use(self) -> int:
         """Slots that are taken."""
         return self._in_use

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
@@ -113,6 +114,16 @@ class StoreDirectory:
                 return None
             known.accounts[account_pk] = found[0]
         return known.accounts[account_pk]
+
+    async def owners_of(self, account_pks: Sequence[int]) -> Mapping[int, str]:
+        """See `Directory.owners_of`."""
+        known = self._known
+        unknown = [pk for pk in account_pks if pk not in known.accounts]
+        for start in range(0, len(unknown), CHUNK):
+            some = accounts.c.pk.in_(unknown[start : start + CHUNK])
+            found = await self._database.read(partial(self._load_accounts, condition=some))
+            known.accounts.update({account.pk: account for account in found})
+        return {pk: known.accounts[pk].tenant_id for pk in account_pks if pk in known.accounts}
 
     async def accounts_of(self, tenant_id: str) -> Sequence[Account]:
         """See `Directory.accounts_of`."""

@@ -145,10 +145,11 @@ class StoreQueue:
         """See `Queue.instances`."""
         return await self._database.read(rescue.counters)
 
-    async def beat(self, now: float) -> None:
+    async def beat(self, now: float) -> bool:
         """See `Queue.beat`. Also puts back what calls without an answer have taken."""
-        await self._database.write(self._beat_op, (self._instance_id, now))
+        known = await self._database.write(self._beat_op, (self._instance_id, now))
         await self.put_back_unanswered()
+        return known
 
     async def put_back_unanswered(self) -> None:
         """Put back what was claimed by calls whose answer reached nobody."""
@@ -175,11 +176,13 @@ class StoreQueue:
         return await self._database.read(lambda connection: self._surveying.run(connection, many))
 
 
-def _beat(transaction: Transaction, beats: Sequence[tuple[str, float]]) -> Sequence[None]:
+def _beat(transaction: Transaction, beats: Sequence[tuple[str, float]]) -> Sequence[bool]:
+    known = {}
     for instance_id, now in dict(beats).items():
-        if not transaction.connection.execute(rescue.BEAT, {"instance": instance_id}).rowcount:
+        known[instance_id] = bool(transaction.connection.execute(rescue.BEAT, {"instance": instance_id}).rowcount)
+        if not known[instance_id]:
             transaction.connection.execute(rescue.REGISTER, {"id": instance_id, "started_ts": now})
-    return [None] * len(beats)
+    return [known[instance_id] for instance_id, _ in beats]
 
 
 _PENDING = select(func.count()).select_from(messages).where(messages.c.finished_ts.is_(None))
