@@ -79,7 +79,7 @@ class TooLarge(MailProxyError):
 class TooMany(MailProxyError):
     """The same was asked for too often, or is under way; `retry_after` says in how many seconds to come back."""
 
-    code = "too_many"
+    code = "too_many_tests"
 
     def __init__(self, sentence: str, *, code: str, retry_after: float) -> None:
         super().__init__(sentence, code=code)
