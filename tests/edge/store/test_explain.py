@@ -39,7 +39,7 @@ BACKLOG = frozenset({"messages", "contents", "recipients", "events"})
 SORTS_ITS_CHUNK = frozenset(
     {
         *("claim", "claim urgent", "claim and park", "claim again", "claim within a limit", "claim beyond a limit"),
-        *("claim_expired", "rescue", "delete account"),
+        *("claim_expired", "claim_waited_out", "rescue", "delete account"),
     }
 )
 """Verbs that read a chunk by its numbers and put it in order."""
