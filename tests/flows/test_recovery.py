@@ -1,4 +1,4 @@
-"""What follows after a crash, row by row of the flight journal's table, and where the journal cannot be written."""  # G4
+"""What follows after a crash, row by row of the flight journal's table, and where none can be written."""  # G4
 
 from __future__ import annotations
 

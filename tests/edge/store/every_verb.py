@@ -35,6 +35,7 @@ VERBS = (
     "enqueue",
     "promote",
     "unhold",
+    "unhold poison",
     "ready_accounts",
     "claim_expired",
     "claim_waited_out",
@@ -142,6 +143,12 @@ async def take_in(store: Store, account: Account, observe: Observe) -> None:
     await store.directory.change_suspension("tenant0", lambda _: Suspension(batches=frozenset({"autumn"})))
     await store.directory.change_suspension("tenant0", lambda _: Suspension())
     with observe("unhold"):
+        await store.queue.unhold(CHUNK)
+    while (await store.queue.unhold(10_000)).more:
+        pass
+    await store.directory.change_suspension("tenant1", lambda _held: Suspension(batches=frozenset({"autumn"})))
+    await store.directory.free_poison("tenant1")
+    with observe("unhold poison"):
         await store.queue.unhold(CHUNK)
     with observe("ready_accounts"):
         await store.queue.ready_accounts()

@@ -43,7 +43,7 @@ SORTS_ITS_CHUNK = frozenset(
     }
 )
 """Verbs that read a chunk by its numbers and put it in order."""
-STARTS_AT_THE_FIRST = frozenset({"ready_accounts", "survey"})
+STARTS_AT_THE_FIRST = frozenset({"ready_accounts", "survey", "claim_waited_out"})
 """Verbs that take the first row of an index, and go on from value to value."""
 STEP_BY_STEP = frozenset(
     {
