@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
@@ -71,12 +71,23 @@ class Bench:
     journal: Path
     settings: DeliverySettings = SETTINGS
     alone: bool = True
+    meter: PrometheusMeter = field(default_factory=lambda: PrometheusMeter(process=False))
 
     @asynccontextmanager
     async def delivering(self) -> AsyncIterator[Delivery]:
         """Run delivery; it is stopped in good order at the end."""
         journal = FlightJournal(self.journal, self.store.instance_id, "boot")
-        meter = PrometheusMeter(process=False)
+        delivery = self.made(journal)
+        running = asyncio.Event()
+        async with anyio.create_task_group() as group:
+            group.start_soon(delivery.run, running.set)
+            await running.wait()
+            yield delivery
+            delivery.stop()
+        journal.close()
+
+    def made(self, journal: FlightJournal) -> Delivery:
+        """Put delivery together as the composition root does."""
         needs = Needs(
             self.store.instance_id,
             self.queue,
@@ -85,16 +96,9 @@ class Bench:
             self.transport,
             NobodyListens(),
             self.clock,
-            meter,
+            self.meter,
         )
-        delivery = Delivery(needs, self.settings, journal, lambda _news: None, alone=self.alone, rng=Random(1))
-        running = asyncio.Event()
-        async with anyio.create_task_group() as group:
-            group.start_soon(delivery.run, running.set)
-            await running.wait()
-            yield delivery
-            delivery.stop()
-        journal.close()
+        return Delivery(needs, self.settings, journal, lambda _news: None, alone=self.alone, rng=Random(1))
 
     async def submit(self, delivery: Delivery, account: Account, *ids: str, **changes: object) -> None:
         await enqueue(self.store, *(a_message(id_, account, **changes) for id_ in ids))

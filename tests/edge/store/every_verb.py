@@ -10,7 +10,7 @@ from random import Random
 import pytest
 from sqlalchemy import text
 
-from mail_proxy.domain.account import Account
+from mail_proxy.domain.account import Account, Hold
 from mail_proxy.domain.attempt import Answer, Attempt, Stage
 from mail_proxy.domain.claim import Claimed, Demand
 from mail_proxy.domain.errors import Conflict
@@ -37,9 +37,11 @@ VERBS = (
     "enqueue",
     "promote",
     "unhold",
+    "unhold poison",
     "ready_accounts",
     "divert",
     "claim_expired",
+    "claim_waited_out",
     "claim urgent",
     "claim and park",
     "claim",
@@ -149,6 +151,12 @@ async def take_in(store: Store, account: Account, observe: Observe) -> None:
     await store.directory.change_suspension("tenant0", lambda _: Suspension())
     with observe("unhold"):
         await store.queue.unhold(CHUNK)
+    while (await store.queue.unhold(10_000)).more:
+        pass
+    await store.directory.change_suspension("tenant1", lambda _held: Suspension(batches=frozenset({"autumn"})))
+    await store.directory.free_poison("tenant1")
+    with observe("unhold poison"):
+        await store.queue.unhold(CHUNK)
     with observe("ready_accounts"):
         await store.queue.ready_accounts()
 
@@ -157,6 +165,12 @@ async def send(store: Store, account: Account, observe: Observe) -> None:
     queue = store.queue
     with observe("claim_expired"):
         late = await queue.claim_expired(NOW, CHUNK, "late")
+    held = await with_account(store, "held")
+    await store.directory.set_hold(held.pk, Hold("535", NOW - 100))
+    await enqueue(store, *(a_message(f"H{n}", held, created_ts=NOW - 100) for n in range(CHUNK)))
+    with observe("claim_waited_out"):
+        waited = await queue.claim_waited_out(NOW - 50, CHUNK, "waited")
+    assert len(waited) == CHUNK
     with observe("claim urgent"):
         urgent = (await queue.claim([Demand(account.pk, CHUNK, urgent_only=True)], "urgent", NOW)).claimed
     await store.directory.change_suspension("tenant0", lambda _: Suspension(batches=frozenset({"spring"})))

@@ -40,11 +40,11 @@ BACKLOG = frozenset({"messages", "contents", "recipients", "events"})
 SORTS_ITS_CHUNK = frozenset(
     {
         *("claim", "claim urgent", "claim and park", "claim again", "claim within a limit", "claim beyond a limit"),
-        *("claim_expired", "rescue", "delete account"),
+        *("claim_expired", "claim_waited_out", "rescue", "delete account"),
     }
 )
 """Verbs that read a chunk by its numbers and put it in order."""
-STARTS_AT_THE_FIRST = frozenset({"ready_accounts", "survey"})
+STARTS_AT_THE_FIRST = frozenset({"ready_accounts", "survey", "claim_waited_out"})
 """Verbs that take the first row of an index, and go on from value to value."""
 STEP_BY_STEP = frozenset(
     {
