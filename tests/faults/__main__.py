@@ -19,6 +19,10 @@ from tests.support.postgres import PostgresServer, running_postgres
 from tests.support.postgres_installation import preferred_installation
 
 
+NEIGHBOURS = "neighbours"
+"""The measurements beside the scenarios, by a name that can be asked for like theirs."""
+
+
 def main() -> int:
     """Play all scenarios, or those that are named, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
@@ -31,14 +35,15 @@ def main() -> int:
     arguments = parser.parse_args()
     chosen = [each for each in SCENARIOS if not arguments.scenarios or each.name in arguments.scenarios]
     if arguments.list:
-        sys.stdout.write("".join(f"{each.name}\n" for each in SCENARIOS))
+        sys.stdout.write("".join(f"{name}\n" for name in (*(each.name for each in SCENARIOS), NEIGHBOURS)))
         return 0
     with running_postgres(preferred_installation()) as postgres:
         results = [play(each, postgres, arguments.seed, arguments.scale) for each in chosen]
-        measured = None if arguments.scenarios else measure(arguments.seed, arguments.scale)
+        asked = not arguments.scenarios or NEIGHBOURS in arguments.scenarios
+        measured = measure(arguments.seed, arguments.scale) if asked else None
     if any(each.tally is None for each in results):
         return 1
-    if measured is not None and arguments.scale == 1.0:
+    if measured is not None and not arguments.scenarios and arguments.scale == 1.0:
         PAGE.write_text(page(results, measured), encoding="utf-8")
         say(f"{PAGE} is written")
     return 0
