@@ -18,6 +18,7 @@ from mail_proxy.administration.tenants import Tenants
 from mail_proxy.api.application import create_app
 from mail_proxy.api.services import ApiSettings, Insight, Services
 from mail_proxy.domain.backlog import Survey
+from mail_proxy.domain.explanation import Here
 from mail_proxy.intake.intake import Intake, IntakeSettings
 from mail_proxy.runtime.telemetry import PrometheusMeter
 from mail_proxy.secrets import tokens
@@ -52,6 +53,7 @@ class Instance:
     insight: Insight
     app: FastAPI
     surveyed: Survey | None = None
+    here: dict[int, Here] = field(default_factory=dict)
 
     def client(self, token: str | None = ADMIN_TOKEN, app: FastAPI | None = None) -> httpx.AsyncClient:
         """Return a client in process; an exception that the application lets out fails the test."""
@@ -112,6 +114,7 @@ async def running_instance(folder: Path, url: str | None = None) -> AsyncIterato
         run_now=run_now,
         not_ready=not_ready,
         insight=lambda: instance.insight,
+        here=lambda account_pk: instance.here.get(account_pk, Here()),
         render_metrics=meter.render,
     )
     instance = Instance(services, store, clock, meter, told, reasons, Insight(), create_app(services))

@@ -31,6 +31,7 @@ def services_from(app: App) -> Services:
         run_now=app.run_now,
         not_ready=app.not_ready,
         insight=lambda: _insight(app),
+        here=app.delivery.here,
         render_metrics=app.meter.render,
     )
 

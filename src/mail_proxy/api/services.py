@@ -11,6 +11,7 @@ from mail_proxy.administration.accounts import Accounts
 from mail_proxy.administration.pending import Pending
 from mail_proxy.administration.scheduling import Scheduling
 from mail_proxy.administration.tenants import Tenants
+from mail_proxy.domain.explanation import Here
 from mail_proxy.intake.intake import Intake
 from mail_proxy.ports import Archive, Clock, Directory, Registry
 
@@ -60,6 +61,8 @@ class Services:
     not_ready: Callable[[], Awaitable[Sequence[str]]]
     """Why the instance is not ready, one sentence each; empty when it is."""
     insight: Callable[[], Insight]
+    here: Callable[[int], Here]
+    """What this instance knows, besides the database, of why messages of an account are not sent."""
     render_metrics: Callable[[], bytes]
 
 

@@ -15,6 +15,7 @@ from mail_proxy.delivery.needs import Needs
 from mail_proxy.delivery.recorder import Recorder
 from mail_proxy.delivery.sender import Sender
 from mail_proxy.delivery.settings import DeliverySettings
+from mail_proxy.domain.explanation import Here, Outage
 
 
 class Delivery:
@@ -32,6 +33,8 @@ class Delivery:
     ) -> None:
         """`alone`: this process owns the database, so whatever was claimed before it started is an orphan."""
         rng = rng or SystemRandom()
+        self._clock = needs.clock
+        self._on_demand = settings.only_on_demand
         self.recorder = Recorder(needs.queue, needs.clock, needs.meter, on_events, journal.settled)
         lease = Lease(needs.clock, None if alone else settings.lease)
         sender = Sender(needs, self.recorder, journal, lease, settings, rng)
@@ -53,6 +56,15 @@ class Delivery:
         """Look at once for what is due and ready."""
         self.maintenance.wake()
         self.dispatcher.run_now()
+
+    def here(self, account_pk: int) -> Here:
+        """What this instance knows, besides the database, of why messages of an account are not sent."""
+        lane = next((each for each in self.dispatcher.lanes if each.account.pk == account_pk), None)
+        outage = None
+        if lane is not None and lane.breaker.open:
+            passed = self._clock.now() - self._clock.monotonic()
+            outage = Outage(lane.breaker.reason, passed + lane.breaker.opened_at, passed + lane.breaker.probe_at)
+        return Here(outage, test_mode=self._on_demand, recording=self.recorder.available)
 
     async def run(self, started: Callable[[], None]) -> None:
         """Take back what an earlier run left, call `started`, and send until `stop`; then finish what was begun."""

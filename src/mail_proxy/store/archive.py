@@ -20,9 +20,11 @@ from sqlalchemy import (
     text,
 )
 
+from mail_proxy.domain.explanation import Standing
 from mail_proxy.domain.message import WAITING_STATES, Details, MessageState
 from mail_proxy.domain.report import EventType
 from mail_proxy.ports import MessageFilter, Page, PastEvent
+from mail_proxy.store import standing
 from mail_proxy.store.claim import recipient_of
 from mail_proxy.store.database import Database
 from mail_proxy.store.keyset import LAST, downwards
@@ -109,6 +111,10 @@ class StoreArchive:
             ]
 
         return await self._database.read(look)
+
+    async def standing(self, tenant_id: str, message_id: str) -> Standing | None:
+        """See `Archive.standing`."""
+        return await self._database.read(lambda connection: standing.look(connection, tenant_id, message_id))
 
     async def pending(self, tenant_id: str, batch_code: str | None = None) -> int:
         """See `Archive.pending`."""
