@@ -86,8 +86,8 @@ class Held(Answer):
         description="The batches of the tenant that are held.", examples=[["newsletter-2026-07"]]
     )
     pending_messages: int | None = Field(
-        description="Unfinished messages of the tenant, or of the batch where one was named; of the whole instance, as "
-        "last counted, when it was about the scheduler.",
+        description="Unfinished messages of the tenant, or of the batch where one was named: exact below 10 000, from "
+        "there on as last counted. Of the whole instance, as last counted, when it was about the scheduler.",
         examples=[120],
     )
     scheduler_active: bool | None = Field(
@@ -357,8 +357,8 @@ class StatusAnswer(Answer):
     instance: str = Field(description="The instance's name.", examples=["mail-proxy"])
     scheduler_active: bool = Field(description="False while the whole scheduler is suspended.", examples=[True])
     pending_messages: int | None = Field(
-        description="Unfinished messages: with a tenant token the tenant's; with the admin token all, as last counted, "
-        "null where they were not counted yet.",
+        description="Unfinished messages: with a tenant token the tenant's, exact below 10 000, from there on as last "
+        "counted; with the admin token all, as last counted, null where they were not counted yet.",
         examples=[12],
     )
     uptime_seconds: float = Field(description="Since the instance started.", examples=[86400.5])
@@ -370,5 +370,7 @@ class StatusAnswer(Answer):
         None, description="Admin only: accounts that are not used for now."
     )
     oldest_waiting_ts: float | None = Field(
-        None, description="Admin only: when the oldest waiting message was accepted.", examples=[1785491000.0]
+        None,
+        description="Admin only: when the oldest ready message was accepted; null: none, or not looked for yet.",
+        examples=[1785491000.0],
     )
