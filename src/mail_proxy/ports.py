@@ -11,6 +11,7 @@ from mail_proxy.domain.attempt import Attempt, Envelope, ProbeResult
 from mail_proxy.domain.backlog import Survey
 from mail_proxy.domain.claim import Claimed, Demand, Taking
 from mail_proxy.domain.compose import Wire
+from mail_proxy.domain.explanation import Standing
 from mail_proxy.domain.message import Details, NewMessage, Verdict
 from mail_proxy.domain.report import EventType, StoredEvent
 from mail_proxy.domain.settlement import Settlement
@@ -431,6 +432,10 @@ class Archive(Protocol):
 
     async def history(self, tenant_id: str, message_id: str) -> Sequence[PastEvent] | None:
         """A message's events in order, the derived `queued` first; None if the message is unknown."""
+        ...
+
+    async def standing(self, tenant_id: str, message_id: str) -> Standing | None:
+        """What decides when one message of one tenant is sent, or None; bounded in time as `pending` is."""
         ...
 
     async def pending(self, tenant_id: str, batch_code: str | None = None) -> int:

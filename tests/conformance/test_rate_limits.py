@@ -19,6 +19,7 @@ from mail_proxy.domain.reply import Reply
 from mail_proxy.domain.retry import RetrySchedule
 from mail_proxy.domain.settlement import Policy, give_back, reject, settle
 from mail_proxy.domain.tenant import Tenant
+from mail_proxy.ports import MessageFilter
 from mail_proxy.store.queue import StoreQueue
 from mail_proxy.store.schema import usage
 from mail_proxy.store.store import Store
@@ -241,3 +242,14 @@ async def test_a_clock_that_was_set_back_holds_nothing_up_for_longer_than_a_wind
     assert held.seconds <= 3600 + 3600 / 64
     limited.clock.time += held.seconds
     assert len((await limited.claim(account)).claimed) == 1  # G14
+
+
+async def test_what_a_limit_holds_up_is_found_as_deferred_and_not_as_pending(limited: Limited) -> None:
+    account = await with_account(limited.store, limits=Limits(per_minute=1))
+    await limited.fill(account, 2)
+    await limited.claim(account, 1)
+    await limited.claim(account, 1)
+    archive = limited.store.archive
+    for status, found in (("deferred", ["main1"]), ("pending", ["main0"])):
+        page = await archive.page("acme", MessageFilter(status=status), None, 10, NOW)
+        assert [details.id for details in page.messages] == found

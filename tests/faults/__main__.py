@@ -18,7 +18,6 @@ from tests.support.instance import Instance
 from tests.support.postgres import PostgresServer, running_postgres
 from tests.support.postgres_installation import preferred_installation
 
-
 NEIGHBOURS = "neighbours"
 """The measurements beside the scenarios, by a name that can be asked for like theirs."""
 

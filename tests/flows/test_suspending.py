@@ -11,8 +11,11 @@ from typing_extensions import override
 
 from mail_proxy.administration.pending import Pending
 from mail_proxy.administration.scheduling import Scheduling
+from mail_proxy.domain.account import Outage
+from mail_proxy.domain.attempt import HostFailed
 from mail_proxy.domain.backlog import Survey
 from mail_proxy.domain.claim import Demand, Taking
+from mail_proxy.domain.explanation import Here
 from mail_proxy.domain.message import MessageState
 from mail_proxy.ports import Promotion
 from mail_proxy.smtp.capture import CaptureTransport
@@ -192,3 +195,18 @@ async def test_what_waits_is_counted_in_the_background(bench: Suspending) -> Non
 
         await bench.until(counted)
         assert maintenance.surveyed == Survey(30, {}, {}, 1_800_000_000.0)
+
+
+async def test_an_instance_tells_that_it_leaves_a_server_alone(bench: Suspending) -> None:
+    account = await with_account(bench.store)
+    bench.transport.failure = HostFailed("connection refused")
+    async with bench.delivering() as delivery:
+        assert delivery.here(account.pk) == Here()
+        await bench.submit(delivery, account, "M1")
+
+        async def left_alone() -> bool:
+            return delivery.here(account.pk).outage is not None
+
+        await bench.until(left_alone)
+        now = bench.clock.now()
+        assert delivery.here(account.pk).outage == Outage("connection refused", now, now + 5)

@@ -21,6 +21,7 @@ from mail_proxy.api.services import ApiSettings, Insight, Services
 from mail_proxy.domain.account import Account, Outage
 from mail_proxy.domain.attempt import Probed, ProbeResult, Step
 from mail_proxy.domain.backlog import Survey
+from mail_proxy.domain.explanation import Here
 from mail_proxy.intake.intake import Intake, IntakeSettings
 from mail_proxy.runtime.telemetry import PrometheusMeter
 from mail_proxy.secrets import tokens
@@ -62,6 +63,7 @@ class Instance:
     probed: ProbeResult = field(default_factory=lambda: Probed("TLSv1.3", tuple(Step)))
     """What comes of testing an account."""
     surveyed: Survey | None = None
+    here: dict[int, Here] = field(default_factory=dict)
 
     def client(self, token: str | None = ADMIN_TOKEN, app: FastAPI | None = None) -> httpx.AsyncClient:
         """Return a client in process; an exception that the application lets out fails the test."""
@@ -137,6 +139,7 @@ async def running_instance(folder: Path, url: str | None = None) -> AsyncIterato
         not_ready=not_ready,
         outage_of=outages.get,
         insight=lambda: instance.insight,
+        here=lambda account_pk: instance.here.get(account_pk, Here()),
         render_metrics=meter.render,
     )
     instance = Instance(services, store, clock, meter, told, reasons, Insight(), create_app(services), outages)

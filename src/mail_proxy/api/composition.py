@@ -34,6 +34,7 @@ def services_from(app: App) -> Services:
         not_ready=app.not_ready,
         insight=lambda: _insight(app),
         outage_of=app.delivery.outage_of,
+        here=app.delivery.here,
         render_metrics=app.meter.render,
     )
 

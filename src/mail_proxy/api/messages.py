@@ -1,4 +1,4 @@
-"""Messages: list, one, its history."""
+"""Messages: list, one, its history, and what holds it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from mail_proxy.api.documented import failures
 from mail_proxy.api.errors import answer
 from mail_proxy.api.queries import MessagesQuery, TenantQuery
 from mail_proxy.api.services import services_of
-from mail_proxy.api.views import event_view, message_view
+from mail_proxy.api.views import event_view, explanation_view, message_view
 from mail_proxy.domain.errors import NotFound
+from mail_proxy.domain.explanation import explain
 from mail_proxy.intake.submission import MAX_ID
 
 router = APIRouter(prefix="/messages", tags=["messages"])
@@ -79,6 +80,25 @@ async def get_history(
     if history is None:
         raise NotFound("There is no such message.")
     return answer({"ok": True, "events": [event_view(event) for event in history]})
+
+
+@router.get(
+    "/{message_id}/explain",
+    summary="Explain why a message has not been sent yet",
+    response_model=schemas.ExplanationAnswer,
+    responses=failures(403, 404),
+)
+async def explain_message(
+    request: Request, caller: AnyCaller, message_id: MessageId, query: Annotated[TenantQuery, Query()]
+) -> Response:
+    """Say what holds a message, since when, until when, and how many go before it; or how it ended."""
+    services = services_of(request)
+    tenant_id = await tenant_meant(caller, query.tenant_id, services)
+    standing = await services.archive.standing(tenant_id, message_id) if _possible(message_id) else None
+    if standing is None:
+        raise NotFound("There is no such message.")
+    explanation = explain(standing, services.here(standing.account_pk), services.clock.now())
+    return answer({"ok": True, **explanation_view(standing, explanation)})
 
 
 def _possible(message_id: str) -> bool:

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mail_proxy.domain.explanation import Reason
+
 Time = Annotated[float, Field(examples=[1785492000.25])]
 StateWord = Literal["waiting", "sending", "sent", "failed", "expired", "cancelled"]
 StatusWord = Literal["pending", "deferred", "sent", "error", "cancelled"]
@@ -85,8 +87,8 @@ class Held(Answer):
         description="The batches of the tenant that are held.", examples=[["newsletter-2026-07"]]
     )
     pending_messages: int | None = Field(
-        description="Unfinished messages of the tenant, or of the batch where one was named; of the whole instance, as "
-        "last counted, when it was about the scheduler.",
+        description="Unfinished messages of the tenant, or of the batch where one was named: exact below 10 000, from "
+        "there on as last counted. Of the whole instance, as last counted, when it was about the scheduler.",
         examples=[120],
     )
     scheduler_active: bool | None = Field(
@@ -175,6 +177,40 @@ class EventsAnswer(Answer):
     """A message's history, oldest first."""
 
     events: list[EventOut] = Field(description="What happened to it.")
+
+
+class ObstacleOut(BaseModel):
+    """One thing that holds a message."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: Reason = Field(description="A stable word for it.", examples=["account_on_hold"])
+    since: float | None = Field(description="Since when, where that is known.", examples=[1785492000.25])
+    until: float | None = Field(description="The earliest time at which it may end, if known.", examples=[1785492300.0])
+    text: str = Field(description="The same in words.", examples=["its tenant is suspended"])
+
+
+class ExplanationAnswer(Answer):
+    """Why a message has not been sent yet, or how it ended. Times are Unix seconds."""
+
+    id: str = Field(description="Your id.", examples=["order-1042-confirmation"])
+    tenant_id: str = Field(description="Its tenant.", examples=["acme"])
+    account_id: str = Field(description="The account that sends it.", examples=["main"])
+    state: StateWord = Field(description="Where it stands.", examples=["waiting"])
+    sentence: str = Field(
+        description="All that holds it, in one sentence.",
+        examples=[
+            "Its batch 'spring' is suspended; besides, it is ready, and 12 messages of its account go before it."
+        ],
+    )
+    holds: list[ObstacleOut] = Field(description="The same one by one, the decisive one first.")
+    ahead: int | None = Field(
+        description="Ready messages of its account that go before it; null unless it is ready itself.", examples=[12]
+    )
+    ahead_is_at_least: bool = Field(description="Whether there are more, which were not counted.", examples=[False])
+    attempts: int = Field(description="Attempts so far.", examples=[1])
+    last_reply: str | None = Field(description="The last word on it.", examples=["450 4.2.0 greylisted"])
+    expires_ts: float | None = Field(description="After this it is not sent any more.", examples=[None])
 
 
 class ClientAuthOut(BaseModel):
@@ -376,8 +412,8 @@ class StatusAnswer(Answer):
     instance: str = Field(description="The instance's name.", examples=["mail-proxy"])
     scheduler_active: bool = Field(description="False while the whole scheduler is suspended.", examples=[True])
     pending_messages: int | None = Field(
-        description="Unfinished messages: with a tenant token the tenant's; with the admin token all, as last counted, "
-        "null where they were not counted yet.",
+        description="Unfinished messages: with a tenant token the tenant's, exact below 10 000, from there on as last "
+        "counted; with the admin token all, as last counted, null where they were not counted yet.",
         examples=[12],
     )
     uptime_seconds: float = Field(description="Since the instance started.", examples=[86400.5])
@@ -393,5 +429,7 @@ class StatusAnswer(Answer):
         None, description="Admin only: accounts whose server this instance leaves alone, as it could not be talked to."
     )
     oldest_waiting_ts: float | None = Field(
-        None, description="Admin only: when the oldest waiting message was accepted.", examples=[1785491000.0]
+        None,
+        description="Admin only: when the oldest ready message was accepted; null: none, or not looked for yet.",
+        examples=[1785491000.0],
     )

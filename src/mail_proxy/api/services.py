@@ -13,6 +13,7 @@ from mail_proxy.administration.pending import Pending
 from mail_proxy.administration.scheduling import Scheduling
 from mail_proxy.administration.tenants import Tenants
 from mail_proxy.domain.account import Account, Outage
+from mail_proxy.domain.explanation import Here
 from mail_proxy.intake.intake import Intake
 from mail_proxy.ports import Archive, Clock, Directory, Registry
 
@@ -69,6 +70,8 @@ class Services:
     outage_of: Callable[[int], Outage | None]
     """Why this instance leaves an account's server alone, or None; by the store's number of the account."""
     insight: Callable[[], Insight]
+    here: Callable[[int], Here]
+    """What this instance knows, besides the database, of why messages of an account are not sent."""
     render_metrics: Callable[[], bytes]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from mail_proxy.domain.explanation import Explanation, Standing
 from mail_proxy.domain.message import Details, MessageState
 from mail_proxy.domain.report import recipient_view
 from mail_proxy.intake.receipt import Receipt
@@ -50,6 +51,26 @@ def message_view(details: Details, now: float) -> dict[str, object]:
         "metadata": details.fields.get("metadata"),
         "message": dict(details.fields),
         "recipients": [recipient_view(recipient) for recipient in details.recipients],
+    }
+
+
+def explanation_view(standing: Standing, explanation: Explanation) -> dict[str, object]:
+    """Return why a message has not been sent yet for JSON."""
+    return {
+        "id": standing.id,
+        "tenant_id": standing.tenant_id,
+        "account_id": standing.account_id,
+        "state": standing.state.public,
+        "sentence": explanation.sentence,
+        "holds": [
+            {"reason": each.reason.value, "since": each.since, "until": each.until, "text": each.text}
+            for each in explanation.obstacles
+        ],
+        "ahead": None if standing.ahead is None else standing.ahead.count,
+        "ahead_is_at_least": standing.ahead is not None and standing.ahead.at_least,
+        "attempts": standing.attempts,
+        "last_reply": standing.reply,
+        "expires_ts": standing.expires_ts,
     }
 
 

@@ -16,6 +16,7 @@ from mail_proxy.delivery.recorder import Recorder
 from mail_proxy.delivery.sender import Sender
 from mail_proxy.delivery.settings import DeliverySettings
 from mail_proxy.domain.account import Account, Outage
+from mail_proxy.domain.explanation import Here
 
 
 class Delivery:
@@ -82,6 +83,11 @@ class Delivery:
         """Look at once for what is due and ready."""
         self.maintenance.wake()
         self.dispatcher.run_now()
+
+    def here(self, account_pk: int) -> Here:
+        """What this instance knows, besides the database, of why messages of an account are not sent."""
+        outage = self.outage_of(account_pk)
+        return Here(outage, test_mode=self._only_on_demand, recording=self.recorder.available)
 
     async def run(self, started: Callable[[], None]) -> None:
         """Take back what an earlier run left, call `started`, and send until `stop`; then finish what was begun."""

@@ -22,14 +22,17 @@ from sqlalchemy import (
     text,
 )
 
+from mail_proxy.domain.explanation import Standing
 from mail_proxy.domain.message import WAITING_STATES, Details, MessageState
 from mail_proxy.domain.poison import MOST_CRASHES
 from mail_proxy.domain.report import EventType
 from mail_proxy.domain.settlement import RATE_LIMITED
 from mail_proxy.ports import Clock, MessageFilter, Page, PastEvent
+from mail_proxy.store import standing
 from mail_proxy.store.database import Database
 from mail_proxy.store.keyset import LAST, downwards
 from mail_proxy.store.loading import recipient_of
+from mail_proxy.store.rows import selected
 from mail_proxy.store.schema import ANY_MESSAGE, accounts, contents, events, messages, recipients
 from mail_proxy.store.survey import count_unfinished
 
@@ -119,6 +122,10 @@ class StoreArchive:
 
         return await self._database.read(look)
 
+    async def standing(self, tenant_id: str, message_id: str) -> Standing | None:
+        """See `Archive.standing`."""
+        return await self._database.read(lambda connection: standing.look(connection, tenant_id, message_id))
+
     async def pending(self, tenant_id: str, batch_code: str | None = None) -> int:
         """See `Archive.pending`."""
         statement = count_unfinished(self._database.dialect, tenant_id, batch_code)
@@ -143,16 +150,15 @@ def _page(
         states = _WAITING if wanted.state == "waiting" else [wanted.state]
         statement = statement.where(messages.c.state.in_(states))
     if wanted.status is not None:
-        statement = statement.where(_has_status(wanted.status, now))
+        statement = statement.where(_has_status(dialect, tenant_id, wanted.status, now))
     return statement.order_by(*walk.order).limit(limit + 1)
 
 
-def _has_status(status: str, now: float) -> ColumnElement[bool]:
-    limited = _of_account(accounts.c.limited_until) > now
-    later = and_(
-        messages.c.state.in_(_WAITING),
-        func.coalesce(or_(messages.c.due > now, and_(messages.c.state == MessageState.READY.value, limited)), false()),
-    )
+def _has_status(dialect: str, tenant_id: str, status: str, now: float) -> ColumnElement[bool]:
+    # which accounts are limited is looked up once, not for each message
+    held_up = select(accounts.c.pk).where(accounts.c.tenant_id == tenant_id, accounts.c.limited_until > now)
+    limited = and_(messages.c.state == MessageState.READY.value, selected(dialect, messages.c.account_pk, held_up))
+    later = and_(messages.c.state.in_(_WAITING), func.coalesce(or_(messages.c.due > now, limited), false()))
     match status:
         case "deferred":
             return later

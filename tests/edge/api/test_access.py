@@ -52,6 +52,7 @@ ROUTES = [
     Route("GET", "/messages", "tenant", OF_ACME),
     Route("GET", "/messages/{message_id}", "tenant", OF_ACME, by_id=True),
     Route("GET", "/messages/{message_id}/events", "tenant", OF_ACME, by_id=True),
+    Route("GET", "/messages/{message_id}/explain", "tenant", OF_ACME, by_id=True),
     Route("POST", "/account", "tenant", body={**ACCOUNT, **OF_ACME}),
     Route("GET", "/accounts", "tenant", OF_ACME),
     Route("GET", "/account/{account_id}", "tenant", OF_ACME, by_id=True),

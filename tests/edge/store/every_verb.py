@@ -67,6 +67,7 @@ VERBS = (
     "filtered page",
     "message",
     "history",
+    "standing",
     "pending of tenant",
     "pending of batch",
     "prune",
@@ -78,7 +79,7 @@ VERBS = (
 )
 COUNTS_IN_THE_BACKGROUND = frozenset({"count_pending", "survey"})
 """Their work grows with what waits, but not with what has been; nobody's message waits for them."""
-COUNTS_UP_TO_MANY = frozenset({"pending of tenant", "pending of batch"})
+COUNTS_UP_TO_MANY = frozenset({"pending of tenant", "pending of batch", "standing"})
 """Their work ends at ten thousand messages, which is more than there are here."""
 ON_POSTGRESQL_ALONE = frozenset({"take the turn", "give the turn back"})
 """On SQLite there is nothing to be done for them."""
@@ -245,6 +246,10 @@ async def look(store: Store, observe: Observe) -> None:
         await archive.message("tenant0", "V0")
     with observe("history"):
         await archive.history("tenant0", "V0")
+    with observe("standing"):
+        standing = await archive.standing("tenant0", "V9")
+    assert standing is not None
+    assert standing.ahead is not None
     with observe("pending of tenant"):
         await archive.pending("tenant0")
     with observe("pending of batch"):

@@ -33,7 +33,7 @@ from tests.support.postgres import PostgresServer
 from tests.support.stores import open_test_store
 
 A_HANDFUL = 5
-FEW = 800
+FEW = 1600
 MANY = 20_000
 BACKLOG = frozenset({"messages", "contents", "recipients", "events"})
 """The tables that grow with what waits, and with what has been."""
