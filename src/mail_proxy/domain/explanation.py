@@ -9,9 +9,7 @@ from enum import Enum
 
 from mail_proxy.domain.account import Hold, Outage
 from mail_proxy.domain.message import MessageState
-
-POISON_CRASHES = 5
-"""A message that was being sent when the process ended so many times is not tried again by itself."""  # G13
+from mail_proxy.domain.poison import MOST_CRASHES
 
 
 class Reason(str, Enum):
@@ -151,7 +149,7 @@ def _being_sent(standing: Standing) -> Obstacle:
 def _for_somebody(standing: Standing, here: Here) -> Iterator[Obstacle]:
     """Yield what does not end before somebody does something, from the whole service down to the account."""
     account = f"its account '{standing.account_id}'"
-    if standing.state is MessageState.HELD and standing.crashes >= POISON_CRASHES:
+    if standing.state is MessageState.HELD and standing.crashes >= MOST_CRASHES:
         yield Obstacle(
             Reason.POISON,
             f"it was being sent each of the {standing.crashes} times that the process ended, and is not tried again by "
