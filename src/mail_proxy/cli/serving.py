@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 from collections.abc import Callable, Coroutine
@@ -55,6 +56,7 @@ def serve(workers: int | None = None) -> int:
             click.echo(f"mail-proxy: {problem}", err=True)
         return 2
     configure_logging(settings.log_level, settings.log_format)
+    _open_as_many_files_as_allowed()
     for hint in settings.hints:
         log.info("setting passed over", hint=hint)
     try:
@@ -88,6 +90,19 @@ def _run(settings: Settings, listening: socket.socket, place: Place, tally: Tall
         click.echo(f"mail-proxy: {error}", err=True)
         return 2 if isinstance(error, KeyRefused) else 1
     return 0
+
+
+def _open_as_many_files_as_allowed() -> None:
+    """Raise the limit of open files as far as the system lets this process: each idle SMTP session is one.
+
+    Shells and service managers begin with 1024 for the sake of old programs.
+    """  # G11
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError) as error:  # macOS says infinity and takes less
+            log.info("the limit of open files stays as it is", limit=soft, reason=str(error))
 
 
 def run_in_fast_loop(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
