@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from random import Random
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from mail_proxy.domain.account import Account
 from mail_proxy.domain.attempt import Answer, Attempt, HostFailed, Stage
@@ -253,3 +253,24 @@ async def test_what_a_limit_holds_up_is_found_as_deferred_and_not_as_pending(lim
     for status, found in (("deferred", ["main1"]), ("pending", ["main0"])):
         page = await archive.page("acme", MessageFilter(status=status), None, 10, NOW)
         assert [details.id for details in page.messages] == found
+
+
+async def test_what_an_account_and_a_tenant_have_used_goes_with_them(limited: Limited) -> None:
+    store = limited.store
+    await store.directory.put_tenant(Tenant("acme", limits=Limits(per_hour=5)), None)
+    account, second = [
+        await with_account(store, account_id=name, limits=Limits(per_day=9)) for name in ("main", "second")
+    ]
+    for each in (account, second):
+        await limited.fill(each, 1)
+        await limited.send(*(await limited.claim(each)).claimed)
+
+    def scopes() -> set[str]:
+        with store.database.engine.begin() as connection:
+            return {scope.rpartition("/")[0] for scope in connection.execute(select(usage.c.scope)).scalars()}
+
+    assert scopes() == {f"account/{account.pk}", f"account/{second.pk}", "tenant/acme"}
+    assert await store.directory.delete_account("acme", "main", force=False)
+    assert scopes() == {f"account/{second.pk}", "tenant/acme"}
+    assert await store.directory.delete_tenant("acme", force=True)
+    assert scopes() == set()

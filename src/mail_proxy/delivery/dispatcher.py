@@ -176,7 +176,8 @@ class Dispatcher:
                 raise
             for account_pk, tenant_id in owners.items():
                 self._wanted.add(tenant_id, account_pk)
-            self._urgent.difference_update(news.keys() - owners.keys())
+            for account_pk in news.keys() - owners.keys():  # gone
+                self._unwant(account_pk)
 
     async def _claim_some(self) -> bool:
         """Claim for some of the wanted accounts; False when none of them has room."""

@@ -26,6 +26,7 @@ from mail_proxy.store.removal import CancelWaiting
 from mail_proxy.store.schema import accounts, events, messages, settings, sync_leases, tenants
 from mail_proxy.store.survey import count_unfinished
 from mail_proxy.store.suspensions import free_poison, read_suspension, suspended_batches_of, write_suspension
+from mail_proxy.store.usage import account_scope, forget_usage, tenant_scope
 from mail_proxy.store.version import raise_version, read_version
 
 ResultT = TypeVar("ResultT")
@@ -249,8 +250,11 @@ class StoreDirectory:
             pass
 
         def remove(transaction: Transaction) -> None:
-            transaction.connection.execute(delete(sync_leases).where(sync_leases.c.tenant_id == tenant_id))
-            transaction.connection.execute(delete(tenants).where(tenants.c.id == tenant_id))
+            connection = transaction.connection
+            owned = connection.execute(select(accounts.c.pk).where(accounts.c.tenant_id == tenant_id)).scalars()
+            forget_usage(connection, tenant_scope(tenant_id), *(account_scope(pk) for pk in owned))
+            connection.execute(delete(sync_leases).where(sync_leases.c.tenant_id == tenant_id))
+            connection.execute(delete(tenants).where(tenants.c.id == tenant_id))
 
         await self._change(remove)
         return True
@@ -296,6 +300,7 @@ class StoreDirectory:
 
         def change(transaction: Transaction) -> None:
             _refuse_while_in_use(transaction.connection, account)
+            forget_usage(transaction.connection, account_scope(account.pk))
             transaction.connection.execute(delete(accounts).where(accounts.c.pk == account.pk))
 
         await self._change(change)

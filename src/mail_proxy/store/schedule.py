@@ -159,6 +159,30 @@ class ExpiryRequest:
     instance_id: str
 
 
+class TakeUp:
+    """Marks messages as being in an instance's hands without counting an attempt, and reads them."""
+
+    def __init__(self, dialect: str) -> None:
+        self.take = (
+            update(messages)
+            .where(among(dialect, messages.c.pk))
+            .values(
+                state=MessageState.SENDING.value,
+                token=bindparam("claim_token", type_=Text),
+                instance_id=bindparam("claim_instance", type_=Text),
+            )
+        )
+        self.loader = Loader(dialect)
+
+    def __call__(self, connection: Connection, request: ExpiryRequest, pks: Sequence[int]) -> Sequence[Claimed]:
+        """Take these for the request."""
+        if not pks:
+            return ()
+        owner = {"claim_token": request.token, "claim_instance": request.instance_id}
+        connection.execute(self.take, {"pks": pack(pks), **owner})
+        return self.loader.load(connection, pks)
+
+
 class ClaimExpired:
     """Takes waiting messages whose time has passed, so that they can be settled as expired."""
 
@@ -172,16 +196,7 @@ class ClaimExpired:
         )
         self.any_late = late
         self.late = packed(dialect, late.with_for_update(skip_locked=True).subquery("late"))
-        self.take = (
-            update(messages)
-            .where(among(dialect, messages.c.pk))
-            .values(
-                state=MessageState.SENDING.value,
-                token=bindparam("claim_token", type_=Text),
-                instance_id=bindparam("claim_instance", type_=Text),
-            )
-        )
-        self.loader = Loader(dialect)
+        self.take_up = TakeUp(dialect)
 
     def any_expired(self, connection: Connection, now: float) -> bool:
         """True when there is something to take."""
@@ -194,11 +209,7 @@ class ClaimExpired:
     def _take(self, connection: Connection, request: ExpiryRequest) -> Sequence[Claimed]:
         wanted = {"now": request.now, "limit": request.limit}
         pks = [pk for (pk,) in unpack(connection.execute(self.late, wanted).scalar())]
-        if not pks:
-            return ()
-        owner = {"claim_token": request.token, "claim_instance": request.instance_id}
-        connection.execute(self.take, {"pks": pack(pks), **owner})
-        return self.loader.load(connection, pks)
+        return self.take_up(connection, request, pks)
 
 
 def ready_accounts(dialect: str) -> Select[Any]:

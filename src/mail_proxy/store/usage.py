@@ -115,6 +115,13 @@ def tenant_scope(tenant_id: str) -> str:
     return f"tenant/{tenant_id}"
 
 
+def forget_usage(connection: Connection, *scopes: str) -> None:
+    """Remove what accounts and tenants have used that are no more."""
+    if scopes:
+        names = [f"{scope}/{name}" for scope in scopes for name in ("minute", "hour", "day")]
+        connection.execute(delete(usage).where(usage.c.scope.in_(names)))
+
+
 class Usage:
     """Reads and writes what limits count, inside the transactions of claims and settlements."""
 

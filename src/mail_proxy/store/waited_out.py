@@ -11,21 +11,18 @@ from sqlalchemy import (
     Double,
     Integer,
     Select,
-    Text,
     bindparam,
     func,
     literal_column,
     select,
-    update,
 )
 
 from mail_proxy.domain.claim import Claimed
-from mail_proxy.domain.message import MessageState, Priority
+from mail_proxy.domain.message import Priority
 from mail_proxy.store.database import Transaction
 from mail_proxy.store.keyset import each_value
-from mail_proxy.store.loading import Loader
-from mail_proxy.store.rows import among, pack, packed, unpack
-from mail_proxy.store.schedule import ExpiryRequest
+from mail_proxy.store.rows import packed, unpack
+from mail_proxy.store.schedule import ExpiryRequest, TakeUp
 from mail_proxy.store.schema import accounts, messages
 
 _IS_READY = messages.c.state == literal_column("'ready'")
@@ -52,16 +49,7 @@ class WaitedOut:
         )
         self.look = packed(dialect, _late(head).subquery("late"))
         self.lock = packed(dialect, _late(head.with_for_update(of=messages, skip_locked=True)).subquery("late"))
-        self.take = (
-            update(messages)
-            .where(among(dialect, messages.c.pk))
-            .values(
-                state=MessageState.SENDING.value,
-                token=bindparam("claim_token", type_=Text),
-                instance_id=bindparam("claim_instance", type_=Text),
-            )
-        )
-        self.loader = Loader(dialect)
+        self.take_up = TakeUp(dialect)
 
     def any(self, connection: Connection, before: float, limit: int) -> bool:
         """True when there is something to take."""
@@ -69,15 +57,11 @@ class WaitedOut:
 
     def run(self, transaction: Transaction, requests: Sequence[ExpiryRequest]) -> Sequence[Sequence[Claimed]]:
         """Take one chunk for each request."""
-        return [self._take(transaction.connection, request) for request in requests]
-
-    def _take(self, connection: Connection, request: ExpiryRequest) -> Sequence[Claimed]:
-        pks = self._find(connection, self.lock, request.now, request.limit)
-        if not pks:
-            return ()
-        owner = {"claim_token": request.token, "claim_instance": request.instance_id}
-        connection.execute(self.take, {"pks": pack(pks), **owner})
-        return self.loader.load(connection, pks)
+        connection = transaction.connection
+        return [
+            self.take_up(connection, request, self._find(connection, self.lock, request.now, request.limit))
+            for request in requests
+        ]
 
     def _find(self, connection: Connection, statement: Select[Any], before: float, limit: int) -> list[int]:
         on_hold = set(connection.execute(self.on_hold, {"before": before}).scalars())
