@@ -65,7 +65,8 @@ async def writers_held_up(store: Store, *, answered: bool = True) -> AsyncIterat
         await asyncio.to_thread(begun.acquire)
     try:
         yield
-        await asyncio.sleep(0)  # what the block has started gets as far as handing its items over
+        for _ in range(3):  # what the block has started begins, its tasks begin, and hand their items over
+            await asyncio.sleep(0)
     finally:
         go_on.set()
     outcomes = await asyncio.gather(*held, return_exceptions=True)
