@@ -14,7 +14,8 @@ from mail_proxy.domain.account import Account
 from mail_proxy.domain.attempt import Answer, Attempt, HostFailed, Stage
 from mail_proxy.domain.claim import Claimed, Demand, Taking
 from mail_proxy.domain.message import MessageState
-from mail_proxy.domain.rate_limit import LimitBehavior, Limits, Windows
+from mail_proxy.domain.rate_limit import LOOK_AGAIN, LimitBehavior, Limits, Windows
+from mail_proxy.domain.recipient import RecipientKind
 from mail_proxy.domain.reply import Reply
 from mail_proxy.domain.retry import RetrySchedule
 from mail_proxy.domain.settlement import Policy, give_back, reject, settle
@@ -209,15 +210,18 @@ async def test_where_the_account_says_reject_what_meets_the_limit_is_taken_to_be
     await limited.fill(account, 3)
     (first,) = (await limited.claim(account, 1)).claimed
     taking = await limited.claim(account, 1)
+    assert (list(taking.claimed), ids(taking.refused)) == ([], [])  # the first one may come to nothing yet
+    assert taking.limited[account.pk].seconds == LOOK_AGAIN
+    await limited.send(first)
+    taking = await limited.claim(account, 1)
     assert (list(taking.claimed), ids(taking.refused)) == ([], ["main1", "main2"])
     assert all(await limited.queue.settle([reject(c, NOW, "1 per minute") for c in taking.refused]))
     details = await limited.store.archive.message("acme", "main1")
     assert details is not None
     assert (details.state, details.attempts) == (MessageState.FAILED, 0)
     assert details.reply == "rate_limited: no more than 1 per minute"
-    (event, _) = await limited.store.outbox.pending("acme", 10)
+    (_, event, _) = await limited.store.outbox.pending("acme", 10)
     assert json.loads(event.event.entry)["error_code"] == "rate_limited"
-    await limited.send(first)
 
 
 async def test_what_was_used_is_known_after_a_restart_and_old_records_go(limited: Limited) -> None:
@@ -274,3 +278,45 @@ async def test_what_an_account_and_a_tenant_have_used_goes_with_them(limited: Li
     assert scopes() == {f"account/{second.pk}", "tenant/acme"}
     assert await store.directory.delete_tenant("acme", force=True)
     assert scopes() == set()
+
+
+async def test_recipients_end_with_their_message_whatever_was_said_to_each_before(limited: Limited) -> None:
+    account = await with_account(limited.store, limits=Limits(per_minute=50))
+    people = tuple((f"r{n}@example.net", RecipientKind.TO) for n in range(3))
+    await limited.fill(account, 1, recipients=people)
+    (claimed,) = (await limited.claim(account)).claimed
+    first = settle(claimed, Attempt({0: OK, 1: OK}, transactions=1), POLICY, NOW, Random(1))
+    assert (first.state, first.attempts) == (MessageState.READY, 0)  # the third one follows at once
+    await limited.queue.settle([first])
+    (claimed,) = (await limited.claim(account)).claimed
+    await limited.queue.settle([settle(claimed, Attempt({2: OK}, transactions=1), POLICY, NOW, Random(1))])
+    details = await limited.store.archive.message("acme", "main0")
+    assert details is not None
+    assert [recipient.state.value for recipient in details.recipients] == ["sent"] * 3  # G7
+
+
+async def test_recipients_of_a_rejected_message_have_failed_although_each_was_put_off_before(limited: Limited) -> None:
+    account = await with_account(limited.store, limits=Limits(per_minute=1), limit_behavior=LimitBehavior.REJECT)
+    people = tuple((f"r{n}@example.net", RecipientKind.TO) for n in range(2))
+    await limited.fill(account, 1, recipients=people)
+    (claimed,) = (await limited.claim(account)).claimed
+    later = {n: Answer(Reply(450, "4.2.0", f"greylisted {n}"), Stage.RCPT) for n in range(2)}
+    await limited.queue.settle([settle(claimed, Attempt(later, transactions=1), POLICY, NOW, Random(1))])
+    await limited.queue.promote(NOW + 100_000, 10)
+    (claimed,) = (await limited.claim(account)).refused
+    await limited.queue.settle([reject(claimed, NOW, "1 per minute")])
+    details = await limited.store.archive.message("acme", "main0")
+    assert details is not None
+    assert [recipient.state.value for recipient in details.recipients] == ["failed"] * 2
+
+
+async def test_what_a_limit_has_said_ends_with_the_tenants_limit(limited: Limited) -> None:
+    await limited.store.directory.put_tenant(Tenant("acme", limits=Limits(per_day=1)), None)
+    account = await with_account(limited.store)
+    await limited.fill(account, 2)
+    await limited.claim(account, 1)
+    await limited.claim(account, 1)
+    await limited.store.directory.put_tenant(Tenant("acme"), None)
+    details = await limited.store.archive.message("acme", "main1")
+    assert details is not None
+    assert (details.due_ts, details.deferred_reason) == (None, None)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mail_proxy.domain.attempt import Attempt, Envelope
+from mail_proxy.domain.attempt import Attempt, Envelope, HostFailed
 from mail_proxy.domain.claim import Demand
 from mail_proxy.domain.message import MessageState
 from mail_proxy.domain.rate_limit import LimitBehavior, Limits, Windows
@@ -173,3 +173,67 @@ async def test_what_is_taken_back_after_a_crash_still_counts(bench: Bench) -> No
         await bench.clock.advance(30)
         assert len(bench.transport.messages) == 1
         await until_sent(bench, 2, seconds=1)
+
+
+async def test_recipients_that_are_all_put_off_do_not_keep_a_message_going_round(bench: Bench) -> None:
+    bench.transport = OneByOne()
+    tried: list[str] = []
+
+    def put_off(address: str) -> Reply:
+        tried.append(address)
+        return Reply(450, "4.2.0", "greylisted")
+
+    bench.transport.rule = put_off
+    account = await with_account(bench.store, limits=Limits(per_minute=1000))
+    people = tuple((f"r{n}@example.net", RecipientKind.TO) for n in range(5))
+    fields = json.dumps(
+        {"id": "M1", "from": "a@example.com", "to": [a for a, _ in people], "subject": "S", "body": "B"}
+    )
+    async with bench.delivering() as delivery:
+        await enqueue(bench.store, a_message("M1", account, recipients=people, fields=fields))
+        delivery.notify({account.pk})
+        waiting = await bench.until_state("M1", MessageState.SCHEDULED)
+        assert sorted(tried[:5]) == [address for address, _ in people]  # each once
+        assert (waiting.attempts, len(tried)) == (1, 6)  # and the last transaction had place for one more
+        await bench.clock.advance(59)
+        assert len(tried) == 6
+
+
+async def test_urgent_messages_do_not_wait_in_memory_either(bench: Bench) -> None:
+    account = await with_account(bench.store, limits=Limits(per_hour=100), max_connections=1)
+    bench.transport.gate.clear()
+    async with bench.delivering() as delivery:
+        await bench.submit(delivery, account, *(f"M{n}" for n in range(6)), priority=0)
+        await bench.until_state("M0", MessageState.SENDING)
+        await bench.submit(delivery, account, "another", priority=0)
+        await bench.clock.advance(1)
+        states = [(await bench.details(id_)).state for id_ in ("M1", "M5", "another")]
+        assert set(states) == {MessageState.READY}
+        bench.transport.gate.set()
+        await bench.until_state("another", MessageState.SENT)
+
+
+async def test_a_limit_holds_for_what_was_claimed_before_there_was_one(bench: Bench) -> None:
+    account = await with_account(bench.store, max_connections=1)
+    bench.transport.gate.clear()
+    async with bench.delivering() as delivery:
+        await bench.submit(delivery, account, *(f"M{n}" for n in range(8)))
+        await bench.until_state("M7", MessageState.SENDING)
+        await bench.store.directory.put_account(replace(account, limits=Limits(per_hour=2)))
+        delivery.notify({account.pk})
+        await bench.until_state("M7", MessageState.READY)
+        bench.transport.gate.set()
+        await until_sent(bench, 3)  # the one that was on its way was not counted
+        await bench.clock.advance(600)
+        assert len(bench.transport.messages) == 3
+
+
+async def test_where_a_limit_rejects_nobody_fails_for_attempts_that_come_to_nothing(bench: Bench) -> None:
+    account = await with_account(bench.store, limits=Limits(per_hour=2), limit_behavior=LimitBehavior.REJECT)
+    bench.transport.failure = HostFailed("refused")
+    async with bench.delivering() as delivery:
+        await bench.submit(delivery, account, *(f"M{n}" for n in range(10)))
+        await bench.until_state("M0", MessageState.SCHEDULED)
+        await bench.clock.advance(3)
+        states = {(await bench.details(f"M{n}")).state for n in range(10)}
+        assert MessageState.FAILED not in states  # G8

@@ -14,6 +14,7 @@ from mail_proxy.domain.account import Account, Hold
 from mail_proxy.domain.attempt import AccountRefused, Attempt, Envelope, HostFailed, ProbeResult
 from mail_proxy.domain.compose import Wire
 from mail_proxy.domain.message import MessageState
+from mail_proxy.domain.rate_limit import LimitBehavior, Limits
 from mail_proxy.ports import BeforeDot, MessageFilter
 from mail_proxy.smtp.capture import CaptureTransport
 from tests.flows.test_delivery import Bench, bench  # noqa: F401 - the fixture
@@ -227,3 +228,17 @@ async def test_a_fallback_that_is_gone_leaves_the_messages_where_they_are(
         await bench.until_on_hold(account)
         await bench.clock.advance(30)
         assert (await bench.until_state("M1", MessageState.READY)).account_id == "main"
+
+
+async def test_a_fallback_whose_limit_rejects_gets_nothing_that_can_wait(
+    bench: Bench,  # noqa: F811
+    some_fail: SomeFail,
+) -> None:
+    limits = Limits(per_day=2)
+    account, _ = await two_accounts(bench, limits=limits, limit_behavior=LimitBehavior.REJECT)
+    some_fail.failing["main"] = WRONG
+    await bench.store.directory.set_hold(account.pk, Hold("535", bench.clock.now()))
+    await enqueue(bench.store, *(a_message(f"M{n}", account) for n in range(3)))
+    async with bench.delivering():
+        await bench.clock.advance(60)
+        assert {(await bench.details(f"M{n}")).account_id for n in range(3)} == {"main"}  # G8

@@ -269,7 +269,7 @@ class Dispatcher:
         """Say what to ask for where so many messages are the most; None while the lane has enough."""
         if len(lane) <= batch // 2 and batch > 0:
             return Demand(lane.account.pk, batch)
-        if lane.account.pk in self._urgent:
+        if lane.account.pk in self._urgent and not lane.just_in_time:
             return Demand(lane.account.pk, URGENT_PER_CLAIM, urgent_only=True)
         return None
 
@@ -280,7 +280,9 @@ class Dispatcher:
         """
         directory = self._needs.directory
         fails = await on_uncertain(directory, lane.account) is OnUncertain.FAIL
-        lane.just_in_time = fails or await limited(directory, lane.account)
+        before, lane.just_in_time = lane.just_in_time, fails or await limited(directory, lane.account)
+        if lane.just_in_time and not before:  # what was claimed ahead has no place in a window
+            await self._give_back(lane)
         if lane.just_in_time:
             return lane.account.max_connections - lane.senders - len(lane)
         return lane.account.batch_size or self._settings.batch_size

@@ -5,7 +5,9 @@ from __future__ import annotations
 from mail_proxy.delivery.dispatcher import Dispatcher
 from mail_proxy.delivery.lane import Lane
 from mail_proxy.delivery.needs import Needs
+from mail_proxy.delivery.sender import limited
 from mail_proxy.domain.account import Account
+from mail_proxy.domain.rate_limit import LimitBehavior
 
 AFTER = 300.0
 """Seconds that a server has to be left alone before its messages go another way; on hold they go at once."""
@@ -49,4 +51,6 @@ class Fallbacks:
         fallback = next((other for other in others if other.id == account.fallback_account_id), None)
         if fallback is None or fallback.hold is not None or fallback.pk == account.pk:
             return None
+        if fallback.limit_behavior is LimitBehavior.REJECT and await limited(self._needs.directory, fallback):
+            return None  # its limit would fail messages that can wait where they are
         return None if self._dispatcher.outage_of(fallback.pk) is not None else fallback

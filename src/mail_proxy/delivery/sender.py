@@ -142,8 +142,8 @@ class Sender:
     async def _attempt(self, account: Account, claimed: Claimed, flight: Flight) -> Attempt:
         message = build_message(json.loads(claimed.fields))
         wire = compose(message, claimed.identity)
-        # those that were not tried yet go first, where not all can go at once
-        waiting = sorted(claimed.waiting, key=lambda recipient: recipient.ts is not None)
+        # those that were not tried yet go first, then those that have waited longest, where not all can go at once
+        waiting = sorted(claimed.waiting, key=lambda recipient: recipient.ts or 0.0)
         envelope = Envelope(
             message.envelope_sender,
             tuple((r.n, r.address) for r in waiting),

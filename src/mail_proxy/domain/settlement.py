@@ -141,8 +141,9 @@ def _go_on(claimed: Claimed, attempt: Attempt, recipients: tuple[Recipient, ...]
 
 
 def _untried(recipient: Recipient, attempt: Attempt) -> bool:
+    """True for one that no server was ever asked about; those that were put off wait for the next attempt."""
     known = recipient.n in attempt.answers or recipient.n in attempt.uncertain
-    return not (recipient.state.final or known)
+    return recipient.ts is None and not (recipient.state.final or known)
 
 
 def _transactions(attempt: Attempt) -> int:
@@ -204,7 +205,8 @@ def _settlement(
 ) -> Settlement:
     state = MessageState.SCHEDULED if due is not None else _final_state(recipients)
     telling = _telling(recipients, state)
-    alike = len({(r.state, r.reply) for r in recipients}) == 1
+    # Where one of them had a word of its own before, that stands in its row.
+    inherit = len({(r.state, r.reply) for r in recipients}) == 1 and all(r.ts is None for r in claimed.recipients)
     return Settlement(
         pk=claimed.pk,
         token=claimed.token,
@@ -213,7 +215,7 @@ def _settlement(
         due=due,
         ts=now,
         reply=telling.reply,
-        recipients=() if alike and (len(recipients) == 1 or claimed.attempts == 1) else recipients,
+        recipients=() if inherit else recipients,
         events=_events(claimed, recipients, state, due, now, telling, uncertain=uncertain),
     )
 

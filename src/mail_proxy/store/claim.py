@@ -201,7 +201,9 @@ class Claim:
         if not head:
             return
         seconds = max((left.next_free or held.now) - held.now, 0.0)
-        limit = Limited(seconds, now + seconds, shut, told=0)
+        limit = chosen.limited[account.pk] = Limited(seconds, now + seconds, shut, told=0)
+        if rejects and not held.used_up(account):  # what is in flight may come to nothing; nobody fails for that
+            return
         self._usage.say(transaction.connection, account, limit.until, shut)
         if rejects:
             chosen.refused += chosen.fitting(head)

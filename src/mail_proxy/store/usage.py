@@ -82,12 +82,21 @@ class Reservations:
     in_flight: Counter[str] = field(default_factory=Counter)
     used: dict[str, list[Used]] = field(default_factory=dict)
 
-    def room(self, account: LimitedAccount) -> tuple[Room, str]:
+    def used_up(self, account: LimitedAccount) -> bool:
+        """True when a window is full of what was settled; what is in flight may still come to nothing."""
+        return self.room(account, in_flight=False)[0].free <= 0
+
+    def room(self, account: LimitedAccount, *, in_flight: bool = True) -> tuple[Room, str]:
         """Return how many transactions may begin now, and the words for the limit that says no."""
         return tightest(
             (
                 f"{whose}{limit.most} per {limit.name}",
-                room(limit, self.in_flight[scope], self.used.get(f"{scope}/{limit.name}", ()), self.now),
+                room(
+                    limit,
+                    self.in_flight[scope] if in_flight else 0,
+                    self.used.get(f"{scope}/{limit.name}", ()),
+                    self.now,
+                ),
             )
             for scope, whose, limits in self._scopes(account)
             for limit in limits.by_window(self.windows)
