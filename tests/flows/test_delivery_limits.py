@@ -95,7 +95,7 @@ async def test_where_a_limit_rejects_what_is_beyond_it_fails_at_once_untried(ben
     account = await with_account(bench.store, limits=Limits(per_day=2), limit_behavior=LimitBehavior.REJECT)
     await enqueue(bench.store, *(a_message(f"M{n}", account) for n in range(250)))
     async with bench.delivering():
-        await bench.until_state("M249", MessageState.FAILED)
+        await bench.until_state("M249", MessageState.FAILED, seconds=0.2)
         failed = await bench.details("M2")
         assert (failed.state, failed.attempts) == (MessageState.FAILED, 0)
         assert failed.reply == "rate_limited: no more than 2 per day"
