@@ -29,7 +29,7 @@ from sqlalchemy import (
 
 from mail_proxy.domain.claim import HELPING, Demand, Limited, Taking
 from mail_proxy.domain.message import MessageState
-from mail_proxy.domain.rate_limit import LimitBehavior
+from mail_proxy.domain.rate_limit import LOOK_AGAIN, LimitBehavior
 from mail_proxy.domain.report import Event, EventType, Outlook, entry
 from mail_proxy.domain.settlement import RATE_LIMITED, subject_of
 from mail_proxy.store.database import Transaction
@@ -202,8 +202,8 @@ class Claim:
             return
         seconds = max((left.next_free or held.now) - held.now, 0.0)
         limit = chosen.limited[account.pk] = Limited(seconds, now + seconds, shut, told=0)
-        if rejects and not held.used_up(account):  # what is in flight may come to nothing; nobody fails for that
-            return
+        if (rejects or seconds <= LOOK_AGAIN) and not held.used_up(account):
+            return  # what is in flight may come to nothing: nobody fails for that, nor is told a time
         self._usage.say(transaction.connection, account, limit.until, shut)
         if rejects:
             chosen.refused += chosen.fitting(head)
