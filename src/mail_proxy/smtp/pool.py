@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from typing_extensions import assert_never, override
@@ -69,6 +70,7 @@ class SmtpTransport(Transport):
         """Send one message to all recipients of the envelope and tell what was said about each.
 
         A session that turns out stale is replaced by a fresh one at once; then `before_dot` may be awaited once more.
+        What that raises passes through, unless an earlier transaction has told something: that is not forgotten. G4.
         """
         sending = Sending(envelope, wire, self._recipients_limit)
         if self._closed:
@@ -79,6 +81,10 @@ class SmtpTransport(Transport):
             failure = error.failure
         except Ended:
             failure = Interrupted(_CLOSED)
+        except _DotForbidden as forbidden:
+            if not sending.begun:
+                raise forbidden.reason from None
+            failure = Interrupted(f"{type(forbidden.reason).__name__}: {forbidden.reason}"[:200])
         return sending.ended(failure)
 
     async def _deliver(self, account: Account, sending: Sending, before_dot: BeforeDot) -> Failure | None:
@@ -156,12 +162,27 @@ class SmtpTransport(Transport):
         return Interrupted(_CLOSED) if self._closed else HostFailed(f"sending: {loss.text}", loss.reply)
 
 
+class _DotForbidden(Exception):
+    """The final dot of a transaction must not go out."""
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+async def _ask(before_dot: BeforeDot) -> None:
+    try:
+        await before_dot()
+    except Exception as reason:
+        raise _DotForbidden(reason) from reason
+
+
 async def _send_on(
     session: Session, sessions: AccountSessions, sending: Sending, before_dot: BeforeDot
 ) -> Loss | AccountRefused | None:
     """Make transactions until nobody is left to send to, or the session is of no more use."""
     while batch := sending.next_batch(session.extensions, sessions.recipients_limit):
-        result = await session.transact(sending.envelope.sender, batch, sending.wire, before_dot)
+        result = await session.transact(sending.envelope.sender, batch, sending.wire, partial(_ask, before_dot))
         sending.note(result)
         if sending.limit_seen is not None:
             sessions.recipients_limit = sending.limit_seen

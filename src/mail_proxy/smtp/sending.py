@@ -24,6 +24,8 @@ class Sending:
         self._answers: dict[int, Answer] = {}
         self.uncertain: frozenset[int] = frozenset()
         self._transactions = 0
+        self._completed = 0
+        """Transactions that the session outlived."""
         self._suspicion: tuple[int, int] | None = None
         """The first recipient that may have been one too many, and how many were taken before it."""
 
@@ -32,12 +34,17 @@ class Sending:
         """True when nobody is left to send to."""
         return not self._left
 
+    @property
+    def begun(self) -> bool:
+        """True when something is known about a recipient."""
+        return bool(self._answers)
+
     def next_batch(self, extensions: Extensions, known_limit: int | None) -> Recipients:
         """Return the recipients of the next transaction, none if no further one may be made.
 
         Answers those itself that the server cannot serve.
         """
-        if self.envelope.transactions is not None and self._transactions >= self.envelope.transactions:
+        if self.envelope.transactions is not None and self._completed >= self.envelope.transactions:
             return ()
         refusal = extensions.refusal(self.wire, utf8=not self.envelope.sender.isascii())
         if refusal is not None:
@@ -50,6 +57,7 @@ class Sending:
     def note(self, result: Result) -> None:
         """Take over what a transaction told."""
         self._transactions += result.begun
+        self._completed += result.begun and result.loss is None
         self.uncertain |= result.uncertain
         answers = dict(result.answers)
         if result.for_all is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from mail_proxy.domain.attempt import Answer, HostFailed, Stage
+from mail_proxy.domain.attempt import Answer, HostFailed, Interrupted, Stage
 from mail_proxy.domain.reply import Reply
 from mail_proxy.smtp.connection import RawReply
 from mail_proxy.smtp.pool import SmtpTransport
@@ -149,3 +151,32 @@ def test_a_refusal_before_an_accepted_recipient_is_its_own() -> None:
     assert sorted_.accepted == (recipients[0], recipients[2])
     assert set(sorted_.refused) == {1}
     assert sorted_.too_many == (recipients[3],)
+
+
+class SecondForbidden(Dots):
+    """Lets the first final dot go out and no further one."""
+
+    async def __call__(self) -> None:
+        await super().__call__()
+        if len(self.seen) > 1:
+            raise OSError("the journal cannot be written")
+
+
+async def test_what_the_first_transaction_told_is_known_although_the_second_may_not_end(
+    transport: SmtpTransport,
+) -> None:
+    server_side = Limited(2)
+    async with scripted_server(server_side) as server:
+        attempt = await transport.send(account(server.port), envelope(*people(4)), wire(), SecondForbidden())
+    assert {n: answer.accepted for n, answer in attempt.answers.items()} == {0: True, 1: True}  # G4
+    assert attempt.uncertain == frozenset()
+    assert attempt.failure == Interrupted("OSError: the journal cannot be written")
+    assert [len(recipients) for _, recipients in server_side.transactions] == [2]
+
+
+async def test_one_transaction_at_a_time_is_made_where_no_more_may_be(transport: SmtpTransport) -> None:
+    server_side = Limited(2)
+    async with scripted_server(server_side) as server:
+        to = replace(envelope(*people(3)), transactions=1)  # G10
+        attempt = await transport.send(account(server.port), to, wire(), Dots())
+    assert (sorted(attempt.answers), attempt.failure, attempt.transactions) == ([0, 1], None, 1)
