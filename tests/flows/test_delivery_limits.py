@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mail_proxy.delivery.dispatcher import LOOKED_AT
+from mail_proxy.domain.account import Hold
 from mail_proxy.domain.attempt import Attempt, Envelope, HostFailed
 from mail_proxy.domain.claim import Demand
 from mail_proxy.domain.message import MessageState
@@ -237,3 +239,15 @@ async def test_where_a_limit_rejects_nobody_fails_for_attempts_that_come_to_noth
         await bench.clock.advance(3)
         states = {(await bench.details(f"M{n}")).state for n in range(10)}
         assert MessageState.FAILED not in states  # G8
+
+
+async def test_accounts_behind_many_that_are_on_hold_do_not_wait_for_the_next_look(bench: Bench) -> None:
+    bench.settings = replace(SETTINGS, poll_interval=3600.0)
+    hold = Hold("535", bench.clock.now())
+    held = [await with_account(bench.store, account_id=f"held{n}") for n in range(LOOKED_AT)]
+    for account in held:
+        await bench.store.directory.set_hold(account.pk, hold)
+    last = await with_account(bench.store, account_id="last")
+    await enqueue(bench.store, *(a_message(f"H{n}", account) for n, account in enumerate(held)), a_message("M1", last))
+    async with bench.delivering():  # whose first look finds them all
+        await bench.until_state("M1", MessageState.SENT)

@@ -81,7 +81,8 @@ class Dispatcher:
             self._news[account_pk] = None
             if urgent:
                 self._urgent.add(account_pk)
-        self._wake.set()
+        if self._news:
+            self._wake.set()
 
     def run_now(self) -> None:
         """Look at the whole queue at once, and anew at what rate limits let through."""
@@ -181,10 +182,10 @@ class Dispatcher:
 
     async def _claim_some(self) -> bool:
         """Claim for some of the wanted accounts; False when none of them has room."""
-        term = self._lease.term
+        term, wanted = self._lease.term, len(self._wanted)
         demands, taking = await self._claim()
         if not demands:
-            return False
+            return len(self._wanted) < wanted  # some cannot be used now; those behind them may
         claimed = taking.claimed
         self._meet_limits(taking)
         found: Counter[int] = Counter()
