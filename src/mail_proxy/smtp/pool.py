@@ -23,6 +23,7 @@ from mail_proxy.domain.attempt import (
     ProbeResult,
 )
 from mail_proxy.domain.compose import Wire
+from mail_proxy.domain.poison import error_words
 from mail_proxy.ports import BeforeDot, Transport
 from mail_proxy.smtp.account_sessions import AccountSessions, Ended
 from mail_proxy.smtp.connection import Loss, LossKind
@@ -84,7 +85,7 @@ class SmtpTransport(Transport):
         except _DotForbidden as forbidden:
             if not sending.begun:
                 raise forbidden.reason from None
-            failure = Interrupted(f"{type(forbidden.reason).__name__}: {forbidden.reason}"[:200])
+            failure = Interrupted(error_words(forbidden.reason))
         return sending.ended(failure)
 
     async def _deliver(self, account: Account, sending: Sending, before_dot: BeforeDot) -> Failure | None:
@@ -157,9 +158,6 @@ class SmtpTransport(Transport):
                 self._tidy_at = max(64, 2 * len(self._accounts))
             sessions = self._accounts[key] = AccountSessions(self._opener, account)
         return sessions
-
-    def _failure(self, loss: Loss) -> Failure:
-        return Interrupted(_CLOSED) if self._closed else HostFailed(f"sending: {loss.text}", loss.reply)
 
 
 class _DotForbidden(Exception):
