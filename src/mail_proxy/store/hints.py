@@ -4,16 +4,20 @@ Nothing depends on them: every loop looks by itself now and then, and that is wh
 pooler that shares connections by the transaction loses all of them) and may come for nothing.
 
 A commit that notifies takes a lock that all such commits take, one after the other. So an instance that is alone
-sends none, and one that is not says only so often that messages are ready.
+sends none, and one that is not says only so often that messages are ready: those that come in between are told of
+together, a little later.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from enum import Enum
 
+import structlog
 from sqlalchemy import Text, bindparam, func, select
 
+from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.ports import Clock
 from mail_proxy.store.database import Database, Operation, Transaction
 
@@ -22,6 +26,9 @@ TELL_EVERY = 0.1
 """Seconds between two hints that messages are ready."""
 
 _NOTIFY = select(func.pg_notify(CHANNEL, bindparam("payload", type_=Text)))
+
+
+log = structlog.get_logger(__name__)
 
 
 class Hint(str, Enum):
@@ -47,6 +54,9 @@ class Hints:
         self._told_at = -TELL_EVERY
         self.others = False
         """Whether there was another instance when somebody last looked."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._untold = asyncio.Event()
+        self._ready_op = Operation("ready_hint", _say_ready)
         self._run_now_op = Operation("run_now_hint", _ask_to_run)
         if database.dialect == "postgresql":
             database.before_commit = self.tell
@@ -57,10 +67,25 @@ class Hints:
             return
         now = self._clock.monotonic()
         if transaction.hints == {Hint.READY.value} and now - self._told_at < TELL_EVERY:
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._untold.set)
             return
         self._told_at = now
         payload = " ".join((self._instance_id, *sorted(transaction.hints)))
         transaction.connection.execute(_NOTIFY, {"payload": payload})
+
+    async def tell_the_rest(self) -> None:
+        """Say now and then, until cancelled, that messages are ready of which nothing was said at their commit."""
+        self._loop = asyncio.get_running_loop()
+        while True:
+            await self._untold.wait()
+            await self._clock.sleep(TELL_EVERY)
+            self._untold.clear()
+            if self.others:
+                try:
+                    await self._database.write(self._ready_op, None)
+                except StoreUnavailable as error:  # others find them by themselves
+                    log.info("messages are not told of", reason=error.sentence)
 
     async def run_now(self) -> None:
         """Ask the others to look at once for what is due. Raises `StoreUnavailable`."""
@@ -73,6 +98,11 @@ def understood(payload: str, instance_id: str) -> frozenset[Hint]:
     sender, *words = payload.split(" ")
     known = {hint.value for hint in Hint}
     return frozenset() if sender == instance_id else frozenset(Hint(word) for word in words if word in known)
+
+
+def _say_ready(transaction: Transaction, asked: Sequence[None]) -> Sequence[None]:
+    transaction.hints.add(Hint.READY.value)
+    return [None] * len(asked)
 
 
 def _ask_to_run(transaction: Transaction, asked: Sequence[None]) -> Sequence[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+import anyio
 import psycopg
 import structlog
 from psycopg import AsyncConnection
@@ -39,16 +40,21 @@ class Listener:
         self._looked_at = 0.0
 
     async def run(self, started: Callable[[], None]) -> None:
-        """Listen until cancelled; a connection that ends is replaced, with growing pauses.
+        """Listen until cancelled, and tell what nobody was told at a commit.
 
-        Calls `started` once it listens, or cannot: nothing depends on it.
+        A lost connection is replaced, with growing pauses. Calls `started` once it listens, or cannot: nothing
+        depends on it.
         """
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._hints.tell_the_rest, name="hints of messages")
+            await self._listen(started)
+
+    async def _listen(self, started: Callable[[], None]) -> None:
         failures = 0
         while True:
             try:
-                async with await AsyncConnection.connect(
-                    self._conninfo, autocommit=True, **CONNECT_ARGUMENTS
-                ) as connection:
+                connection = await AsyncConnection.connect(self._conninfo, autocommit=True, **CONNECT_ARGUMENTS)
+                try:
                     await connection.execute(f"LISTEN {CHANNEL}")
                     await connection.execute(_NOTIFY, (CHANNEL, f"{self._instance_id} {Hint.HERE.value}"))
                     await self._look_around(connection)
@@ -56,6 +62,9 @@ class Listener:
                     started()
                     await self._heed(frozenset({Hint.READY, Hint.DIRECTORY}))  # whatever was missed
                     await self._hear(connection)
+                finally:
+                    with anyio.CancelScope(shield=True):  # closed also when nobody waits any more
+                        await connection.close()
             except psycopg.Error as error:
                 started()
                 failures += 1

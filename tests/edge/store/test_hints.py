@@ -100,6 +100,22 @@ async def test_that_messages_are_ready_is_told_once_in_a_while(stores: list[Stor
     assert payloads.count("one directory") == len(payloads) > 0
 
 
+async def test_messages_of_which_nothing_was_said_are_told_of_a_little_later(
+    stores: list[Store], postgres_url: str
+) -> None:
+    """However slow commits are: somebody who had looked before they were there looks again."""
+    one, two = stores
+    account = await with_account(one)
+    async with listening(one), listening(two):
+        one.hints.others = True
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute(f"LISTEN {CHANNEL}")
+            for n in range(5):
+                await enqueue(one, a_message(f"M{n}", account))
+            said = [notify.payload for notify in connection.notifies(timeout=1)]
+        assert said.count("one ready") > 1  # more than the first
+
+
 async def test_a_message_for_later_is_no_hint(stores: list[Store], postgres_url: str) -> None:
     one, _ = stores
     account = await with_account(one)
