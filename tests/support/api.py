@@ -41,7 +41,6 @@ class Told:
     run_now: list[str | None] = field(default_factory=list)
     accounts: list[frozenset[int]] = field(default_factory=list)
     tested: list[Account] = field(default_factory=list)
-    tested_with_guard: list[Account] = field(default_factory=list)
     server_answers: list[int] = field(default_factory=list)
     submitted: list[tuple[frozenset[int], bool]] = field(default_factory=list)
 
@@ -103,10 +102,6 @@ async def running_instance(folder: Path, url: str | None = None) -> AsyncIterato
         told.tested.append(account)
         return instance.probed
 
-    async def guarded_probe(account: Account) -> ProbeResult:
-        told.tested_with_guard.append(account)
-        return instance.probed
-
     accounts = Accounts(directory, directory, _refuse_localhost, told.accounts.append)
     services = Services(
         settings=ApiSettings(
@@ -125,9 +120,7 @@ async def running_instance(folder: Path, url: str | None = None) -> AsyncIterato
         ),
         tenants=Tenants(directory, directory, clock, tokens.new_token, tokens.digest),
         accounts=accounts,
-        account_tests=AccountTests(
-            accounts, directory, directory, clock, probe, guarded_probe, told.server_answers.append
-        ),
+        account_tests=AccountTests(accounts, directory, directory, clock, probe, told.server_answers.append),
         scheduling=Scheduling(directory, directory, pending, told.accounts.append),
         pending=pending,
         directory=directory,

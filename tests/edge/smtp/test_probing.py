@@ -81,7 +81,7 @@ async def test_an_address_that_is_refused_is_not_connected_to_whichever_name_lea
     guarded = SmtpTransport(timeouts=SHORT, address_refusal=refuse)
     async with scripted_server(nobody) as server:
         for host in ("127.0.0.1", "localhost"):
-            result = await guarded.probe(account(server.port, host=host))
+            result = await guarded.probe(account(server.port, host=host, host_by_tenant=True))
             assert isinstance(result, AccountRefused)
             assert (result.step, result.text) == (
                 Step.CONNECT,

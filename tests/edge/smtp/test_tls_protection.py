@@ -9,6 +9,7 @@ import pytest
 
 from mail_proxy.domain.account import AuthMethod, TlsMode
 from mail_proxy.domain.attempt import AccountRefused, HostFailed, Probed
+from mail_proxy.domain.secret import Secret
 from mail_proxy.smtp.errors import NotOpened
 from mail_proxy.smtp.login import log_in
 from mail_proxy.smtp.pool import SmtpTransport
@@ -204,7 +205,7 @@ async def test_a_connection_that_ends_in_the_handshake_is_the_hosts_failure(tran
 async def test_no_login_is_made_in_clear_even_if_all_before_it_failed_to_notice() -> None:
     ann = account(25, host="mail.example.com", user="ann", password="secret", tls=TlsMode.AUTO)
     with pytest.raises(NotOpened, match="not without TLS"):
-        await log_in(aiosmtplib.SMTP(), ann, encrypted=False)
+        await log_in(aiosmtplib.SMTP(), ann, Secret("secret"), encrypted=False)
 
 
 @pytest.mark.parametrize("verify", [True, False])
