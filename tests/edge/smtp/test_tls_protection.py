@@ -220,7 +220,7 @@ async def test_no_version_of_tls_before_1_2_is_spoken(verify: bool) -> None:
 async def test_a_login_in_clear_is_made_only_because_the_account_says_so(
     transport: SmtpTransport, method: AuthMethod
 ) -> None:
-    dialogue = Dialogue(extensions=(*EXTENSIONS, "AUTH PLAIN LOGIN CRAM-MD5"), auth="535 5.7.8 no")
+    dialogue = Dialogue(extensions=(*EXTENSIONS, "AUTH PLAIN LOGIN CRAM-MD5 XOAUTH2"), auth="535 5.7.8 no")
     async with scripted_server(dialogue) as server:
         ann = account(server.port, host="0", user="ann", password="secret", auth=method, tls=TlsMode.NONE)
         attempt = await transport.send(ann, envelope(), wire(), Dots())
