@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,7 @@ from mail_proxy.store.directory import StoreDirectory
 from mail_proxy.store.opening import database_url
 from mail_proxy.store.store import Store
 from tests.support.callback_server import CallbackServer, Manner, Reply
+from tests.support.certificates import create_authority
 from tests.support.stores import SetClock, open_test_store
 
 SECRET, FIRST = "canary-client-secret", "canary-refresh-1"
@@ -132,6 +134,24 @@ async def test_however_many_ask_the_server_is_asked_once_until_shortly_before_th
     bench.clock.time += 91
     await bench.ask()
     assert len(bench.server.requests) == 3
+
+
+async def test_secrets_go_to_a_token_server_with_a_valid_certificate_only(bench: Bench, tmp_path: Path) -> None:
+    authority = create_authority(tmp_path)
+    directory, trusting = bench.store.directory, ssl.create_default_context(cafile=str(authority.path))
+    async with (
+        CallbackServer(tls=authority.server_context("127.0.0.1")) as server,
+        OutboundClient(Trusted(), tls=trusting) as client,
+    ):
+        server.by_default = granted()
+        oauth = replace(await bench.stored(), token_url=f"{server.url}/token")
+        account = await directory.put_account(replace(bench.account, oauth=oauth))
+        distrusted = await bench.tokens.token(account)
+        assert isinstance(distrusted, HostFailed)
+        assert "certificate" in distrusted.text
+        assert server.requests == []
+        tokens = RefreshedTokens(client, bench.guarded, directory, directory, bench.clock)
+        assert await tokens.token(account) == Secret("T1")
 
 
 async def test_a_token_that_was_not_taken_is_asked_for_once_by_all_who_met_that(bench: Bench) -> None:

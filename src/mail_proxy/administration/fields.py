@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -73,14 +73,20 @@ def _token_url(text: str) -> str:
         host, _ = parts.hostname or "", parts.port
     except ValueError:
         host, parts = "", urlsplit("")
-    here = host in {"localhost", "::1"} or host.startswith("127.")
-    if not host or not (parts.scheme == "https" or (parts.scheme == "http" and here)):
+    if not host or not (parts.scheme == "https" or (parts.scheme == "http" and _is_this_machine(host))):
         raise ValueError("must be a URL that starts with https://; http:// is only for this machine")
     if "@" in parts.netloc:
         raise ValueError("must not hold a user or password")
     if parts.fragment:
         raise ValueError("must not have a fragment")
     return text
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _path(text: str) -> str:

@@ -263,6 +263,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "oauth without consent": ({**XOAUTH2, "oauth": {**OAUTH, "refresh_token": ""}}, "oauth.refresh_token"),
     "a refresh token with a line break": (with_oauth(refresh_token="a\nb"), "oauth.refresh_token"),
     "a token URL in clear": (with_oauth(token_url="http://login.example/token"), "oauth.token_url"),
+    "a token URL that only begins like this machine": (
+        with_oauth(token_url="http://127.0.0.1.example/token"),
+        "oauth.token_url",
+    ),
     "a token URL with a password": (with_oauth(token_url="https://u:p@login.example/"), "oauth.token_url"),
     "a token URL with a fragment": (with_oauth(token_url="https://login.example/#x"), "oauth.token_url"),
     "a token URL of another kind": (with_oauth(token_url="file:///etc/passwd"), "oauth.token_url"),
