@@ -24,6 +24,7 @@ from mail_proxy.store.hints import Hint
 from mail_proxy.store.prune import Prune
 from mail_proxy.store.removal import CancelWaiting
 from mail_proxy.store.schema import accounts, events, messages, settings, sync_leases, tenants
+from mail_proxy.store.sealed import sealed_as_the_database_is
 from mail_proxy.store.survey import count_unfinished
 from mail_proxy.store.suspensions import free_poison, read_suspension, suspended_batches_of, write_suspension
 from mail_proxy.store.usage import account_scope, forget_usage, tenant_scope
@@ -59,6 +60,7 @@ class StoreDirectory:
 
     def __init__(self, database: Database, cipher: Cipher, clock: Clock) -> None:
         self._database = database
+        self._cipher = cipher
         self._rows = DirectoryRows(cipher)
         self._clock = clock
         self._known = _Known(version=0)
@@ -203,7 +205,7 @@ class StoreDirectory:
 
         A tenant that was made by an earlier call which failed all the same counts as new: nobody was told its key.
         """
-        values = self._rows.tenant_values(tenant)
+        sealed = self._rows.tenant_values(tenant)
         untold = frozenset(self._untold_keys.get(tenant.id, ()))
         first = {
             "id": tenant.id,
@@ -214,6 +216,7 @@ class StoreDirectory:
 
         def change(transaction: Transaction) -> bool:
             connection = transaction.connection
+            values = sealed_as_the_database_is(connection, self._cipher, tenants, sealed, tenant.id)
             mine = tenants.c.id == tenant.id
             # what a limit has said is looked at anew
             looked_at = update(accounts).where(accounts.c.tenant_id == tenant.id, accounts.c.limited_until.is_not(None))
@@ -273,10 +276,13 @@ class StoreDirectory:
 
     async def put_account(self, account: Account) -> Account:
         """See `Registry.put_account`."""
-        values = self._rows.account_values(account)
+        sealed = self._rows.account_values(account)
 
         def change(transaction: Transaction) -> int:
             connection = transaction.connection
+            values = sealed_as_the_database_is(
+                connection, self._cipher, accounts, sealed, account.tenant_id, account.id
+            )
             if account.is_default:
                 connection.execute(
                     update(accounts).where(accounts.c.tenant_id == account.tenant_id).values(is_default=False)
