@@ -12,6 +12,7 @@ from mail_proxy.domain.backlog import Survey
 from mail_proxy.domain.claim import Claimed, Demand, Taking
 from mail_proxy.domain.compose import Wire
 from mail_proxy.domain.explanation import Standing
+from mail_proxy.domain.instance import InstanceSettings
 from mail_proxy.domain.message import Details, NewMessage, Verdict
 from mail_proxy.domain.report import EventType, StoredEvent
 from mail_proxy.domain.sealing import Resealed, SealCursor, SealStanding
@@ -440,6 +441,16 @@ class Registry(Protocol):
 
     async def free_poison(self, tenant_id: str) -> None:
         """Have what is held of a tenant because instances ended over it put back in chunks, as if it were new. G13."""
+        ...
+
+    async def instance_settings(self) -> InstanceSettings:
+        """What is kept in the database for all instances."""
+        ...
+
+    async def change_instance_settings(
+        self, decide: Callable[[InstanceSettings], InstanceSettings]
+    ) -> InstanceSettings:
+        """Change that, on every instance, and answer what holds now. `decide` as in `change_suspension`."""
         ...
 
     async def scheduler_active(self) -> bool:

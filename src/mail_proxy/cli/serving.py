@@ -142,7 +142,7 @@ async def _serve(settings: Settings, listening: socket.socket, place: Place, tal
             group.start_soon(_stop_with_parent, place, stop, name="parent")
             await app.run()
             group.cancel_scope.cancel()
-    log.info("ended", instance=settings.instance_name)
+        log.info("ended", instance=settings.instance_name)
 
 
 def _address(listening: socket.socket) -> str:
@@ -152,7 +152,7 @@ def _address(listening: socket.socket) -> str:
 
 async def _announce(app: App, address: str, place: Place) -> None:
     await app.supervisor.started()
-    about = {"instance": app.settings.instance_name, "address": address, "docs": f"{address}/docs"}
+    about = {"instance": await app.instance.name(), "address": address, "docs": f"{address}/docs"}
     log.info(place.word, **about, database=app.store.database.dialect, pid=os.getpid())
     place.ready()
 

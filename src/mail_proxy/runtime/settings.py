@@ -1,7 +1,8 @@
-"""Settings: what the environment says, read once, checked at once, and frozen. Nothing else reads the environment.
+"""Settings: what the environment and `config.toml` say, read once, checked at once, and frozen.
 
-Every name starts with `GMP_`. A name that is not known and a value that cannot be right stop the start: a setting that
-is silently ignored is worse than a service that does not come up.
+Nothing else reads the environment. Every name in it starts with `GMP_`; in the file the same names are in small letters
+and without that. A name that is not known and a value that cannot be right stop the start: a setting that is silently
+ignored is worse than a service that does not come up.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from typing_extensions import override
 
 from mail_proxy.domain.message import DEFAULT_PRIORITY, Priority
 from mail_proxy.domain.retry import DEFAULT_DELAYS, DEFAULT_MAX_AGE, DEFAULT_MAX_ATTEMPTS
+from mail_proxy.runtime.config_file import NAME as CONFIG_FILE
+from mail_proxy.runtime.config_file import ConfigFile, ConfigRefused
 from mail_proxy.runtime.service_links import is_service_link
 from mail_proxy.runtime.setting_values import (
     Database,
@@ -38,6 +41,8 @@ from mail_proxy.runtime.setting_values import (
 )
 
 PREFIX = "GMP_"
+_DATA_DIR, _DB_PATH = f"{PREFIX}DATA_DIR", f"{PREFIX}DB_PATH"
+DEFAULT = "default"
 KEY_FILE = Path("/run/secrets/encryption_key")
 SAME_AS = {"GMP_DATABASE_URL": "GMP_DB_PATH", "MAIL_PROXY_ENCRYPTION_KEY": "GMP_ENCRYPTION_KEY"}
 """Other names that a setting is read from."""
@@ -70,13 +75,14 @@ class Settings(BaseSettings):
     )
     data_dir: Path | None = Field(
         None,
-        description="The data folder: encryption key (SQLite) and flight journal. "
+        description="The data folder: `config.toml`, encryption key (SQLite) and flight journal. "
         "Without it, the folder of the database file, else the working folder.",
     )
     instance_name: str = Field(
         "mail-proxy",
         pattern=r"^[A-Za-z0-9._-]{1,64}$",
-        description="The name that `/status` and the logs give to this instance.",
+        description="The name that `/status` and the logs give to this instance, before the one that `PUT /instance` "
+        "sets for all instances on the database.",
     )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)] = Field(
         "info", description="The least important lines that are logged: `debug`, `info`, `warning` or `error`."
@@ -169,7 +175,15 @@ class Settings(BaseSettings):
         f"`{KEY_FILE}`, or on SQLite a key that is made in the data folder at the first start.",
     )
 
+    encryption_keys_old: Annotated[tuple[SecretText, ...], NoDecode, BeforeValidator(split)] = Field(
+        (),
+        description="Keys before this one, separated by commas: they open what is not sealed with the new key yet. "
+        "`GET /instance` says when they can be left out.",
+    )
+
     _hints: tuple[str, ...] = PrivateAttr(default=())
+    _sources: dict[str, str] = PrivateAttr(default_factory=dict)
+    _config_file: Path | None = PrivateAttr(default=None)
 
     @classmethod
     @override
@@ -186,25 +200,36 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, environ: Mapping[str, str], key_file: Path = KEY_FILE) -> Settings:
-        """Read settings from a mapping such as `os.environ`.
+        """Read settings from a mapping such as `os.environ`, and from `config.toml` in the data folder that it names.
 
         Raises `SettingsError` with every problem that there is, not just the first one.
         """
-        given, problems = _given(environ, key_file)
+        given = _given(environ, key_file)
         ours = sorted(name for name in environ if name.startswith(PREFIX))
         links = [name for name in ours if is_service_link(name, environ[name])]
-        problems += [_unknown(name) for name in ours if name not in names() and name not in links]
+        problems = given.problems + [_unknown(name) for name in ours if name not in names() and name not in links]
         try:
-            settings = cls(**_Given(cls, given)())
+            settings = cls(**_Given(cls, given.values)())
         except ValidationError as error:
             first = {each["loc"][:1]: each for each in reversed(error.errors())}
-            raise SettingsError(*problems, *(_sentence(each) for each in reversed(first.values()))) from None
+            raise SettingsError(*problems, *(given.sentence(each) for each in reversed(first.values()))) from None
         if settings.workers > 1 and isinstance(settings.database, SqliteFile):
             problems.append(NO_WORKERS)
         if problems:
             raise SettingsError(*problems)
         settings._hints = tuple(f"{name} is left alone: Kubernetes sets it for a Service." for name in links)
+        settings._sources = {name.removeprefix(PREFIX).lower(): source for name, source in given.sources.items()}
+        settings._config_file = given.config_file
         return settings
+
+    def source(self, name: str) -> str:
+        """Where the value of a setting comes from: `environment`, `command line`, a file's name, or `default`."""
+        return self._sources.get(name, DEFAULT)
+
+    @property
+    def config_file(self) -> Path | None:
+        """The file `config.toml`, where there is one."""
+        return self._config_file
 
     @property
     def hints(self) -> tuple[str, ...]:
@@ -232,7 +257,10 @@ class Settings(BaseSettings):
 def from_environment(workers: int | None = None) -> Settings:
     """Read the settings of this process; raises `SettingsError`. A number of workers beats the environment's."""
     given = {} if workers is None else {f"{PREFIX}WORKERS": str(workers)}
-    return Settings.load({**os.environ, **given})
+    settings = Settings.load({**os.environ, **given})
+    if given:
+        settings._sources["workers"] = "command line"  # noqa: SLF001 - as `load` does
+    return settings
 
 
 def names() -> frozenset[str]:
@@ -278,24 +306,121 @@ class _Given(EnvSettingsSource):
         self.env_vars = {name.lower(): value.strip() for name, value in values.items() if value.strip()}
 
 
-def _given(environ: Mapping[str, str], key_file: Path) -> tuple[dict[str, str], list[str]]:
-    """Return the values under their first names, and what is wrong with how they are given."""
+@dataclass(slots=True)
+class _Read:
+    """The values by their first names, where each comes from, and what is wrong with how they are given."""
+
+    values: dict[str, str]
+    problems: list[str]
+    sources: dict[str, str]
+    config_file: Path | None = None
+
+    def sentence(self, error: ErrorDetails) -> str:
+        """Say what is wrong with one setting, by the name that it has where it was given."""
+        name = _variable(str(error["loc"][0]))
+        if self.config_file is not None and self.sources.get(name) == CONFIG_FILE:
+            return _sentence(error, f"{self.config_file}: {name.removeprefix(PREFIX).lower()}")
+        return _sentence(error, name)
+
+
+def _given(environ: Mapping[str, str], key_file: Path) -> _Read:
     values = {name: text for name, text in environ.items() if name in names() and not is_service_link(name, text)}
-    problems = []
+    problems = list(_one_name_each(values))
+    values = {name: text for name, text in values.items() if text.strip()}
+    given = _Read(values, problems, dict.fromkeys(values, "environment"))
+    _read_config(given)
+    problems += _contradictions(set(values))
+    key = f"{PREFIX}ENCRYPTION_KEY"
+    if key not in values and key_file.is_file():
+        try:
+            values[key] = key_file.read_text(encoding="ascii")
+            given.sources[key] = str(key_file)
+        except (OSError, UnicodeDecodeError) as error:
+            problems.append(f"{key}: the file {key_file} cannot be read ({type(error).__name__}).")
+    return given
+
+
+def _one_name_each(values: dict[str, str]) -> Iterator[str]:
+    """Put what is given under another name under the first one; say where both are given and differ."""
     for other, name in SAME_AS.items():
         text = values.pop(other, "")
         if text and values.get(name) and values[name] != text:
-            problems.append(f"{other} and {name} are the same setting but have different values: give one of them.")
+            yield f"{other} and {name} are the same setting but have different values: give one of them."
         elif text:
             values[name] = text
-    problems += _contradictions({name for name, text in values.items() if text.strip()})
-    key = f"{PREFIX}ENCRYPTION_KEY"
-    if not values.get(key) and key_file.is_file():
-        try:
-            values[key] = key_file.read_text(encoding="ascii")
-        except (OSError, UnicodeDecodeError) as error:
-            problems.append(f"{key}: the file {key_file} cannot be read ({type(error).__name__}).")
-    return values, problems
+
+
+def _read_config(given: _Read) -> None:
+    """Add what `config.toml` says of settings that the environment leaves open."""
+    folder = _folder_named_by(given.values)
+    file = ConfigFile(folder / CONFIG_FILE)
+    if not file.exists():
+        return
+    given.config_file = file.path
+    try:
+        found = file.read()
+    except ConfigRefused as refused:
+        given.problems.append(str(refused))
+        return
+    texts = {name: _as_text(value, several=isinstance(_default_of(name), tuple)) for name, value in found.items()}
+    given.problems += [
+        f"{file.path}: {name} {problem}" for name, text in texts.items() for problem in _wrong(name, text)
+    ]
+    values = {_variable(name): text for name, text in texts.items() if text and text.strip()}
+    given.problems += _one_name_each(values)
+    if _DB_PATH in values:
+        given.values.setdefault(_DATA_DIR, str(folder))
+        values[_DB_PATH] = _from_folder(folder, values[_DB_PATH])
+    for variable, text in values.items():
+        if variable not in given.values and variable in names():
+            given.values[variable] = text
+            given.sources[variable] = CONFIG_FILE
+
+
+def _wrong(name: str, text: str | None) -> Iterator[str]:
+    if name != name.lower() or _variable(name) not in names():
+        yield f"is not a setting.{_did_you_mean(_variable(name.lower()), '')}"
+    elif _variable(name) == _DATA_DIR:
+        yield "cannot be set here: it says where this file is."
+    elif text is None:
+        yield "must be a text, a number, or true or false."
+
+
+def _variable(name: str) -> str:
+    return f"{PREFIX}{name.upper()}"
+
+
+def _from_folder(folder: Path, location: str) -> str:
+    return location if "://" in location else str(folder / location)
+
+
+def _folder_named_by(values: Mapping[str, str]) -> Path:
+    """Return the data folder that the environment names, as `Settings.data_folder` does."""
+    if _DATA_DIR in values:
+        return Path(values[_DATA_DIR].strip())
+    location = values.get(_DB_PATH, "").strip()
+    return Path(location).parent if location and "://" not in location else Path()
+
+
+def _default_of(name: str) -> object:
+    field = Settings.model_fields.get(name)
+    return None if field is None else field.default
+
+
+def _as_text(value: object, *, several: bool) -> str | None:
+    """Write a value of the file as the environment would have it; None for what no setting can be."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return value
+        case int() | float():
+            return repr(value)
+        case list() if several:
+            parts = [_as_text(each, several=False) for each in value]
+            return None if None in parts else ",".join(str(part) for part in parts)
+        case _:
+            return None
 
 
 def _contradictions(given: set[str]) -> Iterator[str]:
@@ -307,9 +432,15 @@ def _contradictions(given: set[str]) -> Iterator[str]:
 
 
 def _unknown(name: str) -> str:
+    return f"{name} is not a setting.{_did_you_mean(name, PREFIX)}"
+
+
+def _did_you_mean(name: str, prefix: str) -> str:
     known = {each.removeprefix(PREFIX): each for each in sorted(names())}
     near = difflib.get_close_matches(name.removeprefix(PREFIX).upper(), known, n=1)
-    return f"{name} is not a setting." + (f" Did you mean {known[near[0]]}?" if near else "")
+    if not near:
+        return ""
+    return f" Did you mean {known[near[0]] if prefix else near[0].lower()}?"
 
 
 _REASONS = {
@@ -325,9 +456,8 @@ _REASONS = {
 }
 
 
-def _sentence(error: ErrorDetails) -> str:
+def _sentence(error: ErrorDetails, name: str) -> str:
     """Say what is wrong with one setting. Never repeats the value, which may be a secret."""
-    name = f"{PREFIX}{str(error['loc'][0]).upper()}"
     facts: dict[str, Any] = error.get("ctx", {})
     match error["type"]:
         case "value_error":
