@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -202,3 +204,51 @@ def test_a_file_that_others_can_read_meanwhile_is_not_changed(tmp_path: Path) ->
     with pytest.raises(ConfigRefused):
         ConfigFile(path).replace("api_token", "new", lambda _: True)
     assert path.read_text() == "api_token = 'old'"
+
+
+_DIES_EVERYWHERE = """
+import os, sys
+from pathlib import Path
+from mail_proxy.runtime.config_file import ConfigFile
+
+path = Path(sys.argv[1])
+file = ConfigFile(path)
+for step in range(1, 1000):
+    path.write_text("host = 'x'\\napi_token = 'old'\\n")
+    path.chmod(0o600)
+    file.read()  # what is imported when it is needed is there
+    pid = os.fork()
+    if pid == 0:
+        seen = 0
+
+        def hook(event, _arguments):
+            global seen
+            seen += 1
+            if seen == step:
+                os._exit(9)
+
+        sys.addaudithook(hook)
+        file.replace("api_token", "new", lambda held: held == "old")
+        os._exit(0)
+    finished = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    found = file.read()
+    assert found == {"host": "x", "api_token": found["api_token"]}, found
+    print(found["api_token"], finished)
+    if finished:
+        break
+"""
+
+
+def test_a_process_that_dies_anywhere_leaves_the_old_token_or_the_new_one(tmp_path: Path) -> None:
+    """It ends before each thing that it asks of the system, one after the other."""
+    done = subprocess.run(
+        [sys.executable, "-c", _DIES_EVERYWHERE, str(tmp_path / "config.toml")],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    steps = done.stdout.splitlines()
+    assert steps[-1] == "new True"
+    assert steps[:-1] == sorted(steps[:-1], reverse=True)  # old, old, …, and from some step on new
+    assert "old False" in steps
+    assert "new False" in steps
