@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mail_proxy.runtime.config_file import ConfigChanged, ConfigFile, ConfigRefused
+from mail_proxy.runtime.config_file import ConfigChanged, ConfigFile, ConfigRefused, ConfigUnsure
 from mail_proxy.runtime.setting_values import PostgresqlUrl, SqliteFile
 from mail_proxy.runtime.settings import Settings, SettingsError
 
@@ -197,6 +197,21 @@ def test_where_nothing_can_be_written_the_old_file_stays(tmp_path: Path, monkeyp
         ConfigFile(path).replace("api_token", "new", lambda _: True)
     assert ConfigFile(path).read() == {"api_token": "old"}
     assert names_in(tmp_path) == ["config.toml"]
+
+
+def test_a_disk_that_does_not_confirm_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, "api_token = 'old'")
+    fsync = os.fsync
+
+    def fails_for_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(5, "Input/output error")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fails_for_folders)
+    with pytest.raises(ConfigUnsure, match=r"has the new value, .* \(Input/output error\)"):
+        ConfigFile(path).replace("api_token", "new", lambda _: True)
+    assert ConfigFile(path).read() == {"api_token": "new"}
 
 
 def test_a_file_that_others_can_read_meanwhile_is_not_changed(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ async def _serve(settings: Settings, listening: socket.socket, place: Place, tal
             group.start_soon(_stop_with_parent, place, stop, name="parent")
             await app.run()
             group.cancel_scope.cancel()
-        log.info("ended", instance=settings.instance_name)
+    log.info("ended", instance=settings.instance_name)
 
 
 def _address(listening: socket.socket) -> str:

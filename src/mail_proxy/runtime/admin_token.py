@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from mail_proxy.domain.errors import Conflict
-from mail_proxy.runtime.config_file import NAME, ConfigChanged, ConfigFile, ConfigRefused, Seen
+from mail_proxy.runtime.config_file import NAME, ConfigChanged, ConfigFile, ConfigRefused, ConfigUnsure, Seen
 from mail_proxy.runtime.setting_values import is_token
 from mail_proxy.runtime.settings import Settings
 from mail_proxy.secrets import tokens
@@ -64,7 +64,7 @@ class AdminToken:
             await asyncio.shield(asyncio.to_thread(file.replace, SETTING, token, lambda held: _is(held, shown)))
         except ConfigChanged:
             raise Conflict("Somebody else has just changed the admin token.", code="token_changed") from None
-        except ConfigRefused as refused:
+        except (ConfigRefused, ConfigUnsure) as refused:
             raise Conflict(str(refused), code="config_not_writable") from None
         except OSError as error:
             reason = f"{file.path} cannot be written ({error.strerror}); the admin token stays as it was."

@@ -26,6 +26,10 @@ class ConfigChanged(Exception):
     """The file no longer says what its reader thought."""
 
 
+class ConfigUnsure(Exception):
+    """The new file is in its place, but the disk did not say that it will be there after a loss of power."""
+
+
 class ConfigFile:
     """One file, which may be a link to another."""
 
@@ -52,7 +56,7 @@ class ConfigFile:
         """Give a text another value, and leave everything else as it is, comments too. Blocks until it is on disk.
 
         Raises `ConfigChanged` unless `still` holds of the present value, `ConfigRefused` for a file that cannot be
-        read, and `OSError`, after which the file is the old one.
+        read, `OSError`, after which the file is the old one, and `ConfigUnsure`, after which it is the new one.
         """
         import tomlkit  # noqa: PLC0415 - takes a while, and few need it
 
@@ -126,8 +130,11 @@ def _put_in_place(path: Path, content: bytes) -> None:
     except OSError:
         anew.unlink(missing_ok=True)
         raise
-    descriptor = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise ConfigUnsure(f"{path} has the new value, but the disk did not confirm it ({error.strerror}).") from None
