@@ -7,9 +7,8 @@ ignored is worse than a service that does not come up.
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,9 +21,8 @@ from typing_extensions import override
 
 from mail_proxy.domain.message import DEFAULT_PRIORITY, Priority
 from mail_proxy.domain.retry import DEFAULT_DELAYS, DEFAULT_MAX_AGE, DEFAULT_MAX_ATTEMPTS
-from mail_proxy.runtime.config_file import NAME as CONFIG_FILE
-from mail_proxy.runtime.config_file import ConfigFile, ConfigRefused
-from mail_proxy.runtime.service_links import is_service_link
+from mail_proxy.runtime import setting_sources
+from mail_proxy.runtime.setting_sources import PREFIX, SAME_AS, Given, Known
 from mail_proxy.runtime.setting_values import (
     Database,
     DatabaseLocation,
@@ -40,12 +38,8 @@ from mail_proxy.runtime.setting_values import (
     split,
 )
 
-PREFIX = "GMP_"
-_DATA_DIR, _DB_PATH = f"{PREFIX}DATA_DIR", f"{PREFIX}DB_PATH"
 DEFAULT = "default"
 KEY_FILE = Path("/run/secrets/encryption_key")
-SAME_AS = {"GMP_DATABASE_URL": "GMP_DB_PATH", "MAIL_PROXY_ENCRYPTION_KEY": "GMP_ENCRYPTION_KEY"}
-"""Other names that a setting is read from."""
 NO_WORKERS = "GMP_WORKERS (or --workers) is above 1, but one process owns an SQLite file: use PostgreSQL for several."
 
 
@@ -204,20 +198,18 @@ class Settings(BaseSettings):
 
         Raises `SettingsError` with every problem that there is, not just the first one.
         """
-        given = _given(environ, key_file)
-        ours = sorted(name for name in environ if name.startswith(PREFIX))
-        links = [name for name in ours if is_service_link(name, environ[name])]
-        problems = given.problems + [_unknown(name) for name in ours if name not in names() and name not in links]
+        given = setting_sources.read(environ, key_file, Known(names(), _lists()))
+        problems = given.problems
         try:
             settings = cls(**_Given(cls, given.values)())
         except ValidationError as error:
             first = {each["loc"][:1]: each for each in reversed(error.errors())}
-            raise SettingsError(*problems, *(given.sentence(each) for each in reversed(first.values()))) from None
+            raise SettingsError(*problems, *(_sentence(each, given) for each in reversed(first.values()))) from None
         if settings.workers > 1 and isinstance(settings.database, SqliteFile):
             problems.append(NO_WORKERS)
         if problems:
             raise SettingsError(*problems)
-        settings._hints = tuple(f"{name} is left alone: Kubernetes sets it for a Service." for name in links)
+        settings._hints = tuple(f"{name} is left alone: Kubernetes sets it for a Service." for name in given.links)
         settings._sources = {name.removeprefix(PREFIX).lower(): source for name, source in given.sources.items()}
         settings._config_file = given.config_file
         return settings
@@ -268,6 +260,10 @@ def names() -> frozenset[str]:
     return frozenset(f"{PREFIX}{name.upper()}" for name in Settings.model_fields) | frozenset(SAME_AS)
 
 
+def _lists() -> frozenset[str]:
+    return frozenset(name for name, field in Settings.model_fields.items() if isinstance(field.default, tuple))
+
+
 @dataclass(frozen=True, slots=True)
 class Described:
     """One setting as the documentation shows it."""
@@ -306,143 +302,6 @@ class _Given(EnvSettingsSource):
         self.env_vars = {name.lower(): value.strip() for name, value in values.items() if value.strip()}
 
 
-@dataclass(slots=True)
-class _Read:
-    """The values by their first names, where each comes from, and what is wrong with how they are given."""
-
-    values: dict[str, str]
-    problems: list[str]
-    sources: dict[str, str]
-    config_file: Path | None = None
-
-    def sentence(self, error: ErrorDetails) -> str:
-        """Say what is wrong with one setting, by the name that it has where it was given."""
-        name = _variable(str(error["loc"][0]))
-        if self.config_file is not None and self.sources.get(name) == CONFIG_FILE:
-            return _sentence(error, f"{self.config_file}: {name.removeprefix(PREFIX).lower()}")
-        return _sentence(error, name)
-
-
-def _given(environ: Mapping[str, str], key_file: Path) -> _Read:
-    values = {name: text for name, text in environ.items() if name in names() and not is_service_link(name, text)}
-    problems = list(_one_name_each(values))
-    values = {name: text for name, text in values.items() if text.strip()}
-    given = _Read(values, problems, dict.fromkeys(values, "environment"))
-    _read_config(given)
-    problems += _contradictions(set(values))
-    key = f"{PREFIX}ENCRYPTION_KEY"
-    if key not in values and key_file.is_file():
-        try:
-            values[key] = key_file.read_text(encoding="ascii")
-            given.sources[key] = str(key_file)
-        except (OSError, UnicodeDecodeError) as error:
-            problems.append(f"{key}: the file {key_file} cannot be read ({type(error).__name__}).")
-    return given
-
-
-def _one_name_each(values: dict[str, str]) -> Iterator[str]:
-    """Put what is given under another name under the first one; say where both are given and differ."""
-    for other, name in SAME_AS.items():
-        text = values.pop(other, "")
-        if text and values.get(name) and values[name] != text:
-            yield f"{other} and {name} are the same setting but have different values: give one of them."
-        elif text:
-            values[name] = text
-
-
-def _read_config(given: _Read) -> None:
-    """Add what `config.toml` says of settings that the environment leaves open."""
-    folder = _folder_named_by(given.values)
-    file = ConfigFile(folder / CONFIG_FILE)
-    if not file.exists():
-        return
-    given.config_file = file.path
-    try:
-        found = file.read()
-    except ConfigRefused as refused:
-        given.problems.append(str(refused))
-        return
-    texts = {name: _as_text(value, several=isinstance(_default_of(name), tuple)) for name, value in found.items()}
-    given.problems += [
-        f"{file.path}: {name} {problem}" for name, text in texts.items() for problem in _wrong(name, text)
-    ]
-    values = {_variable(name): text for name, text in texts.items() if text and text.strip()}
-    given.problems += _one_name_each(values)
-    if _DB_PATH in values:
-        given.values.setdefault(_DATA_DIR, str(folder))
-        values[_DB_PATH] = _from_folder(folder, values[_DB_PATH])
-    for variable, text in values.items():
-        if variable not in given.values and variable in names():
-            given.values[variable] = text
-            given.sources[variable] = CONFIG_FILE
-
-
-def _wrong(name: str, text: str | None) -> Iterator[str]:
-    if name != name.lower() or _variable(name) not in names():
-        yield f"is not a setting.{_did_you_mean(_variable(name.lower()), '')}"
-    elif _variable(name) == _DATA_DIR:
-        yield "cannot be set here: it says where this file is."
-    elif text is None:
-        yield "must be a text, a number, or true or false."
-
-
-def _variable(name: str) -> str:
-    return f"{PREFIX}{name.upper()}"
-
-
-def _from_folder(folder: Path, location: str) -> str:
-    return location if "://" in location else str(folder / location)
-
-
-def _folder_named_by(values: Mapping[str, str]) -> Path:
-    """Return the data folder that the environment names, as `Settings.data_folder` does."""
-    if _DATA_DIR in values:
-        return Path(values[_DATA_DIR].strip())
-    location = values.get(_DB_PATH, "").strip()
-    return Path(location).parent if location and "://" not in location else Path()
-
-
-def _default_of(name: str) -> object:
-    field = Settings.model_fields.get(name)
-    return None if field is None else field.default
-
-
-def _as_text(value: object, *, several: bool) -> str | None:
-    """Write a value of the file as the environment would have it; None for what no setting can be."""
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case str():
-            return value
-        case int() | float():
-            return repr(value)
-        case list() if several:
-            parts = [_as_text(each, several=False) for each in value]
-            return None if None in parts else ",".join(str(part) for part in parts)
-        case _:
-            return None
-
-
-def _contradictions(given: set[str]) -> Iterator[str]:
-    token, user, password = (f"{PREFIX}CLIENT_SYNC_{name}" for name in ("TOKEN", "USER", "PASSWORD"))
-    if token in given and given & {user, password}:
-        yield f"{token} excludes {user} and {password}: there is one way to log in."
-    if (user in given) != (password in given):
-        yield f"{user} and {password} need each other."
-
-
-def _unknown(name: str) -> str:
-    return f"{name} is not a setting.{_did_you_mean(name, PREFIX)}"
-
-
-def _did_you_mean(name: str, prefix: str) -> str:
-    known = {each.removeprefix(PREFIX): each for each in sorted(names())}
-    near = difflib.get_close_matches(name.removeprefix(PREFIX).upper(), known, n=1)
-    if not near:
-        return ""
-    return f" Did you mean {known[near[0]] if prefix else near[0].lower()}?"
-
-
 _REASONS = {
     "missing": "is required",
     "int_parsing": "must be a whole number",
@@ -456,8 +315,9 @@ _REASONS = {
 }
 
 
-def _sentence(error: ErrorDetails, name: str) -> str:
-    """Say what is wrong with one setting. Never repeats the value, which may be a secret."""
+def _sentence(error: ErrorDetails, given: Given) -> str:
+    """Say what is wrong with one setting, by its name where it was given. Never repeats the value: it may be secret."""
+    name = given.shown_name(str(error["loc"][0]))
     facts: dict[str, Any] = error.get("ctx", {})
     match error["type"]:
         case "value_error":
