@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, Table, and_, func, select, update
+from sqlalchemy import BigInteger, Column, ColumnElement, Connection, Table, Text, Update, and_, func, select, update
 
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.domain.sealing import Resealed, SealCursor, SealStanding
 from mail_proxy.ports import CHECK_PLACE, Cipher, SealBroken, WrongKey
 from mail_proxy.store.database import Database, Operation, Transaction
+from mail_proxy.store.rows import pack, unpacked
 from mail_proxy.store.schema import IDENTITY, SEALED, instances, metadata, settings
 from mail_proxy.store.version import hold_alone, hold_version
 
@@ -132,6 +133,7 @@ class StoreSeals:
         self._database = database
         self._cipher = cipher
         self._instance_id = instance_id
+        self._replacing = [_replacing(database.dialect, each) for each in SEALED_COLUMNS]
         # both take the directory's lock: first in their groups, as all who do
         self._adopt_op = Operation("adopt_key", self._adopt, rank=0)
         self._reseal_op = Operation("reseal", self._write, rank=1)
@@ -222,12 +224,17 @@ class StoreSeals:
         hold_version(connection)
         if self._key_in_use(connection) != self._cipher.key_id:
             return [0] * len(chunks)
-        return [sum(_replace(connection, SEALED_COLUMNS[chunk.column], *row) for row in chunk.rows) for chunk in chunks]
+        return [
+            connection.execute(self._replacing[chunk.column], {"rows": pack(chunk.rows)}).rowcount for chunk in chunks
+        ]
 
 
-def _replace(connection: Connection, each: SealedColumn, key: int | str, found: str, anew: str) -> int:
-    same = (each.key == key) & (each.column == found)
-    return connection.execute(update(each.column.table).where(same).values({each.column.name: anew})).rowcount
+def _replacing(dialect: str, each: SealedColumn) -> Update:
+    """Put texts in the place of others, row by row, where those are still the ones that were found."""
+    key = Text() if each.key.type.python_type is str else BigInteger()
+    rows = unpacked(dialect, {"key": key, "found": Text(), "anew": Text()})
+    same = (each.key == rows.c.key) & (each.column == rows.c.found)
+    return update(each.column.table).where(same).values({each.column.name: rows.c.anew})
 
 
 def _before_all(each: SealedColumn) -> int | str:
