@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote_plus
 
 import pytest
 from typing_extensions import override
@@ -33,7 +33,7 @@ from tests.support.callback_server import CallbackServer, Manner, Reply
 from tests.support.certificates import create_authority
 from tests.support.stores import SetClock, open_test_store
 
-SECRET, FIRST = "canary-client-secret", "canary-refresh-1"
+SECRET, FIRST = "canary/client-secret", "canary-refresh-1"
 Token = Secret | HostFailed | AccountRefused
 
 
@@ -250,6 +250,7 @@ HOLDING = {
     "a wrong client": (refused("invalid_client", status=401), "invalid_client"),
     "a scope that is not granted": (refused("invalid_scope", {"not": "text"}), "invalid_scope"),
     "secrets that come back": (refused("invalid_request", f"{SECRET} and {FIRST}"), "******** and ********"),
+    "what was said": (refused("invalid_request", f"client_secret={quote_plus(SECRET)}"), "client_secret=********"),
 }
 TEMPORARY = {
     "500": Reply(500, b'{"error": "invalid_grant"}'),

@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from typing import TypeAlias
+from urllib.parse import quote_plus
 
 from mail_proxy.domain.reply import printable
 from mail_proxy.domain.secret import Secret
@@ -18,6 +19,9 @@ LONGEST_TOKEN = 8_192
 LONGEST_REFRESH_TOKEN = 4_096
 _LONGEST_WORD = 100
 _LONGEST_DESCRIPTION = 300
+
+_SHORTEST = 4
+"""Characters of a secret that is looked for in what a server says; a shorter one stands in any text by chance."""
 
 _TOKEN = re.compile(r"[\x21-\x7e]+\Z")
 _REFRESH_TOKEN = re.compile(r"[\x20-\x7e]+\Z")  # RFC 6749, appendix A.17
@@ -44,7 +48,9 @@ class OAuth:
     def without_secrets(self, text: str) -> str:
         """Return a text of the token server without our secrets, should it repeat them."""
         for secret in (self.client_secret, self.refresh_token):
-            text = text.replace(secret.reveal(), str(secret))
+            if len(secret.reveal()) >= _SHORTEST:
+                for spoken in (secret.reveal(), quote_plus(secret.reveal())):
+                    text = text.replace(spoken, str(secret))
         return text
 
 

@@ -19,6 +19,7 @@ from mail_proxy.domain.secret import Secret
 from mail_proxy.ports import AccessTokens, BeforeDot
 from mail_proxy.smtp.connection import Connection, ConnectionLost
 from mail_proxy.smtp.dialling import AddressRefusal, AddressRefused, address_literal, any_address, dial
+from mail_proxy.smtp.echoes import unechoed
 from mail_proxy.smtp.errors import NotOpened, failure_of
 from mail_proxy.smtp.extensions import Extensions
 from mail_proxy.smtp.login import log_in
@@ -157,7 +158,7 @@ class Opener:
                 await _say_hello(client)
             encrypted = await self._encrypted(client, account)
             if account.has_credentials and secret is not None:
-                with _translated(Step.LOGIN):
+                with _translated(Step.LOGIN), unechoed(account.user, secret):
                     await log_in(client, account, secret, encrypted=encrypted)
             return self._take_over(client)
         except BaseException:
