@@ -15,6 +15,7 @@ from mail_proxy.administration.audit import CAPACITY, GATHERING, PRUNE_INTERVAL,
 from mail_proxy.domain.command_log import Entry, EntryFilter, LogPage
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.store.command_log import StoreCommandLog
+from mail_proxy.store.database import Database
 from mail_proxy.store.opening import database_url
 from mail_proxy.store.store import Store
 from tests.support.fake_clock import FakeClock
@@ -28,6 +29,18 @@ class Log(StoreCommandLog):
     answers_are_lost = False
     hangs = False
     refused = ""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.emptied = asyncio.Event()
+        """Set once there was nothing left to remove."""
+
+    @override
+    async def prune(self, before: float, limit: int) -> int:
+        count = await super().prune(before, limit)
+        if count < limit:
+            self.emptied.set()
+        return count
 
     @override
     async def append(self, entries: Sequence[Entry], *, again: bool) -> None:
@@ -138,8 +151,7 @@ async def test_what_is_older_than_the_retention_is_removed_in_the_background(log
     await log.append([an_entry(n, ts=now - 990) for n in range(PRUNED + 1)] + [an_entry(-1, ts=now)], again=False)
     running = asyncio.create_task(keeping.run(lambda: None))
     await clock.advance(PRUNE_INTERVAL + 1)
-    while len(await written(log)) > 1:
-        await asyncio.sleep(0)
+    await log.emptied.wait()
     assert await written(log) == ["key--1"]
     running.cancel()
     await asyncio.wait([running])

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Annotated
 
+import structlog
 from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -13,11 +14,14 @@ from starlette.responses import Response, StreamingResponse
 from mail_proxy.api import schemas
 from mail_proxy.api.auth import AdminCaller
 from mail_proxy.api.documented import failures
-from mail_proxy.api.errors import answer, to_json
+from mail_proxy.api.errors import CutOff, answer, to_json
 from mail_proxy.api.queries import CommandLogPageQuery, CommandLogQuery
 from mail_proxy.api.services import services_of
 from mail_proxy.api.views import entry_view
 from mail_proxy.domain.command_log import Logged, Position
+from mail_proxy.domain.errors import StoreUnavailable
+
+log = structlog.get_logger(__name__)
 
 router = APIRouter(prefix="/command-log", tags=["service"])
 
@@ -75,8 +79,12 @@ async def export_entries(
     async def lines() -> AsyncIterator[bytes]:
         async with aclosing(chunks):
             yield _lines(first)
-            async for chunk in chunks:
-                yield _lines(chunk)
+            try:
+                async for chunk in chunks:
+                    yield _lines(chunk)
+            except StoreUnavailable as error:
+                log.warning("an export is cut off", reason=error.sentence)
+                raise CutOff from error
 
     disposition = {"Content-Disposition": 'attachment; filename="command-log.ndjson"'}
     return StreamingResponse(lines(), media_type=LINES, headers=disposition)

@@ -36,5 +36,4 @@ def address_of(scope: Scope) -> str | None:
 
 def route_of(scope: Scope) -> str:
     """Return the path of the route that was found, with names for ids; the bare path where none was looked for."""
-    path: str = getattr(scope.get("route"), "path", scope["path"])
-    return path
+    return str(getattr(scope.get("route"), "path", scope["path"]))

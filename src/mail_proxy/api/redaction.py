@@ -35,7 +35,7 @@ SHOWN = frozenset(
         *("limit_per_minute", "limit_per_hour", "limit_per_day", "limit_behavior", "fallback_account_id", "is_default"),
     }
 )
-"""Fields of bodies and parameters of queries whose values are shown. Others are only named, as far as they are known."""
+"""Fields of bodies and parameters of queries whose values are shown. Other fields are only named."""
 RESULTS = frozenset(
     {
         *("queued", "duplicates", "replaced", "rejected", "skipped"),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from pydantic import BaseModel, SecretStr
+from structlog.testing import capture_logs
 from typing_extensions import override
 
 from mail_proxy.administration.audit import TOGETHER, AuditLog
@@ -21,7 +22,7 @@ from mail_proxy.api import schemas
 from mail_proxy.api.application import create_app
 from mail_proxy.api.docs import _BODIES
 from mail_proxy.api.redaction import MASK, MAX_DETAILS, SHOWN, details, shown_body
-from mail_proxy.domain.command_log import Entry, LogPage
+from mail_proxy.domain.command_log import Entry, EntryFilter, Logged, LogPage
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.runtime.http_server import HttpServer, listening_socket
 from mail_proxy.store.command_log import StoreCommandLog
@@ -80,7 +81,14 @@ async def test_an_entry_says_who_did_what_to_whom_and_what_came_of_it(
     messages = [a_submission(f"M{n}") for n in range(5)] + [{"id": "bad"}]
     await acme.post("/commands/add-messages", json={"messages": messages})
     shown = [{name: value for name, value in each.items() if name not in {"id", "ts"}} for each in await entries(admin)]
-    common = {"path": {}, "query": {}, "payload": None, "result": {}, "code": None, "address": "127.0.0.1"}
+    common: dict[str, Any] = {
+        "path": {},
+        "query": {},
+        "payload": None,
+        "result": {},
+        "code": None,
+        "address": "127.0.0.1",
+    }
     account = {"caller": "tenant", "tenant_id": "acme", "method": "POST", "route": "/account"}
     assert shown[:5] == [
         {
@@ -257,21 +265,53 @@ async def serving_http(app: FastAPI) -> AsyncIterator[str]:
     server, started = HttpServer(app, listening), asyncio.Event()
     running = asyncio.create_task(server.run(started.set))
     await started.wait()
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    server.stop()
-    await running
-    listening.close()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.stop()
+        await running
+        listening.close()
+
+
+class EndlessLog(AuditLog):
+    """Exports the same for ever, and says when nobody wants more."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.ended = asyncio.Event()
+
+    @override
+    async def all(self, wanted: EntryFilter) -> AsyncGenerator[Sequence[Logged], None]:
+        try:
+            while True:
+                async with aclosing(super().all(wanted)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+        finally:
+            self.ended.set()
+
+
+async def test_an_export_ends_when_its_client_goes_away(instance: Instance) -> None:
+    endless = EndlessLog(instance.store.command_log, instance.clock, 1.0)
+    endless.note(an_entry(1, ts=instance.clock.time, details=details(path={"id": "x" * 255})))
+    app = create_app(replace(instance.services, audit=endless))
+    headers = {"X-API-Token": ADMIN_TOKEN}
+    async with serving_http(app) as url, httpx.AsyncClient(base_url=url, headers=headers, trust_env=False) as admin:
+        async with admin.stream("GET", "/command-log/export") as answer:
+            assert json.loads(await anext(answer.aiter_lines()))["id"] == "1"
+        await endless.ended.wait()
 
 
 async def test_an_export_that_cannot_go_on_is_cut_and_one_that_cannot_begin_is_refused(instance: Instance) -> None:
     log = GoesAway(instance.store.database)
-    await log.append([an_entry(n) for n in range(TOGETHER + 1)], again=False)
+    await log.append([an_entry(n, ts=instance.clock.time) for n in range(TOGETHER + 1)], again=False)
     app = create_app(replace(instance.services, audit=AuditLog(log, instance.clock, 1.0)))
     headers = {"X-API-Token": ADMIN_TOKEN}
     async with serving_http(app) as url, httpx.AsyncClient(base_url=url, headers=headers, trust_env=False) as admin:
         assert len(await exported(admin)) == TOGETHER + 1
         log.pages_left = 1
-        with pytest.raises(httpx.RemoteProtocolError):
+        with pytest.raises(httpx.RemoteProtocolError), capture_logs() as lines:
             await exported(admin)
+        assert [line["event"] for line in lines] == ["an export is cut off"]
         refused = await admin.get("/command-log/export")
         assert (refused.status_code, refused.json()["code"]) == (503, "store_unavailable")
