@@ -85,7 +85,7 @@ async def _busy(instance: Instance, client: Client) -> dict[str, str]:
             await _logged(instance, "report_failed", id_)
         assert {request.headers["authorization"].split()[0] for request in endpoint.requests} == {"Bearer", "Basic"}
         tokens["renewed"] = (await client.post("/tenant/basic/api-key"))["api_key"]
-        for path in ("/tenants", "/status", "/openapi.json", "/docs"):
+        for path in ("/tenants", "/status", "/openapi.json", "/docs", "/command-log", "/command-log/export"):
             client.answers.append(await client.ask("GET", path))
         async with instance.client(CANARIES["unknown token"]) as stranger:
             assert (await stranger.ask("GET", "/messages")).status_code == 401

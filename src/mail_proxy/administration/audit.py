@@ -62,13 +62,11 @@ class AuditLog:
     async def record(self, entry: Entry) -> None:
         """Take an entry down and return when it is written, or after `PATIENCE` seconds; it is written later then."""
         self.note(entry)
-        with anyio.move_on_after(PATIENCE) as waited:
-            try:
+        try:
+            with anyio.fail_after(PATIENCE):
                 await self.written()
-            except (StoreUnavailable, StoreBroken) as error:
-                log.warning("an entry of the command log waits", route=entry.route, reason=str(error))
-        if waited.cancelled_caught:
-            log.warning("an entry of the command log waits", route=entry.route, reason="the database does not answer")
+        except (StoreUnavailable, StoreBroken, TimeoutError) as error:
+            _say_that_it_waits(error)
 
     async def written(self) -> None:
         """Return when all that was taken down before is written. Raises `StoreUnavailable`, `StoreBroken`."""
@@ -142,12 +140,12 @@ class AuditLog:
 
     async def page(self, wanted: EntryFilter, before: Position | None, limit: int) -> LogPage:
         """Return entries before a place, newest first, what was noted here just now among them."""
-        await self.written()
+        await self._catch_up()
         return await self._log.page(wanted, before, limit)
 
     async def all(self, wanted: EntryFilter) -> AsyncGenerator[Sequence[Logged], None]:
         """Return every entry up to now, oldest first, in at least one chunk: each is a short read of its own."""
-        await self.written()
+        await self._catch_up()
         end = nextafter(self._clock.now(), inf)
         until = end if wanted.until is None else min(wanted.until, end)
         after: Position | None = None
@@ -157,3 +155,17 @@ class AuditLog:
             after = page.next_position
             if after is None:
                 return
+
+    async def _catch_up(self) -> None:
+        """Have written what was noted, so that it is read as well; what can only be read is read without it."""
+        try:
+            with anyio.fail_after(PATIENCE):
+                await self.written()
+        except (StoreUnavailable, StoreBroken) as error:
+            _say_that_it_waits(error)
+        except TimeoutError:
+            raise StoreUnavailable("the database does not answer") from None
+
+
+def _say_that_it_waits(error: Exception) -> None:
+    log.warning("the command log cannot be written now", reason=str(error) or "the database does not answer")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import count
 from typing import Any
 from uuid import uuid4
 
@@ -27,6 +28,8 @@ KEY_CHANGES = {
     ("POST", "/instance/api-token"): "admin token changed",
 }
 
+_NO_QUERY = QueryParams()
+
 
 class Audited:
     """Serves calls, and has an entry taken down of each that came with a valid token, before it is answered.
@@ -38,6 +41,7 @@ class Audited:
         self._app = app
         self._services = services
         self._waits = waits
+        self._run, self._numbers = uuid4().hex, count()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one call. Its answer is held back until its body begins, which says what came of it."""
@@ -80,14 +84,17 @@ class Audited:
 
     def _entry(self, scope: Scope, status: int | None, answer: dict[str, Any]) -> Entry:
         notes, path = notes_of(scope), scope.get("path_params", {})
-        query = QueryParams(scope["query_string"])
-        named = notes.tenant_id or path.get("tenant_id") or query.get("tenant_id")
+        query = QueryParams(scope["query_string"]) if scope["query_string"] else _NO_QUERY
+        tenant_id = notes.tenant_id
+        if tenant_id is None:  # refused before it was known whether there is one
+            named = path.get("tenant_id") or query.get("tenant_id")
+            tenant_id = None if named is None or id_problem(named) else named
         code = answer.get("code")
         return Entry(
-            key=uuid4().hex,
+            key=f"{self._run}-{next(self._numbers)}",
             ts=round(self._services.clock.now(), 3),  # as exactly as every database writes it in JSON
             by_admin=notes.by_admin,
-            tenant_id=None if named is None or id_problem(named) else named,
+            tenant_id=tenant_id,
             method=scope["method"],
             route=route_of(scope),
             status=status,

@@ -18,6 +18,7 @@ from mail_proxy.intake.submission import MAX_ID
 MASK = "********"
 MAX_DETAILS = 4096
 """Characters of an entry's details."""
+SHORT = MAX_DETAILS // 5
 MAX_TEXT = 255
 FIRST = 3
 """Of a list so many values are shown, and their number."""
@@ -43,6 +44,8 @@ RESULTS = frozenset(
     }
 )
 """Numbers and truth values of answers that are shown; of a list its length."""
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def shown_body(body: BaseModel) -> dict[str, object]:
@@ -89,16 +92,15 @@ def shown_receipt(receipt: Receipt) -> dict[str, object]:
 
 
 def details(**parts: Mapping[str, object] | None) -> str:
-    """Return the parts of an entry that have something in them as JSON in ASCII, without the payload if too long."""
+    """Return what there is of an entry as JSON in ASCII; of parts that make it too long only how long they are."""
     given = {name: part for name, part in parts.items() if part}
-    text = json.dumps(given, separators=(",", ":"))
+    text = _encode(given)
     if len(text) <= MAX_DETAILS:
         return text
-    cut = {
-        name: {"left_out": len(json.dumps(part))} if len(json.dumps(part)) > 1000 else part
-        for name, part in given.items()
-    }
-    return json.dumps(cut, separators=(",", ":"))
+    lengths = {name: len(_encode(part)) for name, part in given.items()}
+    return _encode(
+        {name: part if lengths[name] <= SHORT else {"characters": lengths[name]} for name, part in given.items()}
+    )
 
 
 def _shown(name: str, value: object) -> object:

@@ -253,7 +253,7 @@ async def test_an_action_is_answered_as_done_although_its_entry_has_to_wait(inst
     async with instance.client(app=app) as admin:
         log.away = True
         assert (await admin.post("/tenant", json={"id": "acme"})).status_code == 200
-        assert (await admin.get("/command-log")).status_code == 503
+        assert await entries(admin) == []
         log.away = False
         assert [each["tenant_id"] for each in await entries(admin)] == ["acme"]
 
