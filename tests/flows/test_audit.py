@@ -101,6 +101,8 @@ async def test_a_store_that_hangs_holds_no_answer_up_for_long(log: Log, monkeypa
     keeping = AuditLog(log, FakeClock(), 1e9)
     log.hangs = True
     await keeping.record(an_entry(1))
+    with pytest.raises(StoreUnavailable):
+        await keeping.page(EntryFilter(), None, 10)
     log.hangs = False
     await keeping.close()
     assert await written(log) == ["key-1"]
