@@ -7,6 +7,7 @@ from itertools import count
 from typing import Any
 from uuid import uuid4
 
+import structlog
 from starlette.datastructures import QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -27,6 +28,7 @@ KEY_CHANGES = {
     ("POST", "/tenant/{tenant_id}/signing-secret"): "signing secret made",
     ("POST", "/instance/api-token"): "admin token changed",
 }
+log = structlog.get_logger(__name__)
 
 _NO_QUERY = QueryParams()
 
@@ -55,7 +57,11 @@ class Audited:
                 return
             if beginning is not None and not recorded:
                 recorded = True
-                await self._record(scope, beginning["status"], message.get("body", b""))
+                try:
+                    await self._record(scope, beginning["status"], message.get("body", b""))
+                except Exception:
+                    # what was done is answered as done, whatever is wrong with how it is taken down
+                    log.exception("an entry of the command log cannot be made", route=route_of(scope))
                 await send(beginning)
             await send(message)
 

@@ -273,6 +273,24 @@ async def serving_http(app: FastAPI) -> AsyncIterator[str]:
         listening.close()
 
 
+class BrokenLog(AuditLog):
+    """Has a mistake that nobody foresaw."""
+
+    @override
+    async def record(self, entry: Entry) -> None:
+        raise ValueError(entry.route)
+
+
+async def test_a_mistake_in_taking_down_spoils_no_answer(instance: Instance) -> None:
+    broken = BrokenLog(instance.store.command_log, instance.clock, 1.0)
+    app = create_app(replace(instance.services, audit=broken))
+    async with instance.client(app=app) as admin:
+        with capture_logs() as lines:
+            answer = await admin.post("/tenant", json={"id": "acme"})
+        assert (answer.status_code, answer.json()["ok"]) == (200, True)
+    assert [line["event"] for line in lines] == ["an entry of the command log cannot be made"]
+
+
 class EndlessLog(AuditLog):
     """Exports the same for ever, and says when nobody wants more."""
 
