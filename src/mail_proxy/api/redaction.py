@@ -28,6 +28,8 @@ SHOWN = frozenset(
         # whose, which and how many
         *("id", "ids", "tenant_id", "account_id", "message_id", "batch_code", "older_than_seconds"),
         *("status", "state", "priority", "created_from", "created_to", "active_only", "force"),
+        # the instance
+        *("instance_name", "scheduler_active"),
         # tenants
         *("name", "active", "on_uncertain", "rate_limits", "hourly", "daily", "api_key_expires_at"),
         *("client_base_url", "client_auth", "method"),

@@ -59,6 +59,8 @@ ROUTES = [
     Route("POST", "/account/{account_id}/test", "tenant", OF_ACME, by_id=True),
     Route("GET", "/command-log", "admin"),
     Route("GET", "/command-log/export", "admin"),
+    Route("GET", "/instance", "admin"),
+    Route("PUT", "/instance", "admin", body={"scheduler_active": True}),
     Route("POST", "/tenant", "admin", body={"id": "acme"}),
     Route("GET", "/tenants", "admin"),
     Route("GET", "/tenant/{tenant_id}", "tenant"),
@@ -68,6 +70,7 @@ ROUTES = [
     # last, as nothing is left behind them
     Route("DELETE", "/account/{account_id}", "tenant", {**OF_ACME, "force": "true"}, by_id=True),
     Route("DELETE", "/tenant/{tenant_id}", "admin", {"force": "true"}),
+    Route("POST", "/instance/api-token", "admin"),
 ]
 PROTECTED = [route for route in ROUTES if route.access != "public"]
 FOR_TENANTS = [route for route in ROUTES if route.access == "tenant"]

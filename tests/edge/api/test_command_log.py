@@ -128,6 +128,13 @@ async def test_an_entry_says_who_did_what_to_whom_and_what_came_of_it(
     assert newest["ts"] == round(instance.clock.time, 3)
 
 
+async def test_a_change_of_the_instance_shows_what_was_given(instance: Instance, admin: httpx.AsyncClient) -> None:
+    await admin.put("/instance", json={"instance_name": "mail-eu", "scheduler_active": False})
+    (entry,) = await entries(admin)
+    assert entry["payload"] == {"instance_name": "mail-eu", "scheduler_active": False}
+    assert (entry["caller"], entry["tenant_id"], entry["status"]) == ("admin", None, 200)
+
+
 async def test_refused_tokens_and_what_only_reads_leave_no_entry(instance: Instance, admin: httpx.AsyncClient) -> None:
     async with instance.client("unknown") as stranger:
         assert (await stranger.post("/tenant", json={"id": "x"})).status_code == 401

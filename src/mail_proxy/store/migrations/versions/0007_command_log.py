@@ -1,7 +1,7 @@
 """Who asked for which change, and what came of it.
 
 Revision ID: 0007
-Revises: 0003
+Revises: 0006
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0007"
-down_revision: str | None = "0003"
+down_revision: str | None = "0006"
 branch_labels = None
 depends_on = None
 
