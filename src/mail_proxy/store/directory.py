@@ -25,7 +25,7 @@ from mail_proxy.store.instance_settings import read_instance_settings, write_ins
 from mail_proxy.store.prune import Prune
 from mail_proxy.store.removal import CancelWaiting
 from mail_proxy.store.schema import accounts, events, messages, sync_leases, tenants
-from mail_proxy.store.sealed import sealed_as_the_database_is
+from mail_proxy.store.sealed import key_of_the_database, sealed_as_the_database_is
 from mail_proxy.store.survey import count_unfinished
 from mail_proxy.store.suspensions import free_poison, read_suspension, suspended_batches_of, write_suspension
 from mail_proxy.store.usage import account_scope, forget_usage, tenant_scope
@@ -283,6 +283,7 @@ class StoreDirectory:
         def change(transaction: Transaction) -> Account:
             connection = transaction.connection
             mine = (accounts.c.tenant_id == account.tenant_id) & (accounts.c.id == account.id)
+            key_of_the_database(connection, self._cipher)
             stored = self._load_accounts(connection, mine)
             if based_on is not None and not (stored and replace(stored[0], hold=based_on.hold) == based_on):
                 raise Stale
@@ -309,6 +310,7 @@ class StoreDirectory:
 
         def change(transaction: Transaction) -> bool:
             connection, mine = transaction.connection, accounts.c.pk == account_pk
+            key_of_the_database(connection, self._cipher)
             row = connection.execute(select(accounts).where(mine)).first()
             stored = None if row is None else self._rows.open_oauth(row)
             if row is None or stored is None or stored.grant != used.grant:
