@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from mail_proxy.administration.account_tests import AccountTests
 from mail_proxy.administration.accounts import Accounts
+from mail_proxy.administration.message_commands import MessageCommands
 from mail_proxy.administration.pending import Pending
 from mail_proxy.administration.scheduling import Scheduling
 from mail_proxy.administration.tenants import Tenants
@@ -56,6 +57,7 @@ class Services:
     accounts: Accounts
     account_tests: AccountTests
     scheduling: Scheduling
+    message_commands: MessageCommands
     pending: Pending
     directory: Directory
     registry: Registry
