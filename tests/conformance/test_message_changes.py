@@ -320,3 +320,21 @@ async def test_only_what_is_finished_and_told_is_cleaned_up(store: Store) -> Non
     assert await clean(math.inf) == (0, 0)
     assert await clean(NOW + 7, silent=True) == (1, 1)
     assert left(store) == {"messages": 1, "contents": 1, "recipients": 1}
+
+
+@pytest.mark.parametrize("store_url", ["postgresql"], indirect=True)
+async def test_an_id_is_free_for_one_who_waited_for_its_deletion(store: Store) -> None:  # G3
+    account = await with_account(store)
+    await enqueue(store, a_message("M1", account))
+    with store.database.engine.connect() as another:  # as another instance would, between its two statements
+        another.exec_driver_sql("SELECT pk FROM messages FOR UPDATE")
+        submitting = asyncio.create_task(enqueue(store, a_message("M1", account, digest="other")))
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        while not another.exec_driver_sql(waiting).scalar():
+            await asyncio.sleep(0.01)
+        for table in ("recipients", "contents", "messages"):
+            another.exec_driver_sql(f"DELETE FROM {table}")  # noqa: S608 - names of our own
+        another.commit()
+    assert await submitting == ["queued"]
+    (claimed,) = await claim(store, account)
+    assert len(claimed.recipients) == 1

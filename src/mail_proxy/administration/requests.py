@@ -216,7 +216,17 @@ class AccountIn(Request):
     )
 
 
-class DeleteIn(Request):
+class OfTenant(Request):
+    """About one tenant, which may also be named in the query."""
+
+    tenant_id: str | None = Field(
+        None,
+        description="The tenant. Implied by a tenant token, and where there is exactly one tenant.",
+        examples=["acme"],
+    )
+
+
+class DeleteIn(OfTenant):
     """Messages to delete."""
 
     ids: Ids = Field(
@@ -225,7 +235,7 @@ class DeleteIn(Request):
     )
 
 
-class RetryIn(Request):
+class RetryIn(OfTenant):
     """Messages to send once more: `ids`, or at least one of the others, which have to be true of them all together."""
 
     ids: Ids | None = Field(
@@ -250,7 +260,7 @@ class RetryIn(Request):
     )
 
 
-class CleanupIn(Request):
+class CleanupIn(OfTenant):
     """Which of the finished and reported messages are removed."""
 
     older_than_seconds: float | None = Field(

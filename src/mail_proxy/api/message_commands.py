@@ -9,14 +9,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from mail_proxy.administration.message_commands import Retried
-from mail_proxy.administration.requests import CleanupIn, DeleteIn, RetryIn
+from mail_proxy.administration.requests import CleanupIn, DeleteIn, OfTenant, RetryIn
 from mail_proxy.api import schemas
-from mail_proxy.api.auth import AnyCaller, tenant_meant
+from mail_proxy.api.auth import AnyCaller, Caller, refuse_other_tenant, tenant_meant
 from mail_proxy.api.bodies import LISTS, read_model
 from mail_proxy.api.documented import BODY, body, failures
 from mail_proxy.api.errors import answer
 from mail_proxy.api.queries import TenantQuery
-from mail_proxy.api.services import services_of
+from mail_proxy.api.services import Services, services_of
 from mail_proxy.domain.errors import Invalid, Problem
 from mail_proxy.ports import RetryFilter
 
@@ -30,7 +30,10 @@ _FILTERS = ("state", "status", "account_id", "batch_code", "created_from", "crea
     summary="Delete messages",
     response_model=schemas.DeletedOut,
     responses=failures(403, 404, *BODY),
-    openapi_extra=body(DeleteIn, {"Two messages": {"ids": ["order-1042-confirmation", "order-1043-confirmation"]}}),
+    openapi_extra=body(
+        DeleteIn,
+        {"Two messages": {"tenant_id": "acme", "ids": ["order-1042-confirmation", "order-1043-confirmation"]}},
+    ),
 )
 async def delete_messages(request: Request, caller: AnyCaller, query: Annotated[TenantQuery, Query()]) -> Response:
     """Delete messages of a tenant, all in one transaction.
@@ -40,7 +43,7 @@ async def delete_messages(request: Request, caller: AnyCaller, query: Annotated[
     """
     services = services_of(request)
     wanted = await read_model(request, DeleteIn, services.settings.max_request_bytes, most=LISTS)
-    tenant_id = await tenant_meant(caller, query.tenant_id, services)
+    tenant_id = await _tenant_meant(caller, query, wanted, services)
     deleted = await services.message_commands.delete(tenant_id, wanted.ids)
     return answer(
         {
@@ -61,8 +64,12 @@ async def delete_messages(request: Request, caller: AnyCaller, query: Annotated[
     openapi_extra=body(
         RetryIn,
         {
-            "By id": {"ids": ["order-1042-confirmation"]},
-            "What failed of a campaign": {"batch_code": "newsletter-2026-07", "state": "failed"},
+            "By id": {"tenant_id": "acme", "ids": ["order-1042-confirmation"]},
+            "What failed of a campaign": {
+                "tenant_id": "acme",
+                "batch_code": "newsletter-2026-07",
+                "state": "failed",
+            },
         },
     ),
 )
@@ -79,7 +86,7 @@ async def retry_messages(request: Request, caller: AnyCaller, query: Annotated[T
         raise Invalid(Problem((filtered or ["cursor"])[0], "must not be given together with ids"))
     if wanted.ids is None and not filtered:
         raise Invalid(Problem("ids", f"is required, or one of {', '.join(_FILTERS)}"))
-    tenant_id = await tenant_meant(caller, query.tenant_id, services)
+    tenant_id = await _tenant_meant(caller, query, wanted, services)
     commands = services.message_commands
     if wanted.ids is not None:
         return answer(_retried_view(await commands.retry(tenant_id, wanted.ids)))
@@ -98,7 +105,9 @@ async def retry_messages(request: Request, caller: AnyCaller, query: Annotated[T
     summary="Remove finished and reported messages",
     response_model=schemas.CleanedOut,
     responses=failures(403, 404, *BODY),
-    openapi_extra=body(CleanupIn, {"Older than a day": {"older_than_seconds": 86400}}, required=False),
+    openapi_extra=body(
+        CleanupIn, {"Older than a day": {"tenant_id": "acme", "older_than_seconds": 86400}}, required=False
+    ),
 )
 async def cleanup_messages(request: Request, caller: AnyCaller, query: Annotated[TenantQuery, Query()]) -> Response:
     """Remove messages of a tenant that are finished and reported, instead of waiting for the retention to pass.
@@ -108,9 +117,18 @@ async def cleanup_messages(request: Request, caller: AnyCaller, query: Annotated
     """
     services = services_of(request)
     wanted = await read_model(request, CleanupIn, services.settings.max_request_bytes, optional=True)
-    tenant_id = await tenant_meant(caller, query.tenant_id, services)
+    tenant_id = await _tenant_meant(caller, query, wanted, services)
     cleaned = await services.message_commands.clean(tenant_id, wanted.older_than_seconds, int(wanted.cursor or 0))
     return answer({"ok": True, "removed": cleaned.removed, "next_cursor": _cursor(cleaned.next_after)})
+
+
+async def _tenant_meant(caller: Caller, query: TenantQuery, wanted: OfTenant, services: Services) -> str:
+    """Return the tenant that is named in the query, or in the body, or by neither. Raises as `tenant_meant`."""
+    refuse_other_tenant(caller, query.tenant_id)
+    refuse_other_tenant(caller, wanted.tenant_id)
+    if None not in {query.tenant_id, wanted.tenant_id} and query.tenant_id != wanted.tenant_id:
+        raise Invalid(Problem("tenant_id", "is another one in the body than in the query"))
+    return await tenant_meant(caller, wanted.tenant_id if query.tenant_id is None else query.tenant_id, services)
 
 
 def _retried_view(retried: Retried) -> dict[str, object]:

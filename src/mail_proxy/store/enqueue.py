@@ -161,15 +161,19 @@ class Enqueue:
         ]
 
     def _insert(self, transaction: Transaction, first: dict[Key, NewMessage]) -> dict[Key, _Row]:
-        """Insert those whose id is free; answer the row that stands under each id now."""
+        """Insert those whose id is free; answer the row that stands under each id now, which is locked."""
         connection, nonce = transaction.connection, uuid4().hex
-        connection.execute(self.insert_messages, {"rows": pack(_narrow(m) for m in first.values()), "nonce": nonce})
-        rows = {
-            (tenant_id, id_): _Row(pk, token == nonce, Existing(digest, MessageState(state), attempts))
+        rows: dict[Key, _Row] = {}
+        missing = first
+        while missing:  # once more where another transaction has removed what was in the way of the insert
+            narrow = pack(_narrow(m) for m in missing.values())
+            connection.execute(self.insert_messages, {"rows": narrow, "nonce": nonce})
             for pk, tenant_id, id_, token, digest, state, attempts in unpack(
-                connection.execute(self.find, {"keys": pack(first), "nonce": nonce}).scalar()
-            )
-        }
+                connection.execute(self.find, {"keys": pack(missing), "nonce": nonce}).scalar()
+            ):
+                existing = Existing(digest, MessageState(state), attempts)
+                rows[tenant_id, id_] = _Row(pk, token == nonce, existing)
+            missing = {key: message for key, message in missing.items() if key not in rows}
         self._insert_wide(transaction, [(rows[key].pk, m) for key, m in first.items() if rows[key].new])
         return rows
 

@@ -66,7 +66,7 @@ ROUTES = [
     Route("POST", "/tenant/{tenant_id}/api-key", "admin"),
     Route("DELETE", "/tenant/{tenant_id}/api-key", "admin"),
     # last, as nothing is left behind them
-    Route("POST", "/commands/delete-messages", "tenant", OF_ACME, {"ids": ["M1"]}),
+    Route("POST", "/commands/delete-messages", "tenant", body={"ids": ["M1"], **OF_ACME}),
     Route("DELETE", "/account/{account_id}", "tenant", {**OF_ACME, "force": "true"}, by_id=True),
     Route("DELETE", "/tenant/{tenant_id}", "admin", {"force": "true"}),
 ]

@@ -101,6 +101,18 @@ async def test_what_is_wrong_is_named_and_nothing_is_done(acme: httpx.AsyncClien
     assert await states(acme) == {"M1": "waiting"}
 
 
+async def test_the_tenant_may_be_named_in_the_query_or_in_the_body(
+    admin: httpx.AsyncClient, acme: httpx.AsyncClient
+) -> None:
+    await submit(acme, "M1")
+    assert (await command(admin, "cleanup-messages", {"tenant_id": "acme"}, tenant_id="acme"))["removed"] == 0
+    assert await refused(admin, "delete-messages", {"ids": ["M1"]}) == (422, "invalid", "tenant_id")
+    assert await refused(acme, "delete-messages", {"ids": ["M1"], "tenant_id": "other"}) == (403, "wrong_tenant", None)
+    both = await admin.post("/commands/delete-messages?tenant_id=other", json={"ids": ["M1"], "tenant_id": "acme"})
+    assert (both.status_code, both.json()["detail"][0]["field"]) == (422, "tenant_id")
+    assert (await command(admin, "delete-messages", {"ids": ["M1"], "tenant_id": "acme"}))["removed"] == 1
+
+
 @both_databases
 async def test_what_failed_is_queued_again_chunk_by_chunk(
     instance: Instance, acme: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
