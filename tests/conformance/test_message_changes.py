@@ -18,6 +18,7 @@ from mail_proxy.store import message_changes
 from mail_proxy.store.store import Store
 from tests.conformance.steps import ACCEPTED, LATER, NOW, REFUSED, attempt, claim, settle_all
 from tests.support import emptied
+from tests.support.instance import eventually
 from tests.support.stores import a_message, enqueue, with_account
 
 shared_database, postgres_url = emptied.shared_database, emptied.postgres_url
@@ -330,8 +331,7 @@ async def test_an_id_is_free_for_one_who_waited_for_its_deletion(store: Store) -
         another.exec_driver_sql("SELECT pk FROM messages FOR UPDATE")
         submitting = asyncio.create_task(enqueue(store, a_message("M1", account, digest="other")))
         waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-        while not another.exec_driver_sql(waiting).scalar():
-            await asyncio.sleep(0.01)
+        await eventually(lambda: another.exec_driver_sql(waiting).scalar(), "the submission waits")
         for table in ("recipients", "contents", "messages"):
             another.exec_driver_sql(f"DELETE FROM {table}")  # noqa: S608 - names of our own
         another.commit()
