@@ -8,13 +8,16 @@ import math
 from collections.abc import Sequence
 
 import pytest
+from sqlalchemy import Connection
 
 from mail_proxy.domain.account import Account
+from mail_proxy.domain.claim import Claimed
 from mail_proxy.domain.message import Details
 from mail_proxy.domain.recipient import RecipientKind
 from mail_proxy.domain.requeue import Skipped
 from mail_proxy.ports import MessageFilter, Requeueing, RetryFilter
-from mail_proxy.store import message_changes
+from mail_proxy.store import loading, message_changes
+from mail_proxy.store.loading import Loader
 from mail_proxy.store.store import Store
 from tests.conformance.steps import ACCEPTED, LATER, NOW, REFUSED, attempt, claim, settle_all
 from tests.support import emptied
@@ -338,3 +341,20 @@ async def test_an_id_is_free_for_one_who_waited_for_its_deletion(store: Store) -
     assert await submitting == ["queued"]
     (claimed,) = await claim(store, account)
     assert len(claimed.recipients) == 1
+
+
+async def test_big_messages_are_read_a_few_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:  # G11
+    account = await with_account(store)
+    names, read = [f"M{n}" for n in range(5)], list[int]()
+    load = Loader.load
+
+    def counted(self: Loader, connection: Connection, pks: Sequence[int]) -> list[Claimed]:
+        read.append(len(pks))
+        return load(self, connection, pks)
+
+    await enqueue(store, *(a_message(name, account) for name in names))
+    monkeypatch.setattr(loading, "HELPING", 2 * len(a_message("M1", account).fields))
+    monkeypatch.setattr(Loader, "load", counted)
+    assert await delete(store, *names) == ["cancelled"] * 5
+    assert read == [2, 2, 1]
+    assert [id_ for id_, _ in await events(store)] == names

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mail_proxy.administration.accounts import Notify
@@ -13,8 +13,8 @@ from mail_proxy.domain.requeue import Skipped
 from mail_proxy.domain.tenant import Tenant
 from mail_proxy.ports import Clock, Deletion, Directory, Found, MessageChanges, RetryFilter
 
-CHUNK = 250
-"""Messages that are changed in one transaction, so that the next one of others does not wait long."""  # G11
+CHUNK = 100
+"""Messages that are changed in one transaction; as long as that took, nothing is changed before the next one."""  # G11
 MOST = 10_000
 """Messages from which one call begins no further look for more."""
 MOST_LOOKS = 100
@@ -117,8 +117,8 @@ class MessageCommands:
         removed = looks = 0
         while place is not None and looks < MOST_LOOKS and removed < MOST:
             found: Found = await self._changes.told(tenant_id, before, place, silent=silent)
-            for pks in _chunks(found.pks):
-                removed += await self._changes.clean(pks, before, silent=silent)
+            async for chunk in self._chunks(found.pks):
+                removed += await self._changes.clean(chunk, before, silent=silent)
             place = found.next_after
             looks += 1
         return Cleaned(removed, place)
@@ -131,7 +131,7 @@ class MessageCommands:
         return await self._changes.find(tenant_id, possible)
 
     async def _requeue(self, pks: Sequence[int], retried: Retried) -> None:
-        for chunk in _chunks(pks):
+        async for chunk in self._chunks(pks):
             done = await self._changes.requeue(chunk, self._clock.now())
             self._notify(done.account_pks)
             retried.queued += done.queued
@@ -142,6 +142,10 @@ class MessageCommands:
         tenant = await self._directory.tenant(tenant_id)
         return tenant is None or not self._has_endpoint(tenant)
 
-
-def _chunks(pks: Sequence[int]) -> Iterable[Sequence[int]]:
-    return (pks[start : start + CHUNK] for start in range(0, len(pks), CHUNK))
+    async def _chunks(self, pks: Sequence[int]) -> AsyncIterator[Sequence[int]]:
+        """Give so many at a time, and others a turn that is as long, so that what they write hardly waits."""
+        for start in range(0, len(pks), CHUNK):
+            began = self._clock.monotonic()
+            yield pks[start : start + CHUNK]
+            if start + CHUNK < len(pks):
+                await self._clock.sleep(self._clock.monotonic() - began)

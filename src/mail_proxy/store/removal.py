@@ -35,8 +35,8 @@ class Cancel:
         if pks:
             connection = transaction.connection
             connection.execute(self.mark, {"pks": pack(pks)})
-            claims = self.loader.load(connection, pks)
-            self.settle.run(transaction, [cancel(claimed, now, reason) for claimed in claims])
+            for claims in self.loader.in_helpings(connection, pks):
+                self.settle.run(transaction, [cancel(claimed, now, reason) for claimed in claims])
 
 
 class CancelWaiting:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from sqlalchemy import BigInteger, Connection, Double, Integer, Text, false, select, update
 
@@ -90,7 +91,8 @@ class Requeue:
         account_of = {pk: account for pk, _, account in rows}
         skipped = Counter({Skipped.NOT_FOUND: len(request.pks) - len(states)})
         again: list[Requeued] = []
-        for message in self.loader.load(connection, [pk for pk, state in states.items() if state.final]):
+        final = [pk for pk, state in states.items() if state.final]
+        for message in chain.from_iterable(self.loader.in_helpings(connection, final)):
             decision = requeue(message, states[message.pk], request.now)
             if isinstance(decision, Skipped):
                 skipped[decision] += 1
