@@ -228,6 +228,15 @@ async def test_other_content_does_not_replace_what_is_retried(store: Store) -> N
         assert await enqueue(store, a_message(id_, account)) == ["duplicate"]
 
 
+async def test_other_content_does_not_replace_what_has_reached_somebody(store: Store) -> None:  # G3, G7
+    account = await with_account(store)
+    await enqueue(store, a_message("M1", account, recipients=TWO))
+    # a rate limit let one transaction through: the attempt goes on, and is given back meanwhile
+    await settle_all(store, await claim(store, account), ACCEPTED)
+    assert (await details(store, "M1")).attempts == 0
+    assert await enqueue(store, a_message("M1", account, digest="other")) == ["already_taken"]
+
+
 async def test_what_cannot_be_retried_is_passed_over_with_a_reason(store: Store) -> None:
     account, leaving = await with_account(store), await with_account(store, "acme", "leaving")
     await enqueue(store, a_message("orphan", leaving), a_message("late", account, expires_ts=NOW + 15))
