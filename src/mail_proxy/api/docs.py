@@ -20,6 +20,7 @@ from mail_proxy.administration.requests import (
     ApiKeyIn,
     CleanupIn,
     DeleteIn,
+    InstanceChanges,
     RetryIn,
     TenantChanges,
     TenantIn,
@@ -31,7 +32,7 @@ router = APIRouter(include_in_schema=False)
 
 _BODIES: tuple[type[BaseModel], ...] = (
     *(BatchIn, MessageIn, DeleteIn, RetryIn, CleanupIn),
-    *(TenantIn, TenantChanges, ApiKeyIn, AccountIn),
+    *(TenantIn, TenantChanges, ApiKeyIn, AccountIn, InstanceChanges),
 )
 _ASSETS = {
     "swagger-ui-bundle.js": "text/javascript",
