@@ -12,6 +12,7 @@ from fastapi.security.http import HTTPAuthorizationCredentials
 from starlette.requests import Request
 from starlette.types import Scope
 
+from mail_proxy.api.failed_tokens import address_of
 from mail_proxy.api.services import Services, services_of
 from mail_proxy.domain.errors import Forbidden, Invalid, NotFound, Problem, Unauthorized
 from mail_proxy.domain.reply import printable
@@ -54,8 +55,14 @@ async def authenticate(scope: Scope, services: Services) -> Caller:
         return ADMIN
     keyed = await services.registry.tenant_by_key(digest)
     if keyed is None or (keyed.expires_at is not None and keyed.expires_at <= services.clock.now()):
+        await failed(scope, services)
         raise Unauthorized(_REFUSED)
     return Caller(keyed.tenant.id)
+
+
+async def failed(scope: Scope, services: Services) -> None:
+    """Slow down an address from which too many tokens fail; raises `TooMany`."""
+    await services.failed_tokens.failed(address_of(scope, services.settings.trusted_proxies))
 
 
 def presented_token(scope: Scope) -> str | None:

@@ -94,8 +94,9 @@ async def submit(request: Request, services: Services) -> Response:
     caller = await authenticate(request.scope, services)
     if request.scope["query_string"]:
         raise Invalid(*(Problem(printable(name, 80), "is not known here") for name in request.query_params))
-    batch = validated(BatchIn, await read_json(request, services.settings.max_request_bytes))
-    receipt = await services.intake.submit(caller.tenant_id, batch.messages, batch.priority)
+    with services.body_memory.room(caller.tenant_id) as room:
+        batch = validated(BatchIn, await read_json(request, services, room))
+        receipt = await services.intake.submit(caller.tenant_id, batch.messages, batch.priority)
     return Response(to_json(receipt_view(receipt)), media_type="application/json")
 
 

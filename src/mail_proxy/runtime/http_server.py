@@ -11,14 +11,14 @@ from typing import Any
 import uvicorn
 from typing_extensions import override
 
+from mail_proxy.runtime.http_connection import KEEP_ALIVE, BoundedConnection, Places
+
 Message = MutableMapping[str, Any]
 Application = Callable[
     [Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
 ]
 """An ASGI application."""
 
-KEEP_ALIVE = 75
-"""Seconds that a client's idle connection is kept: longer than the usual load balancer keeps its own (60)."""
 FINISH = 10
 """Seconds that requests in progress get when the server stops."""
 
@@ -46,21 +46,21 @@ def listening_socket(host: str, port: int) -> socket.socket:
 
 
 class HttpServer:
-    """One application on one socket. Signals are left to the process."""
+    """One application on one socket, with so many connections at a time. Signals are left to the process."""
 
-    def __init__(self, application: Application, listening: socket.socket) -> None:
+    def __init__(self, application: Application, listening: socket.socket, max_connections: int = 1000) -> None:
         self._socket = listening
         self._server = _QuietServer(
             uvicorn.Config(
                 application,
-                http="httptools",
+                http=BoundedConnection.of(Places(max_connections)),
                 ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 date_header=False,
-                proxy_headers=False,  # nothing here depends on a caller's address, so none is believed
+                proxy_headers=False,  # whose word is taken for a caller's address is decided in api
                 timeout_keep_alive=KEEP_ALIVE,
                 timeout_graceful_shutdown=FINISH,
             )
