@@ -19,6 +19,7 @@ from mail_proxy.administration.tenants import Tenants
 from mail_proxy.api.application import create_app
 from mail_proxy.api.body_memory import BodyMemory
 from mail_proxy.api.failed_tokens import FailedTokens
+from mail_proxy.api.page_turns import PageTurns
 from mail_proxy.api.services import ApiSettings, Insight, Services
 from mail_proxy.domain.account import Account, Outage
 from mail_proxy.domain.attempt import Probed, ProbeResult, Step
@@ -145,6 +146,7 @@ async def running_instance(folder: Path, url: str | None = None) -> AsyncIterato
         render_metrics=meter.render,
         body_memory=BodyMemory(256_000_000),
         failed_tokens=FailedTokens(clock.monotonic),
+        page_turns=PageTurns(),
     )
     instance = Instance(services, store, clock, meter, told, reasons, Insight(), create_app(services), outages)
     try:

@@ -32,14 +32,14 @@ SLOWEST = 16_000
 """Bytes a second that have to come beyond that."""
 MAX_DEPTH = 32
 MAX_DIGITS = 40
-MAX_VALUES = 50_000
+MAX_VALUES = 200_000
 """Values (texts, numbers, lists, objects) of a body that is no submission."""
 SMALL = 1_000_000
 """Bytes that a body may have that is no submission: it is parsed on the event loop."""
 HEAVY = 200_000
 """Bytes from which a body is read on a thread of its own."""
 PIECE = 1_000_000
-"""Characters that are looked at before other threads get a turn."""
+"""Characters that are looked at before other threads get a turn; an even number, so that no piece is half an escape."""
 
 
 async def read_body(request: Request, limit: int | None, room: Room) -> bytes | bytearray:

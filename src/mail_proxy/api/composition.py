@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mail_proxy.api.body_memory import BodyMemory
 from mail_proxy.api.failed_tokens import FailedTokens
+from mail_proxy.api.page_turns import PageTurns
 from mail_proxy.api.services import ApiSettings, Insight, Services
 from mail_proxy.runtime.app import App
 from mail_proxy.secrets.tokens import digest
@@ -47,6 +48,7 @@ def services_from(app: App) -> Services:
         render_metrics=app.meter.render,
         body_memory=BodyMemory(int(settings.max_bodies_mb * 1_000_000)),
         failed_tokens=FailedTokens(app.clock.monotonic),
+        page_turns=PageTurns(),
     )
 
 

@@ -22,6 +22,8 @@ MOST_WAITING_OF_ALL = 200
 MOST_ADDRESSES = 10_000
 """Addresses that are remembered; the one that failed longest ago is forgotten for a new one."""
 
+hold_back = asyncio.sleep
+
 Networks = Sequence[IPv4Network | IPv6Network]
 
 
@@ -45,17 +47,26 @@ class FailedTokens:
         times.append(now)
         if not slow:
             return
-        if self._waiting[address] >= MOST_WAITING or self._waiting.total() >= MOST_WAITING_OF_ALL:
+        if self._waiting[address] >= MOST_WAITING or self.waiting >= MOST_WAITING_OF_ALL:
             raise TooMany(
                 "Too many tokens from this address have failed.", code="too_many_failures", retry_after=frees_in
             )
         self._waiting[address] += 1
         try:
-            await asyncio.sleep(DELAY)
+            await hold_back(DELAY)
         finally:
             self._waiting[address] -= 1
             if not self._waiting[address]:
                 del self._waiting[address]
+
+    @property
+    def waiting(self) -> int:
+        """How many answers are held back."""
+        return self._waiting.total()
+
+    def failures(self, address: str) -> int:
+        """How many of an address are remembered, `FREE` at the most."""
+        return len(self._failures.get(address, ()))
 
     @property
     def remembered(self) -> int:

@@ -15,6 +15,7 @@ from mail_proxy.administration.scheduling import Scheduling
 from mail_proxy.administration.tenants import Tenants
 from mail_proxy.api.body_memory import BodyMemory
 from mail_proxy.api.failed_tokens import FailedTokens
+from mail_proxy.api.page_turns import PageTurns
 from mail_proxy.domain.account import Account, Outage
 from mail_proxy.domain.explanation import Here
 from mail_proxy.intake.intake import Intake
@@ -82,6 +83,7 @@ class Services:
     render_metrics: Callable[[], bytes]
     body_memory: BodyMemory
     failed_tokens: FailedTokens
+    page_turns: PageTurns
 
 
 def services_of(request: Request) -> Services:

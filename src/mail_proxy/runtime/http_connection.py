@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 import sys
 from asyncio import TimerHandle, Transport
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from fcntl import ioctl
 from termios import TIOCOUTQ
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
-import httptools
 import structlog
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -48,6 +47,12 @@ OPEN_PATHS = frozenset({"/health", "/ready", "/metrics"})
 _TOKEN_LINES = (b"x-api-token:", b"authorization:")
 _LONGEST_NAME = max(map(len, _TOKEN_LINES))
 
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Message, Receive, Send], Awaitable[None]]
+"""An ASGI application."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -58,13 +63,25 @@ class Refusal:
     status: int
     error: str
     code: str
-    headers: tuple[bytes, ...] = ()
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
     def to_bytes(self) -> bytes:
         """Return the whole answer, which is the connection's last."""
-        body = json.dumps({"ok": False, "error": self.error, "code": self.code}, separators=(",", ":")).encode("ascii")
-        lines = [b"content-type: application/json", b"content-length: %d" % len(body), b"connection: close"]
-        return STATUS_LINE[self.status] + b"\r\n".join([*lines, *self.headers, b"", body])
+        lines = (b"%s: %s" % line for line in self._lines())
+        return STATUS_LINE[self.status] + b"\r\n".join([*lines, b"connection: close", b"", self._body()])
+
+    async def send(self, send: Send) -> None:
+        """Answer as an application does."""
+        await send({"type": "http.response.start", "status": self.status, "headers": self._lines()})
+        await send({"type": "http.response.body", "body": self._body()})
+
+    def _lines(self) -> list[tuple[bytes, bytes]]:
+        length = b"%d" % len(self._body())
+        return [(b"content-type", b"application/json"), (b"content-length", length), *self.headers]
+
+    def _body(self) -> bytes:
+        value = {"ok": False, "error": self.error, "code": self.code}
+        return json.dumps(value, separators=(",", ":")).encode("ascii")
 
 
 NOT_HTTP = Refusal(400, "This is no valid HTTP/1.1 request.", code="bad_request")
@@ -74,13 +91,16 @@ HEAD_TOO_LARGE = Refusal(
     431, f"A request has at most {MAX_HEADERS} headers and {MAX_HEAD} bytes of them here.", code="headers_too_large"
 )
 NO_TOKEN = Refusal(
-    401, "There is no valid token in X-API-Token.", code="unauthorized", headers=(b"www-authenticate: Bearer",)
+    401,
+    "There is no valid token in X-API-Token.",
+    code="unauthorized",
+    headers=((b"www-authenticate", b"Bearer"),),
 )
 CROWDED = Refusal(
     503,
     "Too many connections are open now; try again later.",
     code="too_many_connections",
-    headers=(b"retry-after: 5",),
+    headers=((b"retry-after", b"5"),),
 )
 
 
@@ -94,13 +114,14 @@ class Places:
     """Since when, by the loop's clock."""
     crowded: bool = False
 
-    def make_one(self, now: float) -> None:
-        """Close the connection that has been idle the longest, if it has been for long."""
-        for connection, since in self.idle.items():
-            if now - since >= IDLE_LONG:
-                del self.idle[connection]
-                connection.transport.close()
-            return
+    def make_one(self, now: float) -> bool:
+        """Close the connection that has been idle the longest, if it has been for long; True if there was one."""
+        connection, since = next(iter(self.idle.items()), (None, now))
+        if connection is None or now - since < IDLE_LONG:
+            return False
+        del self.idle[connection]
+        connection.transport.close()
+        return True
 
     def tell(self, *, crowded: bool) -> None:
         """Log when the limit is reached, and when there is room again."""
@@ -129,9 +150,7 @@ class BoundedConnection(HttpToolsProtocol):
         super().connection_made(transport)
         places = self.places
         places.taken += 1
-        if places.taken > places.limit:
-            places.make_one(self.loop.time())
-        self._reserved = places.taken > places.limit
+        self._reserved = places.taken > places.limit and not places.make_one(self.loop.time())
         self._refusal = NOT_HTTP
         self._head_alarm: TimerHandle | None = None
         self._reading_alarm: TimerHandle | None = None
@@ -144,6 +163,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._begun = False
         if self._reserved:
             places.tell(crowded=True)
+            self.app = cast("Any", _only_open_paths(cast("Application", self.app)))
         if places.taken > places.limit + RESERVED:
             self._answer_and_discard(CROWDED)
         else:
@@ -215,8 +235,6 @@ class BoundedConnection(HttpToolsProtocol):
         self._head_has_come()
         if len(self.pipeline) >= MAX_PIPELINED:
             self._stop_with(NOT_HTTP)
-        if self._reserved and httptools.parse_url(self.url).path.decode("ascii") not in OPEN_PATHS:
-            self._stop_with(CROWDED)
         super().on_headers_complete()
         self.cycle.transport = _Gentle(self)  # type: ignore[assignment]  # all of it that a request uses
         if self._reserved or self.parser.should_upgrade():  # no upgrade is taken, and the parser stops after it
@@ -383,6 +401,13 @@ class BoundedConnection(HttpToolsProtocol):
             return ours + int.from_bytes(ioctl(connected.fileno(), TIOCOUTQ, bytes(4)), sys.byteorder)
         except OSError:  # not on every platform
             return ours
+
+
+def _only_open_paths(app: Application) -> Application:
+    async def reserved(scope: Message, receive: Receive, send: Send) -> None:
+        await (app(scope, receive, send) if scope["path"] in OPEN_PATHS else CROWDED.send(send))
+
+    return reserved
 
 
 class _Gentle:

@@ -5,19 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import uvicorn
 from typing_extensions import override
 
-from mail_proxy.runtime.http_connection import KEEP_ALIVE, BoundedConnection, Places
-
-Message = MutableMapping[str, Any]
-Application = Callable[
-    [Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
-]
-"""An ASGI application."""
+from mail_proxy.runtime.http_connection import KEEP_ALIVE, Application, BoundedConnection, Places
 
 FINISH = 10
 """Seconds that requests in progress get when the server stops."""
