@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -251,12 +252,26 @@ async def test_beyond_the_limit_of_connections_those_in_use_go_on_and_health_is_
         assert await served.asked(health) == (200, None)
         async with served.peer() as silent:
             assert await silent.rest() == b""
-        many = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(http_connection.RESERVED)]
-        assert await served.asked(b"") == (503, "too_many_connections")  # without having said anything
-        for _, writer in many:
-            writer.close()
-        await two.say(GET + b"\r\n")
-        assert (await two.answer())[0] == 200
+        monkeypatch.setattr(http_connection, "RESERVED_PATIENCE", 20)
+        async with served.peer() as silent:
+            many = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(http_connection.RESERVED)]
+            assert await silent.answer() == (503, {"ok": False, "error": ANY, "code": "too_many_connections"})
+            assert await served.asked(health) == (200, None)
+            for _, writer in many:
+                writer.close()
+            left_to_read = []
+            for _ in range(http_connection.MOST_BEYOND):
+                reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+                left_to_read.append(writer)
+                writer.write(POST + b"content-length: 9\r\n\r\n")  # what it goes on to send has to end somewhere
+                await reader.readuntil(b"\r\n\r\n")
+            async with served.peer() as cut_off:
+                assert await cut_off.rest() == b""
+            for writer in left_to_read:
+                writer.close()
+        for peer in (one, two):
+            await peer.say(GET + b"\r\n")
+            assert (await peer.answer())[0] == 200
         monkeypatch.setattr(http_connection, "IDLE_LONG", 0.0)
         assert await served.asked(GET + b"\r\n") == (200, None)  # `one`, idle for longer, made place
         assert await one.rest() == b""

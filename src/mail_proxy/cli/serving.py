@@ -21,6 +21,7 @@ from mail_proxy.cli.workers import Place, Workers
 from mail_proxy.delivery.journal import JournalLocked, JournalUnwritable
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.runtime.app import App, FolderRefused, open_app
+from mail_proxy.runtime.http_connection import MOST_BEYOND
 from mail_proxy.runtime.http_server import AddressInUse, HttpServer, listening_socket, new_event_loop
 from mail_proxy.runtime.logs import configure_logging
 from mail_proxy.runtime.settings import Settings, SettingsError, from_environment
@@ -109,8 +110,9 @@ def _open_as_many_files_as_allowed() -> None:
 def _room_for_connections(settings: Settings) -> int:
     """Return how many HTTP connections there may be: half of the open files are for everything else."""  # G11
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    half = settings.max_http_connections if soft == resource.RLIM_INFINITY else max(soft // 2, 1)
-    return min(settings.max_http_connections, half)
+    if soft == resource.RLIM_INFINITY:
+        return settings.max_http_connections
+    return max(1, min(settings.max_http_connections, soft // 2 - MOST_BEYOND))
 
 
 def _look_at_room_for_connections(settings: Settings) -> None:

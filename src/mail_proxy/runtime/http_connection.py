@@ -41,8 +41,10 @@ MAX_PIPELINED = 16
 """Requests of one connection that wait for the one before."""
 IDLE_LONG = 5.0
 """Seconds after which an idle connection may have to make place for a new one."""
-RESERVED = 16
-"""Connections beyond the limit that are there for `OPEN_PATHS`."""
+RESERVED = 64
+"""Connections beyond the limit that are there for `OPEN_PATHS`. Of those that say nothing the oldest gives way."""
+MOST_BEYOND = 2 * RESERVED
+"""Connections beyond the limit with those that are only left to read their refusal; what comes then is cut off."""
 OPEN_PATHS = frozenset({"/health", "/ready", "/metrics"})
 _TOKEN_LINES = (b"x-api-token:", b"authorization:")
 _LONGEST_NAME = max(map(len, _TOKEN_LINES))
@@ -112,7 +114,28 @@ class Places:
     taken: int = 0
     idle: dict[BoundedConnection, float] = field(default_factory=dict)
     """Since when, by the loop's clock."""
+    silent: dict[BoundedConnection, None] = field(default_factory=dict)
+    """Those beyond the limit that have not asked for anything, the oldest first."""
     crowded: bool = False
+
+    def take(self, connection: BoundedConnection, now: float) -> bool:
+        """Count a new connection; True if it is one beyond the limit."""
+        self.taken += 1
+        if self.taken <= self.limit or self.make_one(now):
+            return False
+        self.tell(crowded=True)
+        if len(self.silent) >= RESERVED:
+            next(iter(self.silent)).give_way()
+        self.silent[connection] = None
+        return True
+
+    def leave(self, connection: BoundedConnection) -> None:
+        """Forget a connection."""
+        self.taken -= 1
+        self.idle.pop(connection, None)
+        self.silent.pop(connection, None)
+        if self.crowded and self.taken < self.limit * 9 // 10:
+            self.tell(crowded=False)
 
     def make_one(self, now: float) -> bool:
         """Close the connection that has been idle the longest, if it has been for long; True if there was one."""
@@ -148,9 +171,7 @@ class BoundedConnection(HttpToolsProtocol):
     @override
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         super().connection_made(transport)
-        places = self.places
-        places.taken += 1
-        self._reserved = places.taken > places.limit and not places.make_one(self.loop.time())
+        self._reserved = self.places.take(self, self.loop.time())
         self._refusal = NOT_HTTP
         self._head_alarm: TimerHandle | None = None
         self._reading_alarm: TimerHandle | None = None
@@ -162,20 +183,15 @@ class BoundedConnection(HttpToolsProtocol):
         self._line = b""
         self._begun = False
         if self._reserved:
-            places.tell(crowded=True)
             self.app = cast("Any", _only_open_paths(cast("Application", self.app)))
-        if places.taken > places.limit + RESERVED:
-            self._answer_and_discard(CROWDED)
+        if self.places.taken > self.places.limit + MOST_BEYOND:
+            transport.abort()
         else:
             self._await_head()
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
-        places = self.places
-        places.taken -= 1
-        places.idle.pop(self, None)
-        if places.crowded and places.taken < places.limit * 9 // 10:
-            places.tell(crowded=False)
+        self.places.leave(self)
         self._head_has_come()
         _drop(self._reading_alarm)
         self._unset_keepalive_if_required()  # uvicorn leaves it where the connection broke
@@ -233,6 +249,7 @@ class BoundedConnection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._head_has_come()
+        self.places.silent.pop(self, None)
         if len(self.pipeline) >= MAX_PIPELINED:
             self._stop_with(NOT_HTTP)
         super().on_headers_complete()
@@ -272,6 +289,13 @@ class BoundedConnection(HttpToolsProtocol):
             cycle.message_event.set()
             self._answer_and_discard(refusal)
 
+    def give_way(self) -> None:
+        """Close a connection beyond the limit that has not asked for anything."""
+        self.places.silent.pop(self, None)
+        self._discarding = True
+        self.transport.write(CROWDED.to_bytes())
+        self.transport.close()
+
     def _answer_and_discard(self, refusal: Refusal) -> None:
         if self.transport.is_closing():
             return
@@ -297,6 +321,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _discard(self) -> None:
         self._discarding = True
+        self.places.silent.pop(self, None)
         self._head_has_come()
         self._be_busy()
         if not self.transport.is_closing():
