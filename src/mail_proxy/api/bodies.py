@@ -125,20 +125,32 @@ async def read_json(request: Request, services: Services, room: Room) -> object:
 
 async def read_model(request: Request, model: type[ModelT], limit: int | None, *, optional: bool = False) -> ModelT:
     """Return the body as a model; raises `Invalid` naming each field that is wrong. `optional`: it may be empty."""
-    with services_of(request).body_memory.room(read_model) as room:
-        body = await read_body(request, min(limit or SMALL, SMALL), room)
-        return validated(model, {} if optional and not body.strip() else parse_json(body, MAX_VALUES))
+    body = await _read_small(request, limit)
+    return validated(model, {} if optional and not body.strip() else parse_json(body))
+
+
+async def read_small_json(request: Request, limit: int | None) -> dict[str, object]:
+    """Return the body as an object whose fields are not looked at yet; raises `Invalid`, and as `read_body` does."""
+    value = parse_json(await _read_small(request, limit))
+    if not isinstance(value, dict):
+        raise Invalid(Problem("body", "must be an object"))
+    return value
 
 
 async def refuse_body(request: Request, limit: int | None) -> None:
     """Raise `Invalid` for a body where none belongs; an empty object is as good as none."""
-    with services_of(request).body_memory.room(read_model) as room:
-        body = (await read_body(request, min(limit or SMALL, SMALL), room)).strip()
-        if body and parse_json(body, MAX_VALUES) != {}:
-            raise Invalid(Problem("body", "this request has no body"))
+    body = (await _read_small(request, limit)).strip()
+    if body and parse_json(body) != {}:
+        raise Invalid(Problem("body", "this request has no body"))
 
 
-def parse_json(body: bytes | bytearray, max_values: int) -> object:
+async def _read_small(request: Request, limit: int | None) -> bytes | bytearray:
+    """Return a body that is no submission. It has room while it comes; what becomes of it is done at once."""
+    with services_of(request).body_memory.room(_read_small) as room:
+        return await read_body(request, min(limit or SMALL, SMALL), room)
+
+
+def parse_json(body: bytes | bytearray, max_values: int = MAX_VALUES) -> object:
     """Parse JSON (RFC 8259) from UTF-8, without what the standard library adds to it.
 
     Raises `TooLarge` for more values than that: each takes memory of its own, and millions of them take the interpreter
