@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Security
@@ -12,7 +12,8 @@ from fastapi.security.http import HTTPAuthorizationCredentials
 from starlette.requests import Request
 from starlette.types import Scope
 
-from mail_proxy.api.failed_tokens import address_of
+from mail_proxy.api.failed_tokens import client_of
+from mail_proxy.api.notes import Notes, address_of, notes_of, route_of
 from mail_proxy.api.services import Services, services_of
 from mail_proxy.domain.errors import Forbidden, Invalid, NotFound, Problem, Unauthorized
 from mail_proxy.domain.reply import printable
@@ -35,6 +36,8 @@ class Caller:
     """Whoever has shown a valid token; `tenant_id` is None for the admin token."""
 
     tenant_id: str | None
+    notes: Notes = field(default_factory=Notes, compare=False, repr=False)
+    """Of this call."""
 
     @property
     def is_admin(self) -> bool:
@@ -42,27 +45,32 @@ class Caller:
         return self.tenant_id is None
 
 
-ADMIN = Caller(None)
-
-
 async def authenticate(scope: Scope, services: Services) -> Caller:
     """Return who calls; raises `Unauthorized` for a token that is missing, unknown, expired or revoked."""
     token = presented_token(scope)
-    if token is None:
+    caller = None if token is None else await _caller_with(token, notes_of(scope), services)
+    if caller is None:
+        await refused(scope, services, guessed=token is not None)
         raise Unauthorized(_REFUSED)
+    caller.notes.known, caller.notes.by_admin, caller.notes.tenant_id = True, caller.is_admin, caller.tenant_id
+    return caller
+
+
+async def _caller_with(token: str, notes: Notes, services: Services) -> Caller | None:
     digest = tokens.digest(token)
     if tokens.same(digest, services.admin_token.digest()):
-        return ADMIN
+        return Caller(None, notes)
     keyed = await services.registry.tenant_by_key(digest)
     if keyed is None or (keyed.expires_at is not None and keyed.expires_at <= services.clock.now()):
-        await failed(scope, services)
-        raise Unauthorized(_REFUSED)
-    return Caller(keyed.tenant.id)
+        return None
+    return Caller(keyed.tenant.id, notes)
 
 
-async def failed(scope: Scope, services: Services) -> None:
-    """Slow down an address from which too many tokens fail; raises `TooMany`."""
-    await services.failed_tokens.failed(address_of(scope, services.settings.trusted_proxies))
+async def refused(scope: Scope, services: Services, *, guessed: bool) -> None:
+    """Write down that a token was refused, and slow down who tries too many of them; raises `TooMany`."""
+    services.security_log.token_refused(address_of(scope), scope["method"], route_of(scope))
+    if guessed:
+        await services.failed_tokens.failed(client_of(scope, services.settings.trusted_proxies))
 
 
 def presented_token(scope: Scope) -> str | None:
@@ -126,8 +134,10 @@ async def tenant_meant(caller: Caller, tenant_id: str | None, services: Services
     if tenant_id is not None:
         if id_problem(tenant_id) is not None or await services.directory.tenant(tenant_id) is None:
             raise NotFound("There is no such tenant.")
+        caller.notes.tenant_id = tenant_id
         return tenant_id
     only = await services.directory.only_tenant()
     if only is None:
         raise Invalid(Problem("tenant_id", "is required with the admin token, unless there is exactly one tenant"))
+    caller.notes.tenant_id = only
     return only

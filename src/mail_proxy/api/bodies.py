@@ -17,6 +17,8 @@ from starlette.types import Message, Receive
 from mail_proxy.administration.requests import Request as Administered
 from mail_proxy.api.body_memory import BIG_FROM, Room
 from mail_proxy.api.errors import BadEncoding, TooSlow
+from mail_proxy.api.notes import notes_of
+from mail_proxy.api.redaction import shown_body
 from mail_proxy.api.services import Services, services_of
 from mail_proxy.api.validation import problems
 from mail_proxy.domain.errors import Invalid, Problem, TooLarge
@@ -126,7 +128,9 @@ async def read_json(request: Request, services: Services, room: Room) -> object:
 async def read_model(request: Request, model: type[ModelT], limit: int | None, *, optional: bool = False) -> ModelT:
     """Return the body as a model; raises `Invalid` naming each field that is wrong. `optional`: it may be empty."""
     body = await _read_small(request, limit)
-    return validated(model, {} if optional and not body.strip() else parse_json(body))
+    given = validated(model, {} if optional and not body.strip() else parse_json(body))
+    notes_of(request.scope).payload = shown_body(given)
+    return given
 
 
 async def read_small_json(request: Request, limit: int | None) -> dict[str, object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mail_proxy.api.body_memory import BodyMemory
 from mail_proxy.api.failed_tokens import FailedTokens
 from mail_proxy.api.page_turns import PageTurns
+from mail_proxy.api.security_log import SecurityLog
 from mail_proxy.api.services import ApiSettings, Insight, Services
 from mail_proxy.runtime.admin_token import AdminToken
 from mail_proxy.runtime.app import App
@@ -38,6 +39,8 @@ def services_from(app: App) -> Services:
         directory=app.store.directory,
         registry=app.store.directory,
         archive=app.store.archive,
+        audit=app.audit,
+        security_log=SecurityLog(app.clock),
         clock=app.clock,
         started=app.clock.monotonic(),
         started_ts=app.clock.now(),

@@ -74,7 +74,7 @@ class FailedTokens:
         return len(self._failures)
 
 
-def address_of(scope: Scope, trusted: Networks) -> str:
+def client_of(scope: Scope, trusted: Networks) -> str:
     """Return where a request came from: an IPv4 address, or the /64 of an IPv6 one, which one client has for itself.
 
     A proxy that is trusted is believed what it says in `X-Forwarded-For`, of which the last address counts that is no

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 import mail_proxy
 from mail_proxy.api import schemas
-from mail_proxy.api.auth import AnyCaller, failed, presented_bearer
+from mail_proxy.api.auth import AnyCaller, presented_bearer, refused
 from mail_proxy.api.documented import failures
 from mail_proxy.api.errors import answer, failure
 from mail_proxy.api.queries import NoQuery
@@ -66,8 +66,7 @@ async def metrics(request: Request, _query: Nothing) -> Response:
     if wanted is not None:
         shown = presented_bearer(request.scope)
         if shown is None or not tokens.same(tokens.digest(shown), wanted):
-            if shown is not None:
-                await failed(request.scope, services)
+            await refused(request.scope, services, guessed=shown is not None)
             raise Unauthorized("The metrics are behind a bearer token of their own.")
     return Response(services.render_metrics(), media_type=CONTENT_TYPE)
 

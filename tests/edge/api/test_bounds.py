@@ -16,7 +16,7 @@ from mail_proxy.api import bodies, body_memory, failed_tokens
 from mail_proxy.api.application import create_app
 from mail_proxy.api.body_memory import BIG_FROM, COUNTED_FROM, BodyMemory
 from mail_proxy.api.errors import TooBusy
-from mail_proxy.api.failed_tokens import FREE, MOST_ADDRESSES, MOST_WAITING, FailedTokens, address_of
+from mail_proxy.api.failed_tokens import FREE, MOST_ADDRESSES, MOST_WAITING, FailedTokens, client_of
 from mail_proxy.api.page_turns import AT_ONCE, PageTurns
 from mail_proxy.api.page_turns import MOST_WAITING as MOST_PAGES
 from mail_proxy.domain.errors import TooLarge, TooMany
@@ -243,7 +243,7 @@ async def test_addresses_that_fail_take_bounded_room() -> None:
 )
 def test_where_a_request_came_from(client: str, forwarded: list[str], address: str) -> None:
     scope = {"client": (client, 1), "headers": [(b"x-forwarded-for", each.encode()) for each in forwarded]}
-    assert address_of(scope, [ip_network("10.0.0.0/8")]) == address
+    assert client_of(scope, [ip_network("10.0.0.0/8")]) == address
 
 
 # Turns
