@@ -38,6 +38,8 @@ MAX_VALUES = 200_000
 """Values (texts, numbers, lists, objects) of a body that is no submission."""
 SMALL = 1_000_000
 """Bytes that a body may have that is no submission: it is parsed on the event loop."""
+LISTS = 4_000_000
+"""The same for a list of ids: twice what a thousand of the longest take."""
 HEAVY = 200_000
 """Bytes from which a body is read on a thread of its own."""
 PIECE = 1_000_000
@@ -125,9 +127,11 @@ async def read_json(request: Request, services: Services, room: Room) -> object:
         return await asyncio.to_thread(parse_json, body, settings.max_values)
 
 
-async def read_model(request: Request, model: type[ModelT], limit: int | None, *, optional: bool = False) -> ModelT:
+async def read_model(
+    request: Request, model: type[ModelT], limit: int | None, *, optional: bool = False, most: int = SMALL
+) -> ModelT:
     """Return the body as a model; raises `Invalid` naming each field that is wrong. `optional`: it may be empty."""
-    body = await _read_small(request, limit)
+    body = await _read_small(request, limit, most)
     given = validated(model, {} if optional and not body.strip() else parse_json(body))
     notes_of(request.scope).payload = shown_body(given)
     return given
@@ -148,10 +152,10 @@ async def refuse_body(request: Request, limit: int | None) -> None:
         raise Invalid(Problem("body", "this request has no body"))
 
 
-async def _read_small(request: Request, limit: int | None) -> bytes | bytearray:
+async def _read_small(request: Request, limit: int | None, most: int = SMALL) -> bytes | bytearray:
     """Return a body that is no submission. It has room while it comes; what becomes of it is done at once."""
     with services_of(request).body_memory.room(_read_small) as room:
-        return await read_body(request, min(limit or SMALL, SMALL), room)
+        return await read_body(request, min(limit or most, most), room)
 
 
 def parse_json(body: bytes | bytearray, max_values: int = MAX_VALUES) -> object:
