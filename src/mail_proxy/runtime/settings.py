@@ -94,7 +94,13 @@ class Settings(BaseSettings):
     max_request_mb: float = Field(
         100, ge=0, allow_inf_nan=False, description="The largest body of a request, in megabytes; 0: no limit."
     )
-    max_batch: int = Field(1000, ge=1, le=100_000, description="The most messages in one add-messages request.")
+    max_batch: int = Field(
+        1000,
+        ge=1,
+        le=100_000,
+        description="The most messages in one add-messages request, and ids in one delete-messages or retry-messages "
+        "request.",
+    )
     max_bodies_mb: float = Field(
         256,
         ge=1,
