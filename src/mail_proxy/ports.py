@@ -603,7 +603,10 @@ class Archive(Protocol):
     """Messages and their histories as the API shows them. Reads only."""
 
     async def page(self, tenant_id: str, wanted: MessageFilter, before: int | None, limit: int, now: float) -> Page:
-        """Messages of one tenant, newest first; costs the same on the first page and on the last."""
+        """Messages of one tenant, newest first; costs the same on the first page and on the last.
+
+        A page ends early where its messages are large.
+        """  # G11
         ...
 
     async def message(self, tenant_id: str, message_id: str) -> Details | None:

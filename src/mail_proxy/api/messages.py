@@ -12,6 +12,7 @@ from mail_proxy.api import schemas
 from mail_proxy.api.auth import AnyCaller, tenant_meant
 from mail_proxy.api.documented import failures
 from mail_proxy.api.errors import answer
+from mail_proxy.api.long_lists import answer_with_list, in_thread_if_long
 from mail_proxy.api.queries import MessagesQuery, TenantQuery
 from mail_proxy.api.services import services_of
 from mail_proxy.api.views import event_view, explanation_view, message_view
@@ -28,7 +29,7 @@ MessageId = Annotated[str, Path(description="Your id of the message.", examples=
     "",
     summary="List messages",
     response_model=schemas.MessagesAnswer,
-    responses=failures(403, 404),
+    responses=failures(403, 404, 429),
 )
 async def list_messages(request: Request, caller: AnyCaller, query: Annotated[MessagesQuery, Query()]) -> Response:
     """List messages of a tenant, newest first. A page costs the same at row one million as at row one."""
@@ -36,14 +37,11 @@ async def list_messages(request: Request, caller: AnyCaller, query: Annotated[Me
     tenant_id = await tenant_meant(caller, query.tenant_id, services)
     now = services.clock.now()
     before = None if query.cursor is None else int(query.cursor)
-    page = await services.archive.page(tenant_id, query.filter(), before, query.limit, now)
-    return answer(
-        {
-            "ok": True,
-            "messages": [message_view(message, now) for message in page.messages],
-            "next_cursor": None if page.next_before is None else str(page.next_before),
-        }
-    )
+    async with services.page_turns.turn(tenant_id):
+        page = await services.archive.page(tenant_id, query.filter(), before, query.limit, now)
+        shown = await in_thread_if_long(page.messages, lambda message: message_view(message, now))
+    next_cursor = None if page.next_before is None else str(page.next_before)
+    return answer_with_list("messages", shown, {"next_cursor": next_cursor})
 
 
 @router.get(

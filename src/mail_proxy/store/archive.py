@@ -32,6 +32,7 @@ from mail_proxy.store import standing
 from mail_proxy.store.database import Database
 from mail_proxy.store.keyset import LAST, downwards
 from mail_proxy.store.loading import recipient_of
+from mail_proxy.store.page_size import fitting
 from mail_proxy.store.rows import selected
 from mail_proxy.store.schema import ANY_MESSAGE, accounts, contents, events, messages, recipients
 from mail_proxy.store.survey import count_unfinished
@@ -80,13 +81,16 @@ class StoreArchive:
 
     async def page(self, tenant_id: str, wanted: MessageFilter, before: int | None, limit: int, now: float) -> Page:
         """See `Archive.page`."""
-        statement = _page(self._database.dialect, tenant_id, wanted, before, limit, now)
+        dialect = self._database.dialect
+        statement = _page(dialect, tenant_id, wanted, before, limit, now)
 
         def look(connection: Connection) -> Page:
-            rows = connection.execute(statement).all()
-            people = _recipients(connection, [row.pk for row in rows])
-            found = [_details(row, people.get(row.pk, ()), now) for row in rows[:limit]]
-            return Page(found, found[-1].pk if len(rows) > limit else None)
+            pks = connection.execute(statement).scalars().all()
+            shown = pks[: min(limit, fitting(connection, dialect, pks))]
+            rows = connection.execute(_DETAILS.where(messages.c.pk.in_(shown)).order_by(messages.c.pk.desc()))
+            people = _recipients(connection, shown)
+            found = [_details(row, people.get(row.pk, ()), now) for row in rows]
+            return Page(found, shown[-1] if len(pks) > len(shown) else None)
 
         return await self._database.read(look)
 
@@ -137,7 +141,7 @@ def _page(
 ) -> Select[Any]:
     columns = (messages.c.tenant_id, messages.c.pk)
     walk = downwards(dialect, columns, literal(tenant_id), literal(LAST if before is None else before, BigInteger))
-    statement = _DETAILS.where(walk.condition, text(f"messages.{ANY_MESSAGE}"))
+    statement = select(messages.c.pk).where(walk.condition, text(f"messages.{ANY_MESSAGE}"))
     if wanted.account_id is not None:
         statement = statement.where(messages.c.account_id == wanted.account_id)
     if wanted.batch_code is not None:
