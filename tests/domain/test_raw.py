@@ -218,7 +218,8 @@ def test_a_big_message_is_read_in_pieces_that_may_be_cut_anywhere() -> None:
 tokens = st.one_of(
     st.sampled_from(
         [b"\r\n", b"\n", b"\r", b" ", b"\t", b":", b"Bcc: h@x.y", b"bCc : h@x.y,\r\n h@x.y", b"From: a@b.c\r\n",
-         b"X: y", b"To: t@x.y\n", b".", b"\r\n\r\n", b"\0", b"\xc3\xa9", b"\xff", "\u2028".encode(), b"\x0c", b"Date: d\r",
+         b"X: y", b"To: t@x.y\n", b".", b"\r\n\r\n", b"\0", b"\xc3\xa9", b"\xff", "\u2028".encode(), b"\x0c",
+         b"Date: d\r",
          b"=?utf-8?q?=0A?=", b"Resent-Bcc:h@x.y\n", b"a" * 999, b"--", b"MAIL FROM:<x@y>\r\n"]
     ),
     st.binary(max_size=8),

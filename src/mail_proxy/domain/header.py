@@ -37,6 +37,9 @@ _HIDING_CHARSET = re.compile(
 _CONTROL_OCTETS = bytes([*range(0x20), 0x7F])
 _SWITCHES = b"\t\x0e\x0f\x1b"
 
+_DIRECTION_ENDS = dict.fromkeys("\u202a\u202b\u202d\u202e", "\u202c") | dict.fromkeys("\u2066\u2067\u2068", "\u2069")
+_DIRECTIONS_END = frozenset(_DIRECTION_ENDS.values())
+
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*\Z")
 _NEEDS_BACKSLASH = re.compile(r'(["\\])')
 # What an encoded word may hold as it is, also in a display name (RFC 2047 section 5 (3)).
@@ -78,6 +81,20 @@ def text_problem(text: str) -> str | None:
     if any(_smuggles(*found.groups()) for found in _ENCODED.finditer(text)):
         return "must not contain an encoded word that hides control characters"
     return None
+
+
+def spills_direction(name: str) -> bool:
+    """True where a name changes the direction of writing and does not change it back (Unicode UAX #9, section 2).
+
+    What a program shows behind the name, the address above all, would then be shown turned round.
+    """
+    waiting: list[str] = []
+    for character in name:
+        if end := _DIRECTION_ENDS.get(character):
+            waiting.append(end)
+        elif character in _DIRECTIONS_END and (not waiting or waiting.pop() != character):
+            return True
+    return bool(waiting)
 
 
 def hides_a_line_break(text: str) -> bool:
