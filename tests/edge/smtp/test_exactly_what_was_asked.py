@@ -137,7 +137,7 @@ bad_names = st.sampled_from(
 bad_texts = st.lists(st.one_of(hostile, st.text(max_size=12), st.text("abc xyz", max_size=30)), max_size=8).map("".join)
 good_values = st.one_of(plain_texts, st.text(" ", min_size=1, max_size=100), plain_texts.map(lambda text: text * 9))
 ids = st.one_of(
-    st.text("ab=?_\u00e9\U0001f389 \u05d0.", min_size=1, max_size=255),
+    st.text("ab=?_\u00e9\U0001f389 \u05d0.", min_size=1, max_size=255).filter(lambda text: text not in {".", ".."}),
     st.sampled_from(["=?utf-8?q?a=0ABcc:_x?=", "\U0001f389" * 255, "\u65e5" * 255, " a ", "a" * 255, " "]),
 )
 
@@ -265,7 +265,7 @@ def test_the_receiver_sees_exactly_the_recipients_and_headers_that_were_asked_fo
     if isinstance(result, Rejected):
         assert result.field == asking.wrong, result
         return
-    assert asking.wrong not in {"headers"} or not {*asking.headers} & {"Bcc", "BCC", "SUBJECT", "To", "sender", "DATE"}
+    assert not {name.lower() for name in asking.headers} & {"bcc", "to", "sender", "subject", "date", "received"}
     content = result.content
     parsed = parsed_of(content)
     # The headers that were asked for and no other, in this order (G15).
