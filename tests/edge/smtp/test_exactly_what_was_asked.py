@@ -35,10 +35,10 @@ HOSTILE = [
     "\u202e", "\u2066", "\u202c", "\u200f", "\u200d", "\ufeff", "\u00a0", "\u3002", "\uff0e", "\uff20", "\uff1c", "\u212a",
     "\r\nBcc: evil@example.net", "\nRCPT TO:<evil@example.net>\n", "\r\n\r\nbody", "\r\n.\r\nMAIL FROM:<evil@example.net>",
     "=?utf-8?q?a=0D=0ABcc:_evil=40example.net?=", "=?utf-8?b?DQpCY2M6IGU=?=", "=?utf-7?q?+AA0ACg-?=", "=?x?q?a?=", "=?",
-    "?=", "=?utf-8?q?harmless?=", "=0A", "%0A", "%0d%0aBcc:%20x", "; name*=utf-8''%0D%0Ax", "*0*=", "(comment)", "(", ")",
-    '"', "\\", '\\"', "<", ">", "<<", ">>", "> SIZE=1", "<a@b.c>", " RET=FULL", "@", "@relay.example:", "@a,@b:", ":", ";",
-    ",", ", evil@example.net", ".", "..", "%", "!", "[127.0.0.1]", "xn--", "xn--a-\u00e4", "-", "_", " ", "  ", "x" * 70,
-    "\u0308", "\u00df", "\U0001f389", "\u05d0\u05e0", "\u0627", "\u65e5\u672c",
+    "?=", "=?utf-8?q?harmless?=", "=0A", "%0A", "%0d%0aBcc:%20x", "; name*=utf-8''%0D%0Ax", "*0*=", "(comment)", "(",
+    ")", '"', "\\", '\\"', "<", ">", "<<", ">>", "> SIZE=1", "<a@b.c>", " RET=FULL", "@", "@relay.example:", "@a,@b:", ":",
+    ";", ",", ", evil@example.net", ".", "..", "%", "!", "[127.0.0.1]", "xn--", "xn--a-\u00e4", "-", "_", " ", "  ",
+    "x" * 70, "\u0308", "\u00df", "\U0001f389", "\u05d0\u05e0", "\u0627", "\u65e5\u672c",
 ]  # fmt: skip
 hostile = st.sampled_from(HOSTILE)
 
@@ -88,12 +88,8 @@ domains = st.one_of(
 )
 
 
-def turned(name: str) -> bool:
-    """True where a name holds what changes the direction of writing."""
-    return any("\u202a" <= each <= "\u202e" or "\u2066" <= each <= "\u2069" for each in name)
-
-
-names = plain_texts.map(lambda text: text.strip(" ")[:100]).map(lambda text: text.strip(" "))
+# Without what changes the direction of writing, which is among the hostile texts.
+names = plain_texts.map(lambda text: re.sub("[\u202a-\u202e\u2066-\u2069]", "", text).strip(" ")[:100].strip(" "))
 SPECIALS = re.compile(r'[()<>\[\]:;@\\,"]|  ')
 
 
@@ -105,12 +101,10 @@ def mailboxes(draw: st.DrawFn) -> Asked:
     name = draw(names)
     if not name:
         return Asked(draw(st.sampled_from(["{}", " {} ", "<{}>", '"" <{}>'])).format(f"{local}@{domain}"), "", address)
-    if SPECIALS.search(name) or draw(st.booleans()):
-        written = '"' + re.sub(r'(["\\])', r"\\\1", name) + '"'
-    else:
-        written = name
+    quoted = '"' + re.sub(r'(["\\])', r"\\\1", name) + '"'
+    written = quoted if SPECIALS.search(name) or draw(st.booleans()) else name
     text = f"{written}{draw(st.sampled_from([' ', '', '  ']))}<{local}@{domain}>"
-    return Asked(text, name, None if turned(name) else address)
+    return Asked(text, name, address)
 
 
 @st.composite
