@@ -12,7 +12,10 @@ from tests.acceptance.tenants import new_tenant
 from tests.support.instance import Instance, a_message
 from tests.support.smtp_servers import Dialogue, scripted_server
 
-HEAD = b"From: Other <other@example.com>\r\nSubject: s\r\nDate: Tue, 24 Nov 2026 10:00:00 +0100\r\nMessage-ID: <own@x.y>\r\n"
+HEAD = (
+    b"From: Other <other@example.com>\r\nSubject: s\r\n"
+    b"Date: Tue, 24 Nov 2026 10:00:00 +0100\r\nMessage-ID: <own@x.y>\r\n"
+)
 
 
 def complete(id_: str, data: bytes, **fields: object) -> dict[str, object]:

@@ -6,6 +6,7 @@ from sqlalchemy import ColumnElement, Text, case
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeEngine
 
 from mail_proxy.store.schema import contents, messages
 
@@ -17,8 +18,8 @@ class _WithoutRaw(FunctionElement[str]):
     """A JSON text without its member `raw`; the others keep their order and their spelling."""
 
     name = "without_raw"
-    type = Text()
-    inherit_cache = True
+    type: TypeEngine[str] = Text()
+    inherit_cache: bool | None = True
 
 
 @compiles(_WithoutRaw, "sqlite")

@@ -31,14 +31,15 @@ from tests.edge.smtp.recording import Line, Seen, Taken, recorded_line
 NOW = 1_760_000_000.0
 
 HOSTILE = [
-    "\r", "\n", "\r\n", "\0", "\t", "\x0b", "\x0c", "\x1b[31m", "\x7f", "\x85", "\u2028", "\u2029", "\ud800", "\udfff",
-    "\u202e", "\u2066", "\u202c", "\u200f", "\u200d", "\ufeff", "\u00a0", "\u3002", "\uff0e", "\uff20", "\uff1c", "\u212a",
-    "\r\nBcc: evil@example.net", "\nRCPT TO:<evil@example.net>\n", "\r\n\r\nbody", "\r\n.\r\nMAIL FROM:<evil@example.net>",
-    "=?utf-8?q?a=0D=0ABcc:_evil=40example.net?=", "=?utf-8?b?DQpCY2M6IGU=?=", "=?utf-7?q?+AA0ACg-?=", "=?x?q?a?=", "=?",
-    "?=", "=?utf-8?q?harmless?=", "=0A", "%0A", "%0d%0aBcc:%20x", "; name*=utf-8''%0D%0Ax", "*0*=", "(comment)", "(",
-    ")", '"', "\\", '\\"', "<", ">", "<<", ">>", "> SIZE=1", "<a@b.c>", " RET=FULL", "@", "@relay.example:", "@a,@b:", ":",
-    ";", ",", ", evil@example.net", ".", "..", "%", "!", "[127.0.0.1]", "xn--", "xn--a-\u00e4", "-", "_", " ", "  ",
-    "x" * 70, "\u0308", "\u00df", "\U0001f389", "\u05d0\u05e0", "\u0627", "\u65e5\u672c",
+    "\r", "\n", "\r\n", "\0", "\t", "\x0b", "\x0c", "\x1b[31m", "\x7f", "\x85", "\u2028", "\u2029", "\ud800",
+    "\udfff", "\u202e", "\u2066", "\u202c", "\u200f", "\u200d", "\ufeff", "\u00a0", "\u3002", "\uff0e", "\uff20",
+    "\uff1c", "\u212a", "\r\nBcc: evil@example.net", "\nRCPT TO:<evil@example.net>\n", "\r\n\r\nbody",
+    "\r\n.\r\nMAIL FROM:<evil@example.net>", "=?utf-8?q?a=0D=0ABcc:_evil=40example.net?=",
+    "=?utf-8?b?DQpCY2M6IGU=?=", "=?utf-7?q?+AA0ACg-?=", "=?x?q?a?=", "=?", "?=", "=?utf-8?q?harmless?=", "=0A",
+    "%0A", "%0d%0aBcc:%20x", "; name*=utf-8''%0D%0Ax", "*0*=", "(comment)", "(", ")", '"', "\\", '\\"', "<", ">",
+    "<<", ">>", "> SIZE=1", "<a@b.c>", " RET=FULL", "@", "@relay.example:", "@a,@b:", ":", ";", ",",
+    ", evil@example.net", ".", "..", "%", "!", "[127.0.0.1]", "xn--", "xn--a-\u00e4", "-", "_", " ", "  ", "x" * 70,
+    "\u0308", "\u00df", "\U0001f389", "\u05d0\u05e0", "\u0627", "\u65e5\u672c",
 ]  # fmt: skip
 hostile = st.sampled_from(HOSTILE)
 
