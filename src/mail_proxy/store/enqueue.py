@@ -28,12 +28,9 @@ from mail_proxy.domain.message import Existing, MessageState, NewMessage, Verdic
 from mail_proxy.ports import Taken
 from mail_proxy.store.database import Transaction
 from mail_proxy.store.hints import Hint
-from mail_proxy.store.rows import pack, packed, selected, unpack, unpacked
+from mail_proxy.store.rows import ALONE, pack, packed, selected, unpack, unpacked
 from mail_proxy.store.schema import contents, messages, recipients
 from mail_proxy.store.version import hold_version
-
-ALONE = 100_000
-"""Characters of a submission above which its content is bound by itself instead of inside the packed rows."""
 
 Key = tuple[str, str]
 
