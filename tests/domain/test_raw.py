@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import email
 import re
+import time
 from email.policy import compat32
 
 import pytest
@@ -213,6 +214,27 @@ def test_a_big_message_is_read_in_pieces_that_may_be_cut_anywhere() -> None:
     assert raw.size == len(DATED) + 1 + len(body)
     assert len(raw.body) > 5
     assert b"".join(raw.body) == b"\r\n" + re.sub(rb"\r\n|\r|\n", b"\r\n", body)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        DATED + b"X: a\r\n" + b" b\r\n" * (MAX_HEAD // 4 - 50),
+        DATED + b"X: " + (b"=?a?q?" * 30 + b"\r\n ") * 1000 + b"x\r\n",
+        DATED + (b"X: =?utf-8?q?" + b"=3D" * 300 + b"?=\r\n") * 250,
+        DATED + b"X: =?" + (b"a" * 900 + b"\r\n ") * 250 + b"?q?x?=\r\n",
+        DATED + b"Bcc:\r\n" * (MAX_HEAD // 7),
+        DATED + b"\r" * 1_000_000,
+        DATED + b"\r\n" + b"\n\r" * 500_000,
+    ],
+)
+def test_hostile_octets_cost_no_more_than_their_number(data: bytes) -> None:
+    start = time.process_time()
+    try:
+        read(data)
+    except MalformedRaw as refused:
+        assert refused.problem  # noqa: PT017  # it may be taken as well
+    assert time.process_time() - start < 1
 
 
 tokens = st.one_of(

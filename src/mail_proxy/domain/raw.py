@@ -214,20 +214,20 @@ def _read_head(section: bytes) -> _Head:
 
 def _fields(text: str) -> list[str]:
     """Divide into headers, each with its folds and without its last line end."""
-    fields: list[str] = []
+    fields: list[list[str]] = []
     for line in text.split("\r\n")[:-1]:
         if len(line.encode("utf-8")) > MAX_LINE:
             raise MalformedRaw(f"has a line of more than {MAX_LINE} octets in its headers")
         if not line.startswith((" ", "\t")):
-            fields.append(line)
+            fields.append([line])
         elif not fields:
             raise MalformedRaw("begins with a blank, where the name of its first header is expected")
         elif not line.strip(" \t"):
             # RFC 5322 section 3.2.2. Some receivers take it for the headers' end.
             raise MalformedRaw("has a line of nothing but blanks in its headers")
         else:
-            fields[-1] += "\r\n" + line
-    return fields
+            fields[-1].append(line)
+    return ["\r\n".join(lines) for lines in fields]
 
 
 def _check_names(seen: Counter[str], values: dict[str, str]) -> None:
