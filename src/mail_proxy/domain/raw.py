@@ -23,7 +23,6 @@ _PIECE = 256 * 1024
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*\Z")
 _BASE64_END = re.compile(r"[A-Za-z0-9+/]*={0,2}\Z")
-_LINE_END = re.compile(rb"\r\n|\r|\n")
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 _BLIND = frozenset({"bcc", "resent-bcc"})
 # RFC 5322 section 3.6 and RFC 2045 section 3: with two of one, each receiver believes in another.
@@ -132,7 +131,7 @@ def _with_crlf(pieces: Iterable[bytes]) -> Iterator[bytes]:
             continue
         pairs = piece.count(b"\r\n")
         if piece.count(b"\r") != pairs or piece.count(b"\n") != pairs:
-            piece = _LINE_END.sub(b"\r\n", piece)
+            piece = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
         ended = piece.endswith(b"\n")
         yield piece
     if held or not ended:
