@@ -238,13 +238,13 @@ def headers_of(content: bytes) -> list[tuple[str, str]]:
 
 def decoded(parsed: Parsed, name: str, number: int = 0) -> str:
     """What the standard library's parser reads in a header."""
-    value = parsed.get_all(name, [])[number].replace("\r\n", "")
+    value = parsed.get_all(name, [])[number].replace("\n", "")
     return str(make_header(decode_header(value))) if "=?" in value else value
 
 
 def addressed(parsed: Parsed, name: str) -> list[tuple[str, str]]:
     """The names and addresses that the standard library reads in a header."""
-    line = "".join(str(value).replace("\r\n", "") for value in parsed.get_all(name, []))
+    line = "".join(str(value).replace("\n", "") for value in parsed.get_all(name, []))
     return [(str(make_header(decode_header(name))), address) for name, address in getaddresses([line])]
 
 
