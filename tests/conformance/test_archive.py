@@ -73,6 +73,20 @@ async def test_a_message_is_shown_with_all_that_was_submitted(store: Store) -> N
     assert (await page(store)).messages == [details]
 
 
+@pytest.mark.parametrize("size", [4, 400_000])
+async def test_of_a_complete_message_its_octets_are_left_out_and_the_rest_stays_as_it_was(
+    store: Store, size: int
+) -> None:
+    account = await with_account(store)
+    others = '"id":"M1","metadata":{"raw":"x","n":1e+300,"f":1.0,"u":"\\u00e9\U0001f389"}'
+    await enqueue(store, a_message("M1", account, fields=f'{{{others},"raw":"{"A" * size}","raw_size":3}}'))
+    details = await store.archive.message("acme", "M1")
+    assert details is not None
+    assert json.dumps(details.fields) == json.dumps(json.loads(f'{{{others},"raw_size":3}}'))
+    (claimed,) = await claim(store, account)
+    assert json.loads(claimed.fields)["raw"] == "A" * size
+
+
 async def test_recipients_share_the_end_of_their_message_where_it_is_the_same_for_all(store: Store) -> None:
     account = await with_account(store)
     people = (("a@example.net", RecipientKind.TO), ("b@example.net", RecipientKind.TO))

@@ -19,7 +19,7 @@ from mail_proxy.domain.address import (
     parse_mailboxes,
     separated,
 )
-from mail_proxy.domain.header import text_problem
+from mail_proxy.domain.header import spills_direction, text_problem
 
 ATEXT = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&'*+-/=?^_`{|}~"
 
@@ -32,7 +32,7 @@ plain_addresses = st.builds("{}@{}".format, locals_, domains)
 names = (
     st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from('", <>@\\;:()=?')), max_size=40)
     .map(lambda name: name.strip(" "))
-    .filter(lambda name: text_problem(name) is None)
+    .filter(lambda name: text_problem(name) is None and not spills_direction(name))
 )
 
 
@@ -81,6 +81,10 @@ def test_whatever_is_read_is_one_clean_address(text: str) -> None:
         ('"Rossi, Anna" <anna@example.org>', Mailbox("anna@example.org", "Rossi, Anna")),
         (r'"Anna \"Nina\" \\ Rossi" <anna@example.org>', Mailbox("anna@example.org", r'Anna "Nina" \ Rossi')),
         ('"" <anna@example.org>', Mailbox("anna@example.org")),
+        (
+            "\u202bאנה\u202c \u2066x\u2069\u200f <anna@example.org>",
+            Mailbox("anna@example.org", "\u202bאנה\u202c \u2066x\u2069\u200f"),
+        ),
         ("Żółć 日本 <anna@example.org>", Mailbox("anna@example.org", "Żółć 日本")),
         ("büro@example.org", Mailbox("büro@example.org")),
         ("用户.名@example.org", Mailbox("用户.名@example.org")),
@@ -163,6 +167,9 @@ def test_a_mailbox_is_read(text: str, mailbox: Mailbox) -> None:
         "Anna\0 <anna@example.org>",
         "Anna\x1b[31m <anna@example.org>",
         "Anna\ud83d <anna@example.org>",
+        "Anna\u202e <anna@example.org>",
+        '"Anna\u2069" <anna@example.org>',
+        "An\u2066n\u202ba\u2069\u202c <anna@example.org>",
         "=?utf-8?q?Anna=0D=0ABcc:_eve?= <anna@example.org>",
         "=?utf-8?b?QW5uYQ0KQmNjOg==?= <anna@example.org>",
         "=?utf-8?q?anna=40example.com=3E?=@example.org",

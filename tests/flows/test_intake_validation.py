@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,13 +14,15 @@ from hypothesis import strategies as st
 
 from mail_proxy.domain.address import Mailbox
 from mail_proxy.domain.message import Priority
-from mail_proxy.domain.submission import MAX_HEADERS, MAX_RECIPIENTS, build_message
+from mail_proxy.domain.submission import MAX_HEADERS, MAX_RECIPIENTS, NOT_WITH_RAW, build_message
 from mail_proxy.intake.receipt import Rejected
 from mail_proxy.intake.submission import BatchIn, MessageIn
 from mail_proxy.intake.validation import MAX_DEPTH, Accepted, check, digest
 from tests.flows.intake_fakes import item
 
 NOW = 1_760_000_000.0
+RAW = "RnJvbTogYUBiLmMNCg0KeA0K"
+ONLY_RAW: dict[str, object] = {"subject": ..., "body": ...}
 
 
 def nested(depth: int) -> list[object]:
@@ -169,7 +172,14 @@ def test_an_item_that_is_no_object_is_refused(submitted: object) -> None:
         ("metadata", {"metadata": {"a": -math.inf}}),
         ("metadata", {"metadata": {"a": 10**400}}),
         ("attachments", {"attachments": []}),
-        ("raw", {"raw": "RnJvbTo="}),
+        ("raw", {"raw": "RnJvbTo", **ONLY_RAW}),
+        ("raw", {"raw": 5, **ONLY_RAW}),
+        ("raw", {"raw": "", **ONLY_RAW}),
+        ("raw", {"raw": "\ud800", **ONLY_RAW}),
+        ("subject", {"raw": RAW}),
+        ("body", {"raw": RAW, "subject": ...}),
+        ("to", {"raw": RAW, **ONLY_RAW, "to": []}),
+        ("from", {"raw": RAW, **ONLY_RAW, "from_": ...}),
         ("sender", {"sender": "x"}),
         ("from_", {"from__": "shop@example.com", "from_": ...}),
     ],
@@ -292,7 +302,7 @@ def test_any_json_in_any_field_is_taken_or_refused(changes: dict[str, Any]) -> N
     result = check(0, item() | changes, NOW)
     if isinstance(result, Rejected):
         rejected_field = result.field or ""
-        assert rejected_field in {*changes, "to", "body", "content_type", "expires_ts"}
+        assert rejected_field in {*changes, "to", "body", "content_type", "expires_ts", "subject"}
         result.reason.encode("utf-8")
     else:
         result.fields.encode("utf-8")
@@ -312,6 +322,21 @@ def test_the_digest_does_not_depend_on_the_order_of_keys_nulls_or_the_tenants_na
     assert len(digest(one)) == 64
 
 
+def test_the_digest_covers_a_complete_message() -> None:
+    assert accepted(raw=RAW, **ONLY_RAW).digest == accepted(raw=RAW, **ONLY_RAW).digest
+    assert accepted(raw=RAW, **ONLY_RAW).digest != accepted(raw=RAW[:-4] + "eA0K", **ONLY_RAW, cc="c@d.e").digest
+    assert digest({"raw": RAW}) != digest({"raw": RAW[:-8] + "Cgp4"}) != digest({"raw": {"sha256": ""}})
+
+
+def test_of_a_complete_message_the_size_is_stored_beside_it() -> None:
+    result = accepted(raw=RAW, **ONLY_RAW)
+    fields = json.loads(result.fields)
+    assert (fields["raw"], fields["raw_size"]) == (RAW, 18)
+    assert result.message.raw is not None
+    assert result.message.raw.body == ()
+    assert build_message(fields).raw == replace(result.message.raw, body=(b"\r\nx\r\n",))
+
+
 # The documentation
 
 
@@ -329,7 +354,11 @@ def test_the_examples_make_a_message_that_is_taken() -> None:
     example = {name: field["examples"][0] for name, field in properties.items()}
     for unwanted in ("text", "html", "deferred_ts", "expires_ts"):
         del example[unwanted]
+    raw = example.pop("raw")
     assert isinstance(check(0, example, NOW), Accepted)
+    for unwanted in NOT_WITH_RAW:
+        example.pop(unwanted, None)
+    assert isinstance(check(0, {**example, "raw": raw}, NOW), Accepted)
 
 
 def test_a_batch_passes_its_items_on_unlooked_at_and_documents_them() -> None:

@@ -18,7 +18,7 @@ from mail_proxy.delivery.settings import DeliverySettings
 from mail_proxy.domain.account import Account, OnUncertain
 from mail_proxy.domain.attempt import AccountRefused, Attempt, Envelope, Failure, HostFailed, Interrupted
 from mail_proxy.domain.claim import Claimed
-from mail_proxy.domain.compose import compose
+from mail_proxy.domain.compose import Wire, compose
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.domain.poison import error_words, undecided
 from mail_proxy.domain.settlement import Policy, Settlement, expire, expired, settle
@@ -26,6 +26,9 @@ from mail_proxy.domain.submission import build_message
 from mail_proxy.ports import Directory
 
 log = structlog.get_logger(__name__)
+
+HEAVY = 200_000
+"""Characters from which a submission is read on a thread: below, the thread costs more than it spares."""
 
 
 @dataclass(slots=True)
@@ -74,6 +77,12 @@ async def limited(directory: Directory, account: Account) -> bool:
         return True
     tenant = await directory.tenant(account.tenant_id)
     return tenant is not None and tenant.limits.any
+
+
+def _written(claimed: Claimed) -> tuple[str, Wire]:
+    """Return who a message is from, for the envelope, and its bytes."""
+    message = build_message(json.loads(claimed.fields))
+    return message.envelope_sender, compose(message, claimed.identity)
 
 
 def _not_its_own(failure: Failure | None) -> bool:
@@ -140,12 +149,12 @@ class Sender:
         return Sent(attempt.failure)
 
     async def _attempt(self, account: Account, claimed: Claimed, flight: Flight) -> Attempt:
-        message = build_message(json.loads(claimed.fields))
-        wire = compose(message, claimed.identity)
+        heavy = len(claimed.fields) > HEAVY
+        sender, wire = await asyncio.to_thread(_written, claimed) if heavy else _written(claimed)  # G11
         # those that were not tried yet go first, then those that have waited longest, where not all can go at once
         waiting = sorted(claimed.waiting, key=lambda recipient: recipient.ts or 0.0)
         envelope = Envelope(
-            message.envelope_sender,
+            sender,
             tuple((r.n, r.address) for r in waiting),
             1 if await limited(self._needs.directory, account) else None,  # G10: each takes a place of its own
         )

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mail_proxy.domain.header import text_problem
+from mail_proxy.domain.header import spills_direction, text_problem
 
 MAX_LOCAL = 64
 MAX_DOMAIN = 255
@@ -136,6 +136,10 @@ def name_and_address(text: str) -> tuple[str, str]:
         raise MalformedAddress(f"the name in {shown(text)} has more than {MAX_DISPLAY_NAME} characters")
     if problem := text_problem(name):
         raise MalformedAddress(f"the name in {shown(text)} {problem}")
+    if not name.isprintable() and spills_direction(name):
+        raise MalformedAddress(
+            f"the name in {shown(text)} changes the direction of writing and does not change it back"
+        )
     return name, address
 
 

@@ -17,6 +17,7 @@ from typing import Protocol
 from mail_proxy.domain.address import Mailbox
 from mail_proxy.domain.header import ENCODED_WORD, MAX_LINE, folded, phrase, text_header
 from mail_proxy.domain.message import Identity, Message
+from mail_proxy.domain.raw import RawMessage
 
 MAIL_ID_HEADER = "X-Genro-Mail-ID"
 
@@ -48,7 +49,7 @@ class Wire:
     eight_bit: bool = False
     """True when the server must offer 8BITMIME (RFC 6152)."""
     utf8_headers: bool = False
-    """True when an address has a non-ASCII local part: the server must offer SMTPUTF8 (RFC 6531)."""
+    """True when its headers are not all ASCII: the server must offer SMTPUTF8 (RFC 6531)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,8 @@ def compose(message: Message, identity: Identity) -> Wire:
 
     `message` is checked, as `build_message` returns it. The same arguments give the same bytes. # G4
     """
+    if message.raw is not None:
+        return _as_it_is(message.raw, identity)
     entity = _content(message, identity)
     # Only addresses can be other than ASCII here: every text is encoded.
     head = _header_lines(message, identity).encode("utf-8")
@@ -73,6 +76,17 @@ def compose(message: Message, identity: Identity) -> Wire:
         size=sum(len(part) if isinstance(part, bytes) else part.size for part in parts),
         utf8_headers=not _ascii_addresses(message),
     )
+
+
+def _as_it_is(raw: RawMessage, identity: Identity) -> Wire:
+    """Send a complete message; what is to be added stands before it, where it changes nothing that may be signed."""
+    added = [text_header(MAIL_ID_HEADER, identity.mail_id)]
+    if not raw.dated:
+        added.append(_date_line(int(identity.date)))
+    if raw.message_id is None:
+        added.append(f"Message-ID: <{identity.message_id}>\r\n")
+    parts = ("".join(added).encode("ascii") + raw.head, *raw.body)
+    return Wire(parts, sum(map(len, parts)), eight_bit=raw.eight_bit, utf8_headers=raw.utf8_headers)
 
 
 def _header_lines(message: Message, identity: Identity) -> str:
@@ -116,14 +130,9 @@ def address_header(name: str, mailboxes: Sequence[Mailbox]) -> str:
 
 
 def _ascii_addresses(message: Message) -> bool:
-    return (
-        message.sender.address.isascii()
-        and (message.return_path is None or message.return_path.isascii())
-        and all(
-            mailbox.address.isascii()
-            for mailboxes in (message.to, message.cc, message.bcc, message.reply_to)
-            for mailbox in mailboxes
-        )
+    """Look at the addresses in headers; those of the envelope alone are looked at one by one when they are used. G7."""
+    return message.sender.address.isascii() and all(
+        mailbox.address.isascii() for mailboxes in (message.to, message.cc, message.reply_to) for mailbox in mailboxes
     )
 
 

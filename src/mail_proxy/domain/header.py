@@ -28,6 +28,18 @@ _PLAIN_CHARSET = re.compile(
     re.IGNORECASE,
 )
 
+# Those in which other octets than ASCII's are line breaks: what they hide does not show.
+_HIDING_CHARSET = re.compile(
+    r".*(?:utf-?(?:7|16|32)|ucs|unicode|ebcdic)"
+    r"|(?:cp|ibm)-?0*(?:37|2[789]\d|4[29]\d|500|838|87\d|880|905|924|1026|1047|11[45]\d)\b",
+    re.IGNORECASE,
+)
+_CONTROL_OCTETS = bytes([*range(0x20), 0x7F])
+_SWITCHES = b"\t\x0e\x0f\x1b"
+
+_DIRECTION_ENDS = dict.fromkeys("\u202a\u202b\u202d\u202e", "\u202c") | dict.fromkeys("\u2066\u2067\u2068", "\u2069")
+_DIRECTIONS_END = frozenset(_DIRECTION_ENDS.values())
+
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*\Z")
 _NEEDS_BACKSLASH = re.compile(r'(["\\])')
 # What an encoded word may hold as it is, also in a display name (RFC 2047 section 5 (3)).
@@ -37,9 +49,14 @@ _WRAP = len("=?utf-8?q??=")
 _Q = tuple("_" if byte == 0x20 else chr(byte) if byte in _Q_SAFE else f"={byte:02X}" for byte in range(256))
 
 
+def is_field_name(name: str) -> bool:
+    """True for what may be the name of a header (RFC 5322 section 3.6.8)."""
+    return _FTEXT.match(name) is not None
+
+
 def name_problem(name: str) -> str | None:
     """Say why a caller may not give a header of this name, or None."""
-    if not _FTEXT.match(name):
+    if not is_field_name(name):
         return "a header's name is made of printable ASCII characters without space and colon"
     if len(name) > MAX_NAME:
         return f"a header's name has at most {MAX_NAME} characters"
@@ -66,19 +83,60 @@ def text_problem(text: str) -> str | None:
     return None
 
 
+def spills_direction(name: str) -> bool:
+    """True where a name changes the direction of writing and does not change it back (Unicode UAX #9, section 2).
+
+    What a program shows behind the name, the address above all, would then be shown turned round.
+    """
+    waiting: list[str] = []
+    for character in name:
+        if end := _DIRECTION_ENDS.get(character):
+            waiting.append(end)
+        elif character in _DIRECTIONS_END and (not waiting or waiting.pop() != character):
+            return True
+    return bool(waiting)
+
+
+def hides_a_line_break(text: str) -> bool:
+    """True where an encoded word in a header that others have written decodes to more than text.
+
+    Any character set may be named there, other than in a text that a caller gives: only those are refused that have
+    line breaks in other octets than ASCII's.
+    """
+    if "=?" not in text:
+        return False
+    for charset, encoding, payload in _ENCODED.findall(text):
+        if _HIDING_CHARSET.match(charset):
+            return True
+        if (decoded := _decoded(encoding, payload)) is not None:
+            # What switches character sets, in ISO-2022-JP for instance, is part of the text.
+            rest = decoded.translate(None, _SWITCHES)
+            if len(rest.translate(None, _CONTROL_OCTETS)) != len(rest) or _controls_in_utf8(charset, rest):
+                return True
+    return False
+
+
 def _smuggles(charset: str, encoding: str, payload: str) -> bool:
     if not _PLAIN_CHARSET.match(charset):
         return True
+    decoded = _decoded(encoding, payload)
+    if decoded is None:
+        return False
+    return len(decoded.translate(None, _CONTROL_OCTETS)) != len(decoded) or _controls_in_utf8(charset, decoded)
+
+
+def _decoded(encoding: str, payload: str) -> bytes | None:
+    """Decode what an encoded word holds; None where it is no base64, so that nobody decodes it."""
     data = payload.encode("utf-8")
     if encoding in "qQ":
-        decoded = binascii.a2b_qp(data, header=True)
-    else:
-        try:
-            decoded = binascii.a2b_base64(data + b"==")
-        except binascii.Error:
-            return False  # No base64, so nobody decodes it.
-    if any(byte < 0x20 or byte == 0x7F for byte in decoded):
-        return True
+        return binascii.a2b_qp(data, header=True)
+    try:
+        return binascii.a2b_base64(data + b"==")
+    except binascii.Error:
+        return None
+
+
+def _controls_in_utf8(charset: str, decoded: bytes) -> bool:
     return charset.lower().startswith("utf") and bool(_CONTROL.search(decoded.decode("utf-8", "replace")))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 
 from mail_proxy.domain.address import Mailbox
+from mail_proxy.domain.raw import RawMessage
 from mail_proxy.domain.recipient import Recipient, RecipientKind
 
 DEFAULT_PRIORITY = 2
@@ -53,7 +54,8 @@ class Message:
     """What goes out: headers, recipients and bodies, parsed and checked, independent of where it is queued.
 
     At least one of `text` and `html` is set, and both make a multipart/alternative. `headers` are extra headers in
-    the caller's order. `message_id` is without angle brackets; None asks for one to be made.
+    the caller's order. `message_id` is without angle brackets; None asks for one to be made. Where there is `raw`, that
+    is the message, and the rest says only who it goes from and to.
     """
 
     sender: Mailbox
@@ -67,6 +69,7 @@ class Message:
     return_path: str | None = None
     message_id: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    raw: RawMessage | None = None
 
     @property
     def envelope_sender(self) -> str:
@@ -178,5 +181,5 @@ class Details:
     reported_ts: float | None
     reply: str | None
     fields: Mapping[str, object] = field(default_factory=dict)
-    """The submission; inline attachment bytes left out."""
+    """The submission; the bytes of a complete message (`raw`) and of inline attachments left out."""
     recipients: tuple[Recipient, ...] = ()

@@ -11,6 +11,7 @@
 | `return_path` | the envelope's sender: an address; empty or `<>` for the null sender (RFC 5321 section 4.5.5) |
 | `message_id` | with or without its angle brackets |
 | `headers` | name to value |
+| `raw` | instead of all that makes up the message (`NOT_WITH_RAW`): a complete message, in base64 |
 
 A field that is null counts as absent. Fields about queueing (`id`, `priority`, …) are not looked at.
 """
@@ -24,6 +25,7 @@ from mail_proxy.domain.address import Mailbox, MalformedAddress, check_address, 
 from mail_proxy.domain.errors import Invalid, Problem
 from mail_proxy.domain.header import name_problem, text_problem
 from mail_proxy.domain.message import Message
+from mail_proxy.domain.raw import MalformedRaw, RawMessage, read_raw
 
 MAX_RECIPIENTS = 1000
 MAX_SUBJECT = 2000
@@ -31,6 +33,10 @@ MAX_HEADERS = 100
 MAX_HEADERS_SIZE = 32 * 1024
 """Characters of all extra headers, names and values."""
 MAX_MESSAGE_ID = 250
+NOT_WITH_RAW = (
+    "subject", "body", "content_type", "text", "html", "headers", "reply_to", "message_id", "attachments",
+)  # fmt: skip
+"""Fields that say what a complete message says itself."""
 
 # The characters of RFC 5322 section 3.6.4; dots may stand anywhere, since some mailers put them so.
 _MESSAGE_ID = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+@(?:[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+|\[[!-Z^-~]+\])\Z")
@@ -38,8 +44,18 @@ _MESSAGE_ID = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+@(?:[A-Za-z0-9!#$%&'*
 
 def build_message(fields: Mapping[str, object]) -> Message:
     """Read what a submission asks to be sent. Raises `Invalid` with the first field that is wrong, and why."""
+    message = _complete(fields) if fields.get("raw") is not None else _composed(fields)
+    recipients = len(message.to) + len(message.cc) + len(message.bcc)
+    if recipients == 0:
+        raise _wrong("to", "at least one recipient is needed in to, cc or bcc")
+    if recipients > MAX_RECIPIENTS:
+        raise _wrong("to", f"to, cc and bcc have {recipients} recipients, more than {MAX_RECIPIENTS}")
+    return message
+
+
+def _composed(fields: Mapping[str, object]) -> Message:
     text, html = _bodies(fields)
-    message = Message(
+    return Message(
         sender=_sender(fields),
         to=_mailboxes(fields, "to"),
         cc=_mailboxes(fields, "cc"),
@@ -52,12 +68,31 @@ def build_message(fields: Mapping[str, object]) -> Message:
         message_id=_message_id(fields),
         headers=_headers(fields),
     )
-    recipients = len(message.to) + len(message.cc) + len(message.bcc)
-    if recipients == 0:
-        raise _wrong("to", "at least one recipient is needed in to, cc or bcc")
-    if recipients > MAX_RECIPIENTS:
-        raise _wrong("to", f"to, cc and bcc have {recipients} recipients, more than {MAX_RECIPIENTS}")
-    return message
+
+
+def _complete(fields: Mapping[str, object]) -> Message:
+    for field in NOT_WITH_RAW:
+        if fields.get(field) is not None:
+            raise _wrong(field, "cannot be given together with raw, which is the whole message")
+    sender, to, cc, bcc = _sender(fields), *(_mailboxes(fields, field) for field in ("to", "cc", "bcc"))
+    return_path = _return_path(fields)
+    raw = _raw(fields)
+    return Message(sender, to, cc, bcc, subject="", return_path=return_path, message_id=_own_message_id(raw), raw=raw)
+
+
+def _raw(fields: Mapping[str, object]) -> RawMessage:
+    try:
+        return read_raw(_text(fields, "raw") or "")
+    except MalformedRaw as wrong:
+        raise _wrong("raw", wrong.problem) from None
+
+
+def _own_message_id(raw: RawMessage) -> str | None:
+    """Return a complete message's own Message-ID, None where it is missing or has no form that is known."""
+    try:
+        return None if raw.message_id is None else _checked_message_id(raw.message_id)
+    except Invalid:
+        return None
 
 
 def _wrong(field: str, problem: str) -> Invalid:
@@ -142,8 +177,10 @@ def _return_path(fields: Mapping[str, object]) -> str | None:
 
 def _message_id(fields: Mapping[str, object]) -> str | None:
     text = _text(fields, "message_id")
-    if text is None:
-        return None
+    return None if text is None else _checked_message_id(text)
+
+
+def _checked_message_id(text: str) -> str:
     bare = text.strip(" ")
     if bare.startswith("<") and bare.endswith(">"):
         bare = bare[1:-1]

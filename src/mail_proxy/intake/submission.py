@@ -68,9 +68,10 @@ class MessageIn(BaseModel):
         description="Recipients that no other recipient sees, written like `to`. Never on the wire.",
         examples=[["archive@acme.example"]],
     )
-    subject: str = Field(
+    subject: str | None = Field(
+        None,
         max_length=MAX_SUBJECT,
-        description="One line of text in any script.",
+        description="Required, unless there is `raw`: one line of text in any script.",
         examples=["Your order 1042"],
     )
     body: str | None = Field(
@@ -109,6 +110,13 @@ class MessageIn(BaseModel):
         description=f"Extra headers, at most {MAX_HEADERS}. Those that make up the message (From, To, Subject, Date, "
         "Content-*, MIME-*, Received, DKIM-*, …) are refused.",
         examples=[{"List-Unsubscribe": "<https://acme.example/unsubscribe/1042>"}],
+    )
+    raw: str | None = Field(
+        None,
+        description="Instead of `subject`, bodies, `headers`, `reply_to`, `message_id` and `attachments`: a complete "
+        "message (RFC 5322) in base64, with padding and without line breaks. Sent byte for byte: only `Bcc` is taken "
+        "out, and line ends are made CRLF. `from` (or `return_path`), `to`, `cc` and `bcc` are its envelope.",
+        examples=["RnJvbTogc2hvcEBhY21lLmV4YW1wbGUNClN1YmplY3Q6IFlvdXIgb3JkZXINCg0KVGhhbmsgeW91Lg0K"],
     )
     priority: PriorityIn | None = Field(
         None,

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from pydantic import ValidationError
@@ -28,7 +28,6 @@ MAX_DEPTH = 20
 _FIELDS = frozenset(field.alias or name for name, field in MessageIn.model_fields.items())
 _LATER_FIELDS = {
     "attachments": "attachments cannot be sent by this version",
-    "raw": "complete messages cannot be sent by this version; give subject and body",
 }
 _WANTED = {
     "id": f"must be a text of 1 to {MAX_ID} characters",
@@ -47,6 +46,9 @@ _WANTED = {
 
 _TOO_MUCH = {"string_too_long": "characters", "too_long": "entries"}
 
+# Characters that are hashed at a time.
+_PIECE = 1024 * 1024
+
 _canonical = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True).encode
 _as_given = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
@@ -55,7 +57,8 @@ _as_given = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",
 class Accepted:
     """A submission that is fine by itself; whose it is and which account sends it is still to be found.
 
-    `fields` is what is stored: the submission as JSON text, without nulls, domains in ASCII, no NUL in its bodies.
+    `fields` is what is stored: the submission as JSON text, without nulls, domains in ASCII, no NUL in its bodies, and
+    beside a complete message (`raw`) its size, so that it can be shown without it. Of that one `message` has no body.
     """
 
     index: int
@@ -94,7 +97,17 @@ def digest(fields: Mapping[str, object]) -> str:
     Raises `UnicodeEncodeError` for half of a surrogate pair.
     """  # G3
     content = {name: value for name, value in fields.items() if value is not None and name != "tenant_id"}
+    if isinstance(raw := content.get("raw"), str):
+        # Of a complete message its own digest is enough, and spares copies of what may be a hundred megabytes.
+        content["raw"] = {"sha256": _sha256(raw)}
     return hashlib.sha256(_canonical(content).encode("utf-8")).hexdigest()
+
+
+def _sha256(text: str) -> str:
+    found = hashlib.sha256()
+    for at in range(0, len(text), _PIECE):
+        found.update(text[at : at + _PIECE].encode("utf-8"))
+    return found.hexdigest()
 
 
 def _accepted(index: int, item: object, now: float) -> Accepted:
@@ -113,6 +126,9 @@ def _accepted(index: int, item: object, now: float) -> Accepted:
     fields = {name: value for name, value in given.items() if value is not None}
     fields |= rewritten(given) | _without_nul(given)
     message = build_message(fields)
+    if message.raw is not None:
+        fields["raw_size"] = message.raw.size
+        message = replace(message, raw=replace(message.raw, body=()))
     try:
         content_digest = digest(given)
     except UnicodeEncodeError:

@@ -46,7 +46,7 @@ class Extensions:
         if (utf8 or wire.utf8_headers) and not self.utf8:
             return NO_UTF8
         if wire.eight_bit and not self.eight_bit:
-            return _refusal("5.6.7", "the message needs 8BITMIME, which the server does not offer")
+            return _refusal("5.6.3", "the message needs 8BITMIME, which the server does not offer")
         return None
 
 
@@ -55,4 +55,4 @@ def _refusal(enhanced: str, text: str) -> Answer:
     return Answer(Reply(554, enhanced, text), Stage.MAIL)
 
 
-NO_UTF8 = _refusal("5.6.7", "the address needs SMTPUTF8, which the server does not offer")
+NO_UTF8 = _refusal("5.6.7", "the address or a header needs SMTPUTF8, which the server does not offer")

@@ -35,6 +35,7 @@ from mail_proxy.store.loading import recipient_of
 from mail_proxy.store.page_size import fitting
 from mail_proxy.store.rows import selected
 from mail_proxy.store.schema import ANY_MESSAGE, accounts, contents, events, messages, recipients
+from mail_proxy.store.shown import shown_fields
 from mail_proxy.store.survey import count_unfinished
 
 _WAITING = [state.value for state in sorted(WAITING_STATES)]
@@ -68,7 +69,7 @@ _DETAILS: Select[Any] = select(
     _of_account(accounts.c.hold_reason).label("hold_reason"),
     _of_account(accounts.c.limited_until).label("limited_until"),
     _of_account(accounts.c.limited_reason).label("limited_reason"),
-    _of_content(contents.c.fields).label("fields"),
+    _of_content(shown_fields()).label("fields"),
 )
 
 
@@ -188,6 +189,7 @@ def _details(row: Row[Any], people: Sequence[Any], now: float) -> Details:
     state = MessageState(row.state)
     ts = row.finished_ts if state.final else row.first_attempt_ts
     fields = json.loads(row.fields)
+    fields.pop("raw", None)
     waiting = state in WAITING_STATES
     limited = state is MessageState.READY and row.limited_until is not None and row.limited_until > now
     return Details(

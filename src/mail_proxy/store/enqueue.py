@@ -32,12 +32,9 @@ from mail_proxy.domain.report import EventType
 from mail_proxy.ports import Taken
 from mail_proxy.store.database import Transaction
 from mail_proxy.store.hints import Hint
-from mail_proxy.store.rows import pack, packed, selected, unpack, unpacked
+from mail_proxy.store.rows import ALONE, pack, packed, selected, unpack, unpacked
 from mail_proxy.store.schema import contents, events, messages, recipients
 from mail_proxy.store.version import hold_version
-
-ALONE = 100_000
-"""Characters of a submission above which its content is bound by itself instead of inside the packed rows."""
 
 _ATTEMPTED = [each.value for each in (EventType.SENT, EventType.FAILED, EventType.EXPIRED, EventType.UNCERTAIN)]
 

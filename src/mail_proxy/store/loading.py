@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, case, null, select
 
 from mail_proxy.domain.claim import HELPING, Claimed
 from mail_proxy.domain.message import FINAL_STATES, Identity, MessageState
 from mail_proxy.domain.recipient import Recipient, RecipientKind, RecipientState
-from mail_proxy.store.rows import among, pack, packed, unpack
+from mail_proxy.store.rows import ALONE, among, pack, packed, unpack
 from mail_proxy.store.schema import contents, messages, recipients
 
 
@@ -37,7 +37,7 @@ class Loader:
                 messages.c.crashes,
                 contents.c.message_id,
                 contents.c.date,
-                contents.c.fields,
+                case((messages.c.size > ALONE, null()), else_=contents.c.fields).label("fields"),
             )
             .join(contents, contents.c.message_pk == messages.c.pk)
             .where(among(dialect, messages.c.pk))
@@ -58,6 +58,8 @@ class Loader:
             .order_by(recipients.c.message_pk, recipients.c.n)
         )
         self.recipients = packed(dialect, to.subquery("loaded"))
+        # SQLite takes ten times as long to write a big text into JSON as to give it as it is
+        self.alone = select(contents.c.fields).where(contents.c.message_pk == bindparam("message"))
         sizes = select(messages.c.pk, messages.c.size).where(among(dialect, messages.c.pk)).order_by(messages.c.pk)
         self.sizes = packed(dialect, sizes.subquery("sizes"))
 
@@ -69,7 +71,12 @@ class Loader:
         people: dict[int, list[list[Any]]] = {}
         for row in unpack(connection.execute(self.recipients, chosen).scalar()):
             people.setdefault(row[0], []).append(row[1:])
-        return [_claimed(row, people.get(row[0], [])) for row in unpack(connection.execute(self.rows, chosen).scalar())]
+        claimed = []
+        for row in unpack(connection.execute(self.rows, chosen).scalar()):
+            if row[-1] is None:
+                row[-1] = connection.execute(self.alone, {"message": row[0]}).scalar_one()
+            claimed.append(_claimed(row, people.get(row[0], [])))
+        return claimed
 
     def in_helpings(self, connection: Connection, pks: Sequence[int]) -> Iterator[list[Claimed]]:
         """Load the messages a few at a time where they are big, in the order of their numbers."""  # G11

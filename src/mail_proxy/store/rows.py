@@ -18,6 +18,9 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql.selectable import FromClause
 from sqlalchemy.types import TypeEngine
 
+ALONE: Final = 100_000
+"""Characters of a submission above which its content travels by itself instead of inside the packed rows."""
+
 _NOT_STORABLE: Final = re.compile("[\0\ud800-\udfff]")
 
 
