@@ -14,6 +14,7 @@ from mail_proxy.domain.compose import Wire
 from mail_proxy.domain.explanation import Standing
 from mail_proxy.domain.message import Details, NewMessage, Verdict
 from mail_proxy.domain.report import EventType, StoredEvent
+from mail_proxy.domain.search import TextFilter
 from mail_proxy.domain.settlement import Settlement
 from mail_proxy.domain.sync_lease import SyncLease, SyncMemory
 from mail_proxy.domain.tenant import Suspension, Tenant
@@ -398,14 +399,33 @@ class MessageFilter:
     batch_code: str | None = None
     priority: int | None = None
     active_only: bool = False
+    created_from: float | None = None
+    """Accepted then or later, Unix seconds."""
+    created_to: float | None = None
+    """Accepted before then."""
+    texts: TextFilter = TextFilter()  # noqa: RUF009 - a value that never changes
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """A place in the list of a tenant's messages: what was accepted later lies above, and of two at once the later pk.
+
+    It stays where it is while messages come and go.
+    """
+
+    created_ts: float
+    pk: int
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of messages, newest first, and the pk to go on before; None at the end."""
+    """One page of messages, newest first, and the place to go on below; None at the end.
+
+    A search that had to look at many messages may have found few or none so far, and yet go on below.
+    """
 
     messages: Sequence[Details]
-    next_before: int | None
+    below: Place | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -422,8 +442,11 @@ class PastEvent:
 class Archive(Protocol):
     """Messages and their histories as the API shows them. Reads only."""
 
-    async def page(self, tenant_id: str, wanted: MessageFilter, before: int | None, limit: int, now: float) -> Page:
-        """Messages of one tenant, newest first; costs the same on the first page and on the last."""
+    async def page(self, tenant_id: str, wanted: MessageFilter, below: Place | None, limit: int, now: float) -> Page:
+        """Messages of one tenant, newest first; costs the same on the first page and on the last.
+
+        Reads a bounded number of messages, whatever is wanted of them, and then answers what it has found.
+        """
         ...
 
     async def message(self, tenant_id: str, message_id: str) -> Details | None:

@@ -136,6 +136,9 @@ class MessageOut(BaseModel):
     sent_ts: float | None = Field(description="When it was sent.", examples=[1785492000.25])
     error_ts: float | None = Field(description="When it failed, expired or was cancelled.", examples=[None])
     error: str | None = Field(description="Why it failed: the last word on it.", examples=[None])
+    error_code: str | None = Field(
+        description="The SMTP code in that, or `rate_limited`; as it is reported.", examples=[None]
+    )
     reported_ts: float | None = Field(description="When its end was reported.", examples=[1785492001.5])
     metadata: dict[str, Any] | None = Field(description="Your own data.", examples=[{"customer": 4711}])
     message: dict[str, Any] = Field(
@@ -154,7 +157,9 @@ class MessagesAnswer(Answer):
 
     messages: list[MessageOut] = Field(description="The messages.")
     next_cursor: str | None = Field(
-        description="Give it as `cursor` for the next page. Null: the end.", examples=["981"]
+        description="Give it as `cursor` for the next page; there may be one although this one is not full, or empty. "
+        "Null: the end.",
+        examples=["QdqbHlgP_3sAAAAAAAAD1Q"],
     )
 
 

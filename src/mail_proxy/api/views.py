@@ -7,6 +7,7 @@ import json
 from mail_proxy.domain.explanation import Explanation, Standing
 from mail_proxy.domain.message import Details, MessageState
 from mail_proxy.domain.report import recipient_view
+from mail_proxy.domain.settlement import error_code
 from mail_proxy.intake.receipt import Receipt
 from mail_proxy.ports import PastEvent
 
@@ -47,6 +48,7 @@ def message_view(details: Details, now: float) -> dict[str, object]:
         "sent_ts": details.finished_ts if details.state is MessageState.SENT else None,
         "error_ts": details.finished_ts if failed else None,
         "error": details.reply if failed else None,
+        "error_code": error_code(details.reply) if failed else None,
         "reported_ts": details.reported_ts,
         "metadata": details.fields.get("metadata"),
         "message": dict(details.fields),

@@ -1,0 +1,33 @@
+"""Indexes for the lists of messages, newest first by time, and why the last sync with a tenant failed.
+
+Revision ID: 0005
+Revises: 0003
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0005"
+down_revision: str | None = "0003"
+branch_labels = None
+depends_on = None
+
+_INDEXES = {
+    "ix_messages_sending": (["instance_id", "tenant_id", "created_ts", "pk"], "state = 'sending'"),
+    "ix_messages_list_unfinished": (["tenant_id", "created_ts", "pk"], "finished_ts IS NULL AND pk > 0"),
+    "ix_messages_list_finished": (["tenant_id", "state", "created_ts", "pk"], "finished_ts IS NOT NULL AND pk > 0"),
+    "ix_messages_list_account": (["tenant_id", "account_id", "created_ts", "pk"], "pk > 0"),
+    "ix_messages_list_batch": (["tenant_id", "batch_code", "created_ts", "pk"], "batch_code IS NOT NULL AND pk > 0"),
+}
+
+
+def upgrade() -> None:
+    """Put the lists in the place of the index by number, and add the column."""
+    op.drop_index("ix_messages_tenant", "messages")
+    op.drop_index("ix_messages_sending", "messages")
+    for name, (columns, condition) in _INDEXES.items():
+        where = sa.text(condition)
+        op.create_index(name, "messages", columns, sqlite_where=where, postgresql_where=where)
+    op.add_column("sync_leases", sa.Column("last_error", sa.Text(), nullable=True))
