@@ -16,7 +16,7 @@ from mail_proxy.domain.message import Details, NewMessage, Verdict
 from mail_proxy.domain.report import EventType, StoredEvent
 from mail_proxy.domain.search import TextFilter
 from mail_proxy.domain.settlement import Settlement
-from mail_proxy.domain.sync_lease import SyncLease, SyncMemory
+from mail_proxy.domain.sync_lease import SyncLease, SyncMemory, SyncRecord
 from mail_proxy.domain.tenant import Suspension, Tenant
 
 
@@ -231,6 +231,14 @@ class SyncLeases(Protocol):
 
     async def release(self, lease: SyncLease, memory: SyncMemory) -> None:
         """Give the turn back, and hand on what the next one should know."""
+        ...
+
+
+class SyncRecords(Protocol):
+    """How reporting goes, tenant by tenant. Reads only."""
+
+    async def records(self, after: str | None, limit: int) -> Sequence[SyncRecord]:
+        """Up to `limit` tenants whose id is above `after`, by id. Costs no more where a million events are pending."""
         ...
 
 

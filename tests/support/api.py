@@ -23,6 +23,8 @@ from mail_proxy.domain.attempt import Probed, ProbeResult, Step
 from mail_proxy.domain.backlog import Survey
 from mail_proxy.domain.explanation import Here
 from mail_proxy.intake.intake import Intake, IntakeSettings
+from mail_proxy.reporting.lane import SyncStatus
+from mail_proxy.reporting.overview import SyncOverview
 from mail_proxy.runtime.telemetry import PrometheusMeter
 from mail_proxy.secrets import tokens
 from mail_proxy.secrets.cipher import AesGcmCipher, check_key
@@ -133,6 +135,7 @@ async def running_instance(folder: Path, url: str | None = None) -> AsyncIterato
         directory=directory,
         registry=directory,
         archive=store.archive,
+        sync_overview=SyncOverview(store.sync_records, lambda _tenant_id: SyncStatus(), clock),
         clock=clock,
         started=clock.monotonic(),
         run_now=run_now,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mail_proxy.api.services import ApiSettings, Insight, Services
+from mail_proxy.reporting.overview import SyncOverview
 from mail_proxy.runtime.app import App
 from mail_proxy.secrets.tokens import digest
 
@@ -28,6 +29,7 @@ def services_from(app: App) -> Services:
         directory=app.store.directory,
         registry=app.store.directory,
         archive=app.store.archive,
+        sync_overview=SyncOverview(app.store.sync_records, app.reporter.status, app.clock),
         clock=app.clock,
         started=app.clock.monotonic(),
         run_now=app.run_now,

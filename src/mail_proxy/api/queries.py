@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from mail_proxy.administration.fields import BatchCode, Text, UnixTime
+from mail_proxy.administration.fields import BatchCode, Id, Text, UnixTime
 from mail_proxy.api.cursors import CURSOR, place_at
 from mail_proxy.domain.message import Priority
 from mail_proxy.domain.search import TextFilter
@@ -63,6 +63,13 @@ class SuspensionQuery(OptionalTenantQuery):
     batch_code: BatchCode | None = Field(
         None, description="One campaign of the tenant instead of all of it.", examples=["newsletter-2026-07"]
     )
+
+
+class SyncStatusQuery(NoQuery):
+    """Which tenants are told of."""
+
+    limit: int = Field(100, ge=1, le=MAX_PAGE, description="Tenants a page, at most.", examples=[100])
+    cursor: Id | None = Field(None, description="`next_cursor` of the page before.", examples=["acme"])
 
 
 class ForceQuery(NoQuery):

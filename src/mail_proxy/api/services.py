@@ -16,6 +16,7 @@ from mail_proxy.domain.account import Account, Outage
 from mail_proxy.domain.explanation import Here
 from mail_proxy.intake.intake import Intake
 from mail_proxy.ports import Archive, Clock, Directory, Registry
+from mail_proxy.reporting.overview import SyncOverview
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class Services:
     directory: Directory
     registry: Registry
     archive: Archive
+    sync_overview: SyncOverview
     clock: Clock
     started: float
     """When the instance started, by the monotonic clock."""

@@ -10,6 +10,7 @@ from mail_proxy.domain.report import recipient_view
 from mail_proxy.domain.settlement import error_code
 from mail_proxy.intake.receipt import Receipt
 from mail_proxy.ports import PastEvent
+from mail_proxy.reporting.overview import TenantSync
 
 _ENDED_BADLY = frozenset({MessageState.FAILED, MessageState.EXPIRED, MessageState.CANCELLED})
 
@@ -73,6 +74,20 @@ def explanation_view(standing: Standing, explanation: Explanation) -> dict[str, 
         "attempts": standing.attempts,
         "last_reply": standing.reply,
         "expires_ts": standing.expires_ts,
+    }
+
+
+def sync_view(sync: TenantSync) -> dict[str, object]:
+    """Return how reporting to a tenant goes for JSON."""
+    return {
+        "tenant_id": sync.tenant_id,
+        "last_sync_ts": sync.status.last_sync_ts,
+        "next_sync_due": sync.status.next_sync_due,
+        "in_dnd": sync.status.in_dnd,
+        "pending_events": sync.pending_events,
+        "pending_events_is_at_least": sync.at_least,
+        "consecutive_failures": sync.status.consecutive_failures,
+        "last_error": sync.status.last_error,
     }
 
 

@@ -61,6 +61,7 @@ sync_leases = Table(
     Column("retry_at", Double),
     Column("quiet_until", Double),
     Column("synced_ts", Double),
+    Column("due", Double),  # when the next sync was due
     Column("last_error", Text),  # why the last sync failed, if it did
 )
 

@@ -46,7 +46,7 @@ READ_AT_MOST = 10_000
 TEXT_AT_MOST = 8_000_000
 """Characters of submissions after which a search in them answers."""
 _ROWS_AT_ONCE = 500
-_TEXT_AT_ONCE = 256_000
+_TEXT_AT_ONCE = 1_000_000
 
 TOP = Place(1e18, LAST)
 """Above every message."""
@@ -108,7 +108,7 @@ def find(
         suiting: Sequence[int] = [each.pk for each in group if each.suits]
         if wanted.texts:
             text_read += sum(each.size for each in group if each.suits)
-            suiting = _with_texts(reader, dialect, wanted, suiting)
+            suiting = _with_texts(reader, dialect, wanted.texts, suiting)
         kept = frozenset(suiting)
         for each in group:
             if len(chosen) == limit:
@@ -262,6 +262,11 @@ class Reader:
             waiting = [walked for walked in self._walks if walked.read]
             if not waiting:
                 return
+            if len(waiting) == 1:  # the others have ended
+                read = waiting[0].read
+                while read:
+                    yield read.popleft()
+                continue
             yield max(waiting, key=lambda walked: walked.read[0][:2]).read.popleft()
 
     def _read_on(self, walked: _Walked) -> bool:
@@ -301,25 +306,28 @@ def _group(candidates: Iterator[Candidate], most: int) -> Iterator[Candidate]:
 # -- looking into texts --------------------------------------------------------------------------------------------
 
 
-def _with_texts(reader: Reader, dialect: str, wanted: MessageFilter, pks: Sequence[int]) -> Sequence[int]:
+def _with_texts(reader: Reader, dialect: str, wanted: TextFilter, pks: Sequence[int]) -> Sequence[int]:
     """Return those whose texts are wanted."""
     if not pks:
         return ()
     given = {"pks": pack(pks)}
     people: dict[int, list[str]] = {}
-    if wanted.texts.recipient is not None:
+    if wanted.recipient is not None:
         rows = unpack(reader.connection.execute(_people(dialect), given).scalar())
         for pk, address in rows:
             people.setdefault(pk, []).append(address)
         reader.spend(len(rows))
-    if wanted.texts == TextFilter(recipient=wanted.texts.recipient):  # nobody asks what was submitted
-        return [pk for pk in pks if fits(wanted.texts, Texts(people.get(pk, ())))]
-    rows = unpack(reader.connection.execute(_submitted(dialect), given).scalar())
-    return [
-        pk
-        for pk, sender, subject, metadata in rows
-        if fits(wanted.texts, Texts(people.get(pk, ()), sender, subject, _object(metadata)))
-    ]
+    names = _submitted_names(wanted)
+    if not names:
+        return [pk for pk in pks if fits(wanted, Texts(people.get(pk, ())))]
+    rows = unpack(reader.connection.execute(_submitted(dialect, names), given).scalar())
+    kept = []
+    for pk, *values in rows:
+        texts = dict(zip(names, values, strict=True))
+        metadata = _object(texts.get("metadata"))
+        if fits(wanted, Texts(people.get(pk, ()), texts.get("from"), texts.get("subject"), metadata)):
+            kept.append(pk)
+    return kept
 
 
 def _people(dialect: str) -> Select[tuple[str]]:
@@ -327,8 +335,12 @@ def _people(dialect: str) -> Select[tuple[str]]:
     return packed(dialect, of_them.subquery("people"))
 
 
-def _submitted(dialect: str) -> Select[tuple[str]]:
-    names = ("from", "subject", "metadata")
+def _submitted_names(wanted: TextFilter) -> Sequence[str]:
+    asked = {"from": wanted.sender is not None, "subject": wanted.subject is not None, "metadata": wanted.metadata}
+    return [name for name, is_asked in asked.items() if is_asked]
+
+
+def _submitted(dialect: str, names: Sequence[str]) -> Select[tuple[str]]:
     fields: ColumnElement[Any] = contents.c.fields
     if dialect == "sqlite":
         values = [func.json_extract(fields, f"$.{name}").label(name) for name in names]

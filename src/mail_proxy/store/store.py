@@ -20,6 +20,7 @@ from mail_proxy.store.outbox import StoreOutbox
 from mail_proxy.store.queue import StoreQueue
 from mail_proxy.store.rescue import LEAVE, REGISTER
 from mail_proxy.store.sync_leases import StoreSyncLeases
+from mail_proxy.store.sync_records import StoreSyncRecords
 from mail_proxy.store.usage import UsageSettings
 
 _PING = select(1)
@@ -36,6 +37,7 @@ class Store:
     outbox: StoreOutbox
     archive: StoreArchive
     sync_leases: StoreSyncLeases
+    sync_records: StoreSyncRecords
     hints: Hints
     instance_id: str
     lock: FileLock | None
@@ -110,6 +112,7 @@ async def open_store(
         outbox=StoreOutbox(database),
         archive=StoreArchive(database, clock),
         sync_leases=StoreSyncLeases(database, instance_id),
+        sync_records=StoreSyncRecords(database),
         hints=Hints(database, instance_id, clock),
         instance_id=instance_id,
         lock=lock,

@@ -59,6 +59,7 @@ ROUTES = [
     Route("POST", "/account/{account_id}/test", "tenant", OF_ACME, by_id=True),
     Route("POST", "/tenant", "admin", body={"id": "acme"}),
     Route("GET", "/tenants", "admin"),
+    Route("GET", "/tenants/sync-status", "admin"),
     Route("GET", "/tenant/{tenant_id}", "tenant"),
     Route("PUT", "/tenant/{tenant_id}", "admin", body={"name": "changed"}),
     Route("POST", "/tenant/{tenant_id}/api-key", "admin"),

@@ -61,6 +61,7 @@ VERBS = (
     "tenants_with_events",
     "pending events",
     "take the turn",
+    "sync records",
     "acknowledge",
     "give the turn back",
     "page",
@@ -88,8 +89,8 @@ VERBS = (
 )
 COUNTS_IN_THE_BACKGROUND = frozenset({"count_pending", "survey"})
 """Their work grows with what waits, but not with what has been; nobody's message waits for them."""
-COUNTS_UP_TO_MANY = frozenset({"pending of tenant", "pending of batch", "standing"})
-"""Their work ends at ten thousand messages, which is more than there are here."""
+COUNTS_UP_TO_MANY = frozenset({"pending of tenant", "pending of batch", "standing", "sync records"})
+"""Their work ends at thousands of messages or events, about as many as there are here."""
 LOOKS_AT_MORE_THAN_IT_SHOWS = frozenset({"filtered page", "searched page"})
 """Their work ends at ten thousand messages: what they want is in no list of its own."""
 ON_POSTGRESQL_ALONE = frozenset({"take the turn", "give the turn back"})
@@ -253,6 +254,8 @@ async def look(store: Store, observe: Observe) -> None:
         await outbox.pending("tenant0", CHUNK, after=events[-1].event_id)
     with observe("take the turn"):
         lease = await store.sync_leases.take("tenant0")
+    with observe("sync records"):
+        assert {record.tenant_id for record in await store.sync_records.records("tenant0", 2)} == {"tenant1", "tenant2"}
     with observe("acknowledge"):
         assert await outbox.acknowledge([event.event_id for event in events], NOW, lease)
     assert lease is not None

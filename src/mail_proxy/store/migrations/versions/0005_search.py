@@ -1,4 +1,4 @@
-"""Indexes for the lists of messages, newest first by time, and why the last sync with a tenant failed.
+"""Indexes for the lists of messages, newest first by time, and more of what is known of reporting.
 
 Revision ID: 0005
 Revises: 0003
@@ -24,10 +24,11 @@ _INDEXES = {
 
 
 def upgrade() -> None:
-    """Put the lists in the place of the index by number, and add the column."""
+    """Put the lists in the place of the index by number, and add columns to the turns."""
     op.drop_index("ix_messages_tenant", "messages")
     op.drop_index("ix_messages_sending", "messages")
     for name, (columns, condition) in _INDEXES.items():
         where = sa.text(condition)
         op.create_index(name, "messages", columns, sqlite_where=where, postgresql_where=where)
+    op.add_column("sync_leases", sa.Column("due", sa.Double(), nullable=True))
     op.add_column("sync_leases", sa.Column("last_error", sa.Text(), nullable=True))
