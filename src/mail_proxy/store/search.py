@@ -50,6 +50,7 @@ _TEXT_AT_ONCE = 1_000_000
 
 TOP = Place(1e18, LAST)
 """Above every message."""
+_BOTTOM = (-1e18, 0)
 
 UNFINISHED = "unfinished"
 """The list of what is not finished; the others are called by the state in which a message ended."""
@@ -60,7 +61,7 @@ _IS_SENDING = messages.c.state == sql("'sending'")
 
 
 class Candidate(NamedTuple):
-    """A message that a walk came by. `suits`: as far as its row says, it is wanted."""
+    """A message that a walk came by. `suits`: as far as its row says it is wanted."""
 
     created_ts: float
     pk: int
@@ -101,22 +102,24 @@ def find(
     reader = Reader(connection, _walks(dialect, route, wanted), below or TOP, limit + 1)
     candidates = reader.candidates()
     chosen: list[int] = []
-    last = below or TOP
+    last: Place | None = None
     text_read, together = 0, limit + 1
-    while text_read < TEXT_AT_MOST and (group := list(_group(candidates, together))):
+    while group := list(_group(candidates, together)):
         together = _more(together)
-        suiting: Sequence[int] = [each.pk for each in group if each.suits]
+        pks: Sequence[int] = [each.pk for each in group]
         if wanted.texts:
-            text_read += sum(each.size for each in group if each.suits)
-            suiting = _with_texts(reader, dialect, wanted.texts, suiting)
-        kept = frozenset(suiting)
+            text_read += sum(each.size for each in group)
+            pks = _with_texts(reader, dialect, wanted.texts, pks)
+        kept = frozenset(pks)
         for each in group:
             if len(chosen) == limit:
                 return Found(chosen, last)
             last = Place(each.created_ts, each.pk)
             if each.pk in kept:
                 chosen.append(each.pk)
-    return Found(chosen, last if reader.spent or text_read >= TEXT_AT_MOST else None)
+        if text_read >= TEXT_AT_MOST:
+            return Found(chosen, last)
+    return Found(chosen, reader.below)
 
 
 # -- which lists ---------------------------------------------------------------------------------------------------
@@ -243,8 +246,8 @@ class Reader:
         self, connection: Connection, walks: Sequence[Sequence[Select[tuple[str]]]], start: Place, at_once: int
     ) -> None:
         self.connection = connection
-        self.spent = False
-        """True when it has read as much as it may: there may be more behind the last candidate."""
+        self.below: Place | None = None
+        """Set once as much as may be read has been: all candidates above have been given, those below have not."""
         self._walks = [_Walked(statements, start, at_once) for statements in walks]
         self._left = READ_AT_MOST
 
@@ -253,21 +256,19 @@ class Reader:
         self._left -= rows
 
     def candidates(self) -> Iterator[Candidate]:
-        """Give what the lists hold, newest first."""
-        while True:
-            for walked in self._walks:
-                if not (walked.read or walked.ended) and not self._read_on(walked):
-                    self.spent = True
+        """Give what suits of the lists, newest first."""
+        while self._walks:
+            foremost = max(self._walks, key=_next)
+            if not foremost.read:
+                if foremost.ended:
                     return
-            waiting = [walked for walked in self._walks if walked.read]
-            if not waiting:
-                return
-            if len(waiting) == 1:  # the others have ended
-                read = waiting[0].read
-                while read:
-                    yield read.popleft()
+                if not self._read_on(foremost):
+                    self.below = foremost.place
+                    return
                 continue
-            yield max(waiting, key=lambda walked: walked.read[0][:2]).read.popleft()
+            others = max((_next(walked) for walked in self._walks if walked is not foremost), default=_BOTTOM)
+            while foremost.read and foremost.read[0][:2] > others:
+                yield foremost.read.popleft()
 
     def _read_on(self, walked: _Walked) -> bool:
         """Read the next rows of a list; False when no more may be read."""
@@ -275,17 +276,26 @@ class Reader:
         if asked <= 0:
             return False
         walked.at_once = _more(walked.at_once)
+        rows: list[list[Any]] = []
         for statement in walked.statements:
-            wanted = {"time": walked.place.created_ts, "number": walked.place.pk}
-            wanted["limit"] = asked - len(walked.read)
-            if wanted["limit"] > 0:
-                rows = unpack(self.connection.execute(statement, wanted).scalar())
-                walked.read += (Candidate(whole + fraction, *rest) for whole, fraction, *rest in rows)
-        if walked.read:
-            walked.place = Place(*walked.read[-1][:2])
-        walked.ended = len(walked.read) < asked
-        self._left -= len(walked.read)
+            wanted = {"time": walked.place.created_ts, "number": walked.place.pk, "limit": asked - len(rows)}
+            if wanted["limit"]:
+                rows += unpack(self.connection.execute(statement, wanted).scalar())
+        if rows:
+            whole, fraction, number, *_ = rows[-1]
+            walked.place = Place(whole + fraction, number)
+        candidates = (Candidate(whole + fraction, *rest) for whole, fraction, *rest in rows)
+        walked.read += (each for each in candidates if each.suits)
+        walked.ended = len(rows) < asked
+        self._left -= len(rows)
         return True
+
+
+def _next(walked: _Walked) -> tuple[float, int]:
+    """Where the next candidate of a list is; where none was read yet, it is below this."""
+    if walked.read:
+        return walked.read[0][:2]
+    return _BOTTOM if walked.ended else (walked.place.created_ts, walked.place.pk)
 
 
 def _more(rows: int) -> int:

@@ -143,7 +143,7 @@ async def test_how_reporting_goes_is_shown_in_pages(admin: httpx.AsyncClient) ->
         await new_tenant(admin, tenant_id)
     first = (await admin.get("/tenants/sync-status?limit=2")).json()
     assert [each["tenant_id"] for each in first["tenants"]] == ["a", "b"]
-    assert set(first["tenants"][0].values()) == {"a", None, False, 0}
+    assert set(first["tenants"][0].values()) == {"a", None, False}  # which is 0 as well
     second = (await admin.get(f"/tenants/sync-status?limit=2&cursor={first['next_cursor']}")).json()
     assert [each["tenant_id"] for each in second["tenants"]] == ["c"]
     assert second["next_cursor"] is None
