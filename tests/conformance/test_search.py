@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any
 
 import pytest
+from sqlalchemy import text as sql
 
 from mail_proxy.domain.account import Account
 from mail_proxy.domain.message import Details
@@ -194,6 +195,17 @@ async def test_a_search_answers_after_ten_thousand_rows_and_goes_on_from_there(
     seen = newest - below.pk + 1
     assert first - 600 < seen <= min(first + 600, READ_AT_MOST)  # rows are counted when some have been read
     assert len(looked) == -(-(READ_AT_MOST + 5001) // seen)
+
+
+async def test_what_many_instances_are_sending_is_listed_to_the_end(store: Store) -> None:
+    account = await with_account(store)
+    backlog.fill(store, account, 5000, state="sending")
+    with store.database.engine.begin() as connection:
+        connection.execute(sql("UPDATE messages SET instance_id = 'i' || (pk % 12), created_ts = created_ts - pk % 7"))
+    looked = [page async for page in pages(store, MessageFilter(state="sending"), 1000)]
+    ids = [each.id for page in looked for each in page.messages]
+    assert len(ids) == len(set(ids)) == 5000
+    assert len(looked) <= 6
 
 
 async def test_a_search_ends_before_where_messages_are_big(store: Store) -> None:

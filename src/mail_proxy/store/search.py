@@ -248,6 +248,8 @@ class Reader:
         self.connection = connection
         self.below: Place | None = None
         """Set once as much as may be read has been: all candidates above have been given, those below have not."""
+        # so that each list has been begun when half of it is spent, and what is found lies below where it began
+        at_once = max(1, min(at_once, READ_AT_MOST // (2 * max(1, len(walks)))))
         self._walks = [_Walked(statements, start, at_once) for statements in walks]
         self._left = READ_AT_MOST
 

@@ -57,6 +57,8 @@ ROUTES = [
     Route("GET", "/accounts", "tenant", OF_ACME),
     Route("GET", "/account/{account_id}", "tenant", OF_ACME, by_id=True),
     Route("POST", "/account/{account_id}/test", "tenant", OF_ACME, by_id=True),
+    Route("GET", "/instance", "admin"),
+    Route("PUT", "/instance", "admin", body={"scheduler_active": True}),
     Route("POST", "/tenant", "admin", body={"id": "acme"}),
     Route("GET", "/tenants", "admin"),
     Route("GET", "/tenants/sync-status", "admin"),
@@ -67,6 +69,7 @@ ROUTES = [
     # last, as nothing is left behind them
     Route("DELETE", "/account/{account_id}", "tenant", {**OF_ACME, "force": "true"}, by_id=True),
     Route("DELETE", "/tenant/{tenant_id}", "admin", {"force": "true"}),
+    Route("POST", "/instance/api-token", "admin"),
 ]
 PROTECTED = [route for route in ROUTES if route.access != "public"]
 FOR_TENANTS = [route for route in ROUTES if route.access == "tenant"]
