@@ -11,6 +11,7 @@ import json
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -342,17 +343,19 @@ def _with_texts(reader: Reader, dialect: str, wanted: TextFilter, pks: Sequence[
     return kept
 
 
+@cache
 def _people(dialect: str) -> Select[tuple[str]]:
     of_them = select(recipients.c.message_pk, recipients.c.address).where(among(dialect, recipients.c.message_pk))
     return packed(dialect, of_them.subquery("people"))
 
 
-def _submitted_names(wanted: TextFilter) -> Sequence[str]:
+def _submitted_names(wanted: TextFilter) -> tuple[str, ...]:
     asked = {"from": wanted.sender is not None, "subject": wanted.subject is not None, "metadata": wanted.metadata}
-    return [name for name, is_asked in asked.items() if is_asked]
+    return tuple(name for name, is_asked in asked.items() if is_asked)
 
 
-def _submitted(dialect: str, names: Sequence[str]) -> Select[tuple[str]]:
+@cache
+def _submitted(dialect: str, names: tuple[str, ...]) -> Select[tuple[str]]:
     fields: ColumnElement[Any] = contents.c.fields
     if dialect == "sqlite":
         values = [func.json_extract(fields, f"$.{name}").label(name) for name in names]
