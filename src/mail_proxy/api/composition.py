@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mail_proxy.api.security_log import SecurityLog
 from mail_proxy.api.services import ApiSettings, Insight, Services
 from mail_proxy.reporting.overview import SyncOverview
 from mail_proxy.runtime.admin_token import AdminToken
@@ -30,6 +31,8 @@ def services_from(app: App) -> Services:
         registry=app.store.directory,
         archive=app.store.archive,
         sync_overview=SyncOverview(app.store.sync_records, app.reporter.status, app.clock),
+        audit=app.audit,
+        security_log=SecurityLog(app.clock),
         clock=app.clock,
         started=app.clock.monotonic(),
         started_ts=app.clock.now(),

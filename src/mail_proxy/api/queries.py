@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from mail_proxy.administration.fields import BatchCode, Id, Text, UnixTime
 from mail_proxy.api.cursors import CURSOR, place_at
+from mail_proxy.domain.command_log import EntryFilter, Position
 from mail_proxy.domain.message import Priority
 from mail_proxy.domain.search import TextFilter
 from mail_proxy.ports import MessageFilter, Place
@@ -157,3 +158,44 @@ class MessagesQuery(TenantQuery):
             created_to=self.created_to,
             texts=TextFilter(self.recipient, self.sender, self.subject, tuple(self.metadata.items())),
         )
+
+
+class CommandLogQuery(NoQuery):
+    """Which entries of the command log are meant."""
+
+    tenant_id: Text | None = Field(
+        None, description="By the tenant that it was about, also one that is gone.", examples=["acme"]
+    )
+    since: UnixTime | None = Field(None, description="From this time on, in Unix seconds.", examples=[1785492000])
+    until: UnixTime | None = Field(None, description="Before this time, in Unix seconds.", examples=[1785578400])
+    method: Literal["POST", "PUT", "DELETE", "PATCH"] | None = Field(
+        None, description="By method.", examples=["DELETE"]
+    )
+    route: Text | None = Field(
+        None,
+        description="By route, written as in this documentation.",
+        examples=["/tenant/{tenant_id}/api-key"],
+    )
+
+    def filter(self) -> EntryFilter:
+        """Return what the log is asked for."""
+        return EntryFilter(self.tenant_id, self.since, self.until, self.method, self.route)
+
+
+class CommandLogPageQuery(CommandLogQuery):
+    """Which entries of the command log are listed."""
+
+    limit: int = Field(100, ge=1, le=MAX_PAGE, description="Entries a page.", examples=[100])
+    cursor: str | None = Field(
+        None,
+        pattern=r"^[0-9]{1,12}\.[0-9]{1,3}-[0-9]{1,18}$",
+        description="`next_cursor` of the page before.",
+        examples=["1785492000.25-4711"],
+    )
+
+    def position(self) -> Position | None:
+        """Return where the page before has ended."""
+        if self.cursor is None:
+            return None
+        ts, _, pk = self.cursor.partition("-")
+        return Position(float(ts), int(pk))

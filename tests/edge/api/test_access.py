@@ -57,6 +57,8 @@ ROUTES = [
     Route("GET", "/accounts", "tenant", OF_ACME),
     Route("GET", "/account/{account_id}", "tenant", OF_ACME, by_id=True),
     Route("POST", "/account/{account_id}/test", "tenant", OF_ACME, by_id=True),
+    Route("GET", "/command-log", "admin"),
+    Route("GET", "/command-log/export", "admin"),
     Route("GET", "/instance", "admin"),
     Route("PUT", "/instance", "admin", body={"scheduler_active": True}),
     Route("POST", "/tenant", "admin", body={"id": "acme"}),
