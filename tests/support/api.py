@@ -143,7 +143,7 @@ async def running_instance(folder: Path, url: str | None = None) -> AsyncIterato
         directory=directory,
         registry=directory,
         archive=store.archive,
-        sync_overview=SyncOverview(store.sync_records, lambda _tenant_id: SyncStatus(), clock),
+        sync_overview=SyncOverview(store.sync_records, lambda _tenant_id: SyncStatus(), clock, 300.0),
         audit=AuditLog(store.command_log, clock, retention=90 * 86400),
         security_log=SecurityLog(clock),
         clock=clock,

@@ -248,6 +248,8 @@ _partial(
     where="finished_ts IS NOT NULL AND reported_ts IS NULL",
 )
 _partial("ix_messages_reserved", messages, "tenant_id", "account_pk", where="reserved")
+# By number, for what is done with a tenant's messages one after the other.
+_partial("ix_messages_tenant", messages, "tenant_id", "pk", where=ANY_MESSAGE)
 # The lists that `search.py` walks, newest first; what a tenant has is in the first two together. A condition that is
 # true for every row keeps them out of other statements: where PostgreSQL thinks that a tenant has few messages, it
 # would walk through them to find one by its id.

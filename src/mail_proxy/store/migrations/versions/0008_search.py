@@ -24,8 +24,7 @@ _INDEXES = {
 
 
 def upgrade() -> None:
-    """Put the lists in the place of the index by number, and add columns to the turns."""
-    op.drop_index("ix_messages_tenant", "messages")
+    """Make the lists, widen the index of what is being sent, and add columns to the turns."""
     op.drop_index("ix_messages_sending", "messages")
     for name, (columns, condition) in _INDEXES.items():
         where = sa.text(condition)
