@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from mail_proxy.domain.account import Account, Hold
-from mail_proxy.domain.attempt import Attempt, Envelope, ProbeResult
+from mail_proxy.domain.attempt import AccountRefused, Attempt, Envelope, HostFailed, ProbeResult
 from mail_proxy.domain.backlog import Survey
 from mail_proxy.domain.claim import Claimed, Demand, Taking
 from mail_proxy.domain.command_log import Entry, EntryFilter, LogPage, Position
@@ -15,9 +16,12 @@ from mail_proxy.domain.compose import Wire
 from mail_proxy.domain.explanation import Standing
 from mail_proxy.domain.instance import InstanceSettings
 from mail_proxy.domain.message import Details, NewMessage, Verdict
+from mail_proxy.domain.oauth import OAuth
 from mail_proxy.domain.report import EventType, StoredEvent
+from mail_proxy.domain.requeue import Skipped
 from mail_proxy.domain.sealing import Resealed, SealCursor, SealStanding
 from mail_proxy.domain.search import TextFilter
+from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.settlement import Settlement
 from mail_proxy.domain.sync_lease import SyncLease, SyncMemory, SyncRecord
 from mail_proxy.domain.tenant import Suspension, Tenant
@@ -289,6 +293,83 @@ class Outbox(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class RetryFilter:
+    """Which failed or expired messages of a tenant are meant; None means any."""
+
+    state: str | None = None
+    """`failed` or `expired`."""
+    account_id: str | None = None
+    batch_code: str | None = None
+    created_from: float | None = None
+    """Unix seconds."""
+    created_to: float | None = None
+    """Unix seconds, not included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Messages by number, oldest first, and the number to go on after; None at the end."""
+
+    pks: Sequence[int]
+    next_after: int | None
+
+
+class Deletion(str, Enum):
+    """What became of a message that was to be deleted. One that was gone already has none of these."""
+
+    REMOVED = "removed"
+    """It was finished, and is gone."""
+    CANCELLED = "cancelled"
+    """It was waiting; its end is reported."""
+    IN_PROGRESS = "in_progress"
+    """It is being sent, and was not touched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requeueing:
+    """What became of messages that were to be sent again."""
+
+    queued: int
+    skipped: Mapping[Skipped, int]
+    account_pks: frozenset[int]
+    """Those that have messages to send now."""
+
+
+class MessageChanges(Protocol):
+    """What is done with messages because somebody says so. A tenant is `silent` that has no endpoint to report to.
+
+    What writes does so in one transaction, and is meant for some hundreds of messages at a time (G11).
+    """
+
+    async def find(self, tenant_id: str, ids: Sequence[str]) -> Mapping[str, int]:
+        """Return the numbers of a tenant's messages by id; those that are not there are left out."""
+        ...
+
+    async def failed(self, tenant_id: str, wanted: RetryFilter, after: int) -> Found:
+        """Look for failed and expired messages among the next ones of a tenant; reads a bounded number."""
+        ...
+
+    async def told(self, tenant_id: str, finished_before: float, after: int, *, silent: bool) -> Found:
+        """Look for messages that ended before that time and have nothing left to report, as `failed` does."""
+        ...
+
+    async def delete(self, pks: Sequence[int], now: float, *, silent: bool) -> Mapping[int, Deletion]:
+        """Cancel what waits, and report that; remove what is finished, and go on reporting what is not yet. G9.
+
+        The id of what is removed is free again at once.
+        """
+        ...
+
+    async def requeue(self, pks: Sequence[int], now: float) -> Requeueing:
+        """Put finished messages back into the queue, for those recipients whom they failed to reach. G7."""
+        ...
+
+    async def clean(self, pks: Sequence[int], finished_before: float, *, silent: bool) -> int:
+        """Remove those of these that `told` would find; return how many."""
+        ...
+
+
 class SyncLeases(Protocol):
     """Turns to report to a tenant: one instance at a time has it."""  # G9
 
@@ -348,6 +429,17 @@ class Directory(Protocol):
 
 BeforeDot = Callable[[], Awaitable[None]]
 """Awaited just before a final dot goes out; if it raises, the dot does not go out and the error passes through."""
+
+
+class AccessTokens(Protocol):
+    """Access tokens for accounts that log in with XOAUTH2."""
+
+    async def token(self, account: Account, refused: Secret | None = None) -> Secret | HostFailed | AccountRefused:
+        """Return a token that is good for a while, or say why there is none. `refused`: one that was not taken.
+
+        However many ask, the token server is asked once at a time for each account. Raises `StoreUnavailable`.
+        """
+        ...
 
 
 class Transport(Protocol):
@@ -422,8 +514,19 @@ class Registry(Protocol):
         """The tenant that has this key now, on whichever instance it was given."""
         ...
 
-    async def put_account(self, account: Account) -> Account:
-        """Create (pk 0) or update an account by (tenant, id) and end its hold; answers it with its pk."""
+    async def put_account(self, account: Account, based_on: Account | None = None) -> Account:
+        """Create (pk 0) or update an account by (tenant, id) and end its hold; answers it with its pk.
+
+        `based_on` is what the caller made it from: raises `Stale` where it has been set anew meanwhile. A refresh token
+        that the token server has replaced meanwhile is kept.
+        """
+        ...
+
+    async def replace_refresh_token(self, account_pk: int, used: OAuth, fresh: Secret) -> bool:
+        """Keep the refresh token that a token server gave in place of the one that was used.
+
+        False, and nothing is changed, where the account has another one by now, or none.
+        """
         ...
 
     async def delete_account(self, tenant_id: str, account_id: str, *, force: bool) -> bool:

@@ -1,4 +1,4 @@
-"""What is asked for: tenants and accounts as they are written, in the words of the API.
+"""What is asked for: tenants, accounts and messages as they are written, in the words of the API.
 
 A field that is left out keeps its value, or gets its default where the thing is new; null means the default.
 """
@@ -10,14 +10,21 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from mail_proxy.administration.fields import (
+    BatchCode,
     BearerToken,
+    ClientId,
+    Cursor,
     Host,
     HttpUrl,
     Id,
+    Ids,
     InstanceName,
     Limit,
+    OAuthSecret,
+    Scope,
     SecretText,
     Text,
+    TokenUrl,
     UnixTime,
     UrlPath,
 )
@@ -128,10 +135,36 @@ class ApiKeyIn(Request):
     )
 
 
+class OAuthIn(Request):
+    """How access tokens are obtained (RFC 6749 section 6). A field that is left out keeps its value."""
+
+    token_url: TokenUrl | None = Field(
+        None,
+        description="The token server's URL, `https` unless it is on this machine. Required at first. When it changes, "
+        "both secrets have to be given anew.",
+        examples=["https://login.acme.example/oauth2/v2.0/token"],
+    )
+    client_id: ClientId | None = Field(
+        None, description="The application's id there. Required at first.", examples=["my-application"]
+    )
+    client_secret: OAuthSecret | None = Field(
+        None, description="The application's secret. Required at first. Never read back.", examples=["its-secret"]
+    )
+    refresh_token: OAuthSecret | None = Field(
+        None,
+        description="What the user's consent gave. Required at first. Never read back; where the token server replaces "
+        "it, the new one is kept.",
+        examples=["the-refresh-token"],
+    )
+    scope: Scope | None = Field(
+        None,
+        description="What is asked for, where the token server wants to be told.",
+        examples=["https://outlook.office.com/SMTP.Send offline_access"],
+    )
+
+
 class AccountIn(Request):
     """An SMTP account to create, or to change where it exists."""
-
-    later: ClassVar[dict[str, str]] = {"oauth": _NOT_YET}
 
     id: Id = Field(
         description="1 to 64 of letters, digits, `.`, `_`, `-`, `@`; unique for the tenant; not a word of the "
@@ -153,13 +186,20 @@ class AccountIn(Request):
     password: SecretText | None = Field(
         None,
         description="Password for the login, needed with `user`. Never read back. When `host` or `port` change it has "
-        "to be given anew, so that a stored password cannot be sent elsewhere.",
+        "to be given anew, so that a stored password cannot be sent elsewhere; also when a tenant's token says `tls: "
+        "none` or `verify_tls: false` where that was not so.",
         examples=["its-password"],
     )
-    auth: Literal["auto", "plain", "login", "cram-md5"] | None = Field(
+    auth: Literal["auto", "plain", "login", "cram-md5", "xoauth2"] | None = Field(
         None,
-        description="How to log in; `auto` (the default) takes the best that the server offers.",
+        description="How to log in; `auto` (the default) takes the best with a password that the server offers. "
+        "`xoauth2` needs `user` and `oauth`.",
         examples=["auto"],
+    )
+    oauth: OAuthIn | None = Field(
+        None,
+        description="With `auth: xoauth2`, in place of `password`. When `host` or `port` change, its secrets have to "
+        "be given anew, as a password has.",
     )
     tls: Literal["auto", "starttls", "implicit", "none"] | None = Field(
         None,
@@ -226,3 +266,56 @@ class AccountIn(Request):
         description="True: messages that name no account go by this one. A tenant has at most one.",
         examples=[True],
     )
+
+
+class OfTenant(Request):
+    """About one tenant, which may also be named in the query."""
+
+    tenant_id: str | None = Field(
+        None,
+        description="The tenant. Implied by a tenant token, and where there is exactly one tenant.",
+        examples=["acme"],
+    )
+
+
+class DeleteIn(OfTenant):
+    """Messages to delete."""
+
+    ids: Ids = Field(
+        description="Your ids of the messages, at most `GMP_MAX_BATCH`; one that is named twice counts once.",
+        examples=[["order-1042-confirmation"]],
+    )
+
+
+class RetryIn(OfTenant):
+    """Messages to send once more: `ids`, or at least one of the others, which have to be true of them all together."""
+
+    ids: Ids | None = Field(
+        None,
+        description="Your ids of the messages, at most `GMP_MAX_BATCH`; one that is named twice counts once.",
+        examples=[["order-1042-confirmation"]],
+    )
+    state: Literal["failed", "expired"] | None = Field(
+        None, description="Those in that state. Default: both.", examples=["failed"]
+    )
+    status: Literal["error"] | None = Field(
+        None, description="The older word for failed and expired.", examples=["error"]
+    )
+    account_id: Text | None = Field(None, description="Those of that account.", examples=["main"])
+    batch_code: BatchCode | None = Field(None, description="Those of that campaign.", examples=["newsletter-2026-07"])
+    created_from: UnixTime | None = Field(
+        None, description="Those that were accepted then or later.", examples=[1785400000]
+    )
+    created_to: UnixTime | None = Field(None, description="Those that were accepted before.", examples=[1785500000])
+    cursor: Cursor | None = Field(
+        None, description="`next_cursor` of the answer before, to go on with the same filter.", examples=["981"]
+    )
+
+
+class CleanupIn(OfTenant):
+    """Which of the finished and reported messages are removed."""
+
+    older_than_seconds: float | None = Field(
+        None, ge=0, description="Those that ended so long ago. Default: all of them.", examples=[86400]
+    )
+    cursor: Cursor | None = Field(None, description="`next_cursor` of the answer before, to go on.", examples=["981"])

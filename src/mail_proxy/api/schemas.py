@@ -12,7 +12,8 @@ from mail_proxy.domain.sync_lease import MANY_EVENTS
 Time = Annotated[float, Field(examples=[1785492000.25])]
 StateWord = Literal["waiting", "sending", "sent", "failed", "expired", "cancelled"]
 StatusWord = Literal["pending", "deferred", "sent", "error", "cancelled"]
-StepWord = Literal["connect", "greeting", "tls", "hello", "login"]
+StepWord = Literal["token", "connect", "greeting", "tls", "hello", "login"]
+SkippedWord = Literal["not_found", "not_failed", "cancelled", "expired", "no_account"]
 EventWord = Literal["queued", "sent", "deferred", "failed", "expired", "cancelled", "uncertain"]
 
 
@@ -75,6 +76,45 @@ class ReceiptOut(BaseModel):
         description="Ids whose waiting, never attempted message was replaced by the new content.", examples=[[]]
     )
     rejected: list[RejectedOut] = Field(description="Messages that were not taken. They spoil no other.")
+
+
+class DeletedOut(Answer):
+    """What became of the messages that were to be deleted; each id counts once."""
+
+    removed: int = Field(
+        description="How many were cancelled, as they were waiting, or are gone, as they were finished.", examples=[2]
+    )
+    not_found: list[str] = Field(
+        description="Ids that are unknown, or another tenant's: the two are never told apart.", examples=[["M7"]]
+    )
+    unauthorized: list[str] = Field(description="Always empty; for older clients.", examples=[[]])
+    in_progress: list[str] = Field(
+        description="Ids of messages that are being sent at this moment: nothing was changed.", examples=[[]]
+    )
+
+
+class RetriedOut(Answer):
+    """What became of the messages that were to be sent once more."""
+
+    queued: int = Field(description="How many are in the queue again.", examples=[120])
+    skipped: int = Field(description="How many of those that were looked at are not.", examples=[3])
+    reasons: dict[SkippedWord, int] = Field(
+        description="Why, and how many each: `not_found`; `not_failed`, not finished, or everybody has it; "
+        "`cancelled`; `expired`, its `expires_ts` has passed; `no_account`, its account is gone.",
+        examples=[{"expired": 3}],
+    )
+    next_cursor: str | None = Field(
+        description="There may be more: repeat the request with this as `cursor`. Null: that was all.", examples=[None]
+    )
+
+
+class CleanedOut(Answer):
+    """What was removed."""
+
+    removed: int = Field(description="How many messages are gone.", examples=[5000])
+    next_cursor: str | None = Field(
+        description="There may be more: repeat the request with this as `cursor`. Null: that was all.", examples=[None]
+    )
 
 
 class Held(Answer):
@@ -348,6 +388,19 @@ class ServerOut(BaseModel):
     next_probe_ts: Time = Field(description="When it is tried again, with no message at stake.")
 
 
+class OAuthOut(BaseModel):
+    """How access tokens are obtained, secrets left out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    token_url: str = Field(description="The token server's URL.", examples=["https://login.acme.example/token"])
+    token_url_set_by: Literal["operator", "tenant"] = Field(
+        description="Whose token has set it; as `host_set_by`.", examples=["operator"]
+    )
+    client_id: str = Field(description="The application's id there.", examples=["my-application"])
+    scope: str | None = Field(description="What is asked for.", examples=[None])
+
+
 class AccountOut(BaseModel):
     """An SMTP account, secrets left out."""
 
@@ -359,7 +412,15 @@ class AccountOut(BaseModel):
     port: int = Field(description="Its port.", examples=[587])
     user: str | None = Field(description="User for the login.", examples=["mailer@acme.example"])
     has_password: bool = Field(description="Whether there is a password.", examples=[True])
-    auth: Literal["auto", "plain", "login", "cram-md5"] = Field(description="How to log in.", examples=["auto"])
+    has_oauth: bool = Field(description="Whether there are secrets for `xoauth2`.", examples=[False])
+    oauth: OAuthOut | None = Field(description="How access tokens are obtained, secrets left out.", examples=[None])
+    host_set_by: Literal["operator", "tenant"] = Field(
+        description="Whose token has set host and port. Of a tenant's, no address inside the network is connected to.",
+        examples=["operator"],
+    )
+    auth: Literal["auto", "plain", "login", "cram-md5", "xoauth2"] = Field(
+        description="How to log in.", examples=["auto"]
+    )
     tls: Literal["auto", "starttls", "implicit", "none"] = Field(
         description="How the connection is protected.", examples=["starttls"]
     )

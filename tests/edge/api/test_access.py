@@ -49,6 +49,8 @@ ROUTES = [
     Route("POST", "/commands/run-now", "tenant", OF_ACME),
     Route("POST", "/commands/suspend", "tenant", OF_ACME),
     Route("POST", "/commands/activate", "tenant", OF_ACME),
+    Route("POST", "/commands/retry-messages", "tenant", OF_ACME, {"ids": ["M1"]}),
+    Route("POST", "/commands/cleanup-messages", "tenant", OF_ACME),
     Route("GET", "/messages", "tenant", OF_ACME),
     Route("GET", "/messages/{message_id}", "tenant", OF_ACME, by_id=True),
     Route("GET", "/messages/{message_id}/events", "tenant", OF_ACME, by_id=True),
@@ -69,6 +71,7 @@ ROUTES = [
     Route("POST", "/tenant/{tenant_id}/api-key", "admin"),
     Route("DELETE", "/tenant/{tenant_id}/api-key", "admin"),
     # last, as nothing is left behind them
+    Route("POST", "/commands/delete-messages", "tenant", body={"ids": ["M1"], **OF_ACME}),
     Route("DELETE", "/account/{account_id}", "tenant", {**OF_ACME, "force": "true"}, by_id=True),
     Route("DELETE", "/tenant/{tenant_id}", "admin", {"force": "true"}),
     Route("POST", "/instance/api-token", "admin"),
