@@ -633,8 +633,9 @@ class Archive(Protocol):
     async def page(self, tenant_id: str, wanted: MessageFilter, below: Place | None, limit: int, now: float) -> Page:
         """Messages of one tenant, newest first; costs the same on the first page and on the last.
 
-        Reads a bounded number of messages, whatever is wanted of them, and then answers what it has found.
-        """
+        Reads a bounded number of messages, whatever is wanted of them, and then answers what it has found. A page
+        ends early where its messages are large.
+        """  # G11
         ...
 
     async def message(self, tenant_id: str, message_id: str) -> Details | None:

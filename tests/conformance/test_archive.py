@@ -14,6 +14,7 @@ from mail_proxy.domain.report import EventType
 from mail_proxy.domain.settlement import expire
 from mail_proxy.domain.tenant import Suspension
 from mail_proxy.ports import MessageFilter, Page, Place
+from mail_proxy.store import page_size
 from mail_proxy.store.store import Store
 from tests.conformance.steps import ACCEPTED, LATER, NOW, REFUSED, attempt, claim, settle_all
 from tests.support import emptied
@@ -242,3 +243,23 @@ async def test_characters_that_mean_something_to_a_database_mean_nothing(store: 
     assert tenant is not None
     assert tenant.suspension.batches == set(METACHARACTERS)
     assert [claimed.identity.mail_id for claimed in await claim(store, account, 100)] == ["axb"]
+
+
+async def test_a_page_of_large_messages_ends_early_and_goes_on(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    account = await with_account(store)
+    sizes = [10, 10, 500, 10, 10, 90, 10, 10, 10, 10, 500, 500]
+    await enqueue(
+        store, *(a_message(f"M{n}", account, fields=json.dumps({"body": "x" * size})) for n, size in enumerate(sizes))
+    )
+    monkeypatch.setattr(page_size, "PAGE_BYTES", 200)
+    pages: list[list[str]] = []
+    before: Place | None = None
+    while True:
+        found = await page(store, below=before, limit=4)
+        pages.append([each.id for each in found.messages])
+        before = found.below
+        if before is None:
+            break
+    assert [id_ for ids in pages for id_ in ids] == [f"M{n}" for n in reversed(range(len(sizes)))]
+    assert pages[:3] == [["M11"], ["M10"], ["M9", "M8", "M7", "M6"]]  # one too large for a page is one by itself
+    assert pages[3] == ["M5", "M4", "M3"]

@@ -20,6 +20,9 @@ from mail_proxy.administration.pending import Pending
 from mail_proxy.administration.scheduling import Scheduling
 from mail_proxy.administration.tenants import Tenants
 from mail_proxy.api.application import create_app
+from mail_proxy.api.body_memory import BodyMemory
+from mail_proxy.api.failed_tokens import FailedTokens
+from mail_proxy.api.page_turns import PageTurns
 from mail_proxy.api.security_log import SecurityLog
 from mail_proxy.api.services import ApiSettings, Insight, Services
 from mail_proxy.domain.account import Account, Outage
@@ -163,6 +166,9 @@ async def running_instance(folder: Path, url: str | None = None) -> AsyncIterato
         insight=lambda: instance.insight,
         here=lambda account_pk: instance.here.get(account_pk, Here()),
         render_metrics=meter.render,
+        body_memory=BodyMemory(256_000_000),
+        failed_tokens=FailedTokens(clock.monotonic),
+        page_turns=PageTurns(),
     )
     instance = Instance(services, store, clock, meter, told, reasons, Insight(), create_app(services), outages)
     try:

@@ -23,7 +23,11 @@ LONGEST = 30.0
 PER_MINUTE = 6
 """Tests of one tenant's accounts in any minute: enough for a person, too few for one who looks for open ports."""
 AT_ONCE = 16
-"""Tests of all tenants at a time."""
+"""Tests at a time."""
+AT_ONCE_BY_TENANTS = 12
+"""Of these, those that tenants have asked for: the rest is the operator's."""
+AT_ONCE_BY_TENANT = 3
+"""Of these, those of one tenant."""
 WINDOW = 60.0
 
 _UNREACHABLE = frozenset({Step.CONNECT, Step.GREETING})
@@ -42,19 +46,26 @@ def told_to_a_tenant(result: ProbeResult) -> ProbeResult:
 
 @dataclass(slots=True)
 class Turns:
-    """Who may test now: one test of an account at a time, so many a minute for a tenant, so many at once."""  # G11
+    """Who may test now: one test of an account at a time, so many a minute for a tenant, so many at once.
 
-    running: set[int] = field(default_factory=set)
-    recent: dict[str, deque[float]] = field(default_factory=dict)
+    What tenants ask for takes nothing from the operator, and what one tenant asks for little from the others.
+    """  # G11
 
-    def take(self, account: Account, now: float) -> None:
+    running: dict[int, str | None] = field(default_factory=dict)
+    """The accounts that are being tested, and the tenant that has asked for it; None: the operator."""
+    recent: dict[tuple[str, bool], deque[float]] = field(default_factory=dict)
+    """When a tenant's accounts were tested; True: because the tenant had asked for it."""
+
+    def take(self, account: Account, now: float, *, by_tenant: bool) -> None:
         """Begin a test; raises `TooMany`. `now` is monotonic."""
         if account.pk in self.running:
             raise TooMany("This account is being tested at this moment.", code="too_many_tests", retry_after=LONGEST)
-        if len(self.running) >= AT_ONCE:
+        asked = [tenant_id for tenant_id in self.running.values() if tenant_id is not None]
+        mine = by_tenant and (len(asked) >= AT_ONCE_BY_TENANTS or asked.count(account.tenant_id) >= AT_ONCE_BY_TENANT)
+        if mine or len(self.running) >= AT_ONCE:
             raise TooMany("Too many accounts are being tested now.", code="too_many_tests", retry_after=LONGEST)
         self._forget(now)
-        times = self.recent.get(account.tenant_id, deque())
+        times = self.recent.get((account.tenant_id, by_tenant), deque())
         if len(times) >= PER_MINUTE:
             raise TooMany(
                 f"At most {PER_MINUTE} tests of a tenant's accounts are made in a minute.",
@@ -62,20 +73,20 @@ class Turns:
                 retry_after=times[0] + WINDOW - now,
             )
         times.append(now)
-        self.recent[account.tenant_id] = times
-        self.running.add(account.pk)
+        self.recent[account.tenant_id, by_tenant] = times
+        self.running[account.pk] = account.tenant_id if by_tenant else None
 
     def give_back(self, account: Account) -> None:
         """End a test."""
-        self.running.discard(account.pk)
+        self.running.pop(account.pk, None)
 
     def _forget(self, now: float) -> None:
         """Forget what is out of the window, so that tenants of long ago take no room."""
-        for tenant_id, times in list(self.recent.items()):
+        for whose, times in list(self.recent.items()):
             while times and times[0] <= now - WINDOW:
                 times.popleft()
             if not times:
-                del self.recent[tenant_id]
+                del self.recent[whose]
 
 
 class AccountTests:
@@ -107,7 +118,7 @@ class AccountTests:
         A tenant is not told what is behind a port that speaks no SMTP. Raises `NotFound` and `TooMany`.
         """
         account = await self._accounts.get(tenant_id, account_id)
-        self._turns.take(account, self._clock.monotonic())
+        self._turns.take(account, self._clock.monotonic(), by_tenant=by_tenant)
         try:
             result = await self._tried(account)
         finally:

@@ -12,6 +12,7 @@ from fastapi.security.http import HTTPAuthorizationCredentials
 from starlette.requests import Request
 from starlette.types import Scope
 
+from mail_proxy.api.failed_tokens import client_of
 from mail_proxy.api.notes import Notes, address_of, notes_of, route_of
 from mail_proxy.api.services import Services, services_of
 from mail_proxy.domain.errors import Forbidden, Invalid, NotFound, Problem, Unauthorized
@@ -49,7 +50,7 @@ async def authenticate(scope: Scope, services: Services) -> Caller:
     token = presented_token(scope)
     caller = None if token is None else await _caller_with(token, notes_of(scope), services)
     if caller is None:
-        services.security_log.token_refused(address_of(scope), scope["method"], route_of(scope))
+        await refused(scope, services, guessed=token is not None)
         raise Unauthorized(_REFUSED)
     caller.notes.known, caller.notes.by_admin, caller.notes.tenant_id = True, caller.is_admin, caller.tenant_id
     return caller
@@ -63,6 +64,13 @@ async def _caller_with(token: str, notes: Notes, services: Services) -> Caller |
     if keyed is None or (keyed.expires_at is not None and keyed.expires_at <= services.clock.now()):
         return None
     return Caller(keyed.tenant.id, notes)
+
+
+async def refused(scope: Scope, services: Services, *, guessed: bool) -> None:
+    """Write down that a token was refused, and slow down who tries too many of them; raises `TooMany`."""
+    services.security_log.token_refused(address_of(scope), scope["method"], route_of(scope))
+    if guessed:
+        await services.failed_tokens.failed(client_of(scope, services.settings.trusted_proxies))
 
 
 def presented_token(scope: Scope) -> str | None:

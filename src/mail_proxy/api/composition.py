@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from mail_proxy.api.body_memory import BodyMemory
+from mail_proxy.api.failed_tokens import FailedTokens
+from mail_proxy.api.page_turns import PageTurns
 from mail_proxy.api.security_log import SecurityLog
 from mail_proxy.api.services import ApiSettings, Insight, Services
 from mail_proxy.reporting.overview import SyncOverview
@@ -9,6 +12,11 @@ from mail_proxy.runtime.admin_token import AdminToken
 from mail_proxy.runtime.app import App
 from mail_proxy.runtime.shown_settings import shown_settings
 from mail_proxy.secrets.tokens import digest
+
+VALUES_PER_MESSAGE = 500
+"""Values (fields, recipients, headers) that the messages of a batch may have on average."""
+MIN_VALUES = 200_000
+"""What one submission may have however small its batch has to be."""
 
 
 def services_from(app: App) -> Services:
@@ -20,6 +28,8 @@ def services_from(app: App) -> Services:
             max_request_bytes=settings.max_request_bytes,
             database=app.store.database.dialect,
             workers=settings.workers,
+            max_values=max(VALUES_PER_MESSAGE * settings.max_batch, MIN_VALUES),
+            trusted_proxies=settings.trusted_proxies,
         ),
         intake=app.intake,
         tenants=app.tenants,
@@ -47,6 +57,9 @@ def services_from(app: App) -> Services:
         outage_of=app.delivery.outage_of,
         here=app.delivery.here,
         render_metrics=app.meter.render,
+        body_memory=BodyMemory(int(settings.max_bodies_mb * 1_000_000)),
+        failed_tokens=FailedTokens(app.clock.monotonic),
+        page_turns=PageTurns(),
     )
 
 

@@ -16,7 +16,7 @@ _FAILURES: dict[int, tuple[str, str, str]] = {
         "wrong_tenant",
     ),
     404: ("Unknown, or another tenant's: the two are never told apart.", "There is no such tenant.", "not_found"),
-    408: ("The body did not arrive in time.", "The body did not arrive: no byte for 30 s.", "timeout"),
+    408: ("The body did not arrive in time.", "The body did not arrive in time.", "timeout"),
     409: ("Not in the present state of things.", "Messages are waiting for the account.", "conflict"),
     413: ("More bytes or messages than the instance allows.", "A body has at most 100000000 bytes here.", "too_large"),
     415: ("The body is compressed.", "A compressed body is not accepted.", "unsupported_encoding"),
@@ -28,7 +28,7 @@ _FAILURES: dict[int, tuple[str, str, str]] = {
     ),
     500: ("A mistake in the service; the log has it under the id in the header `X-Request-ID`.", "", "internal_error"),
     503: (
-        "The database cannot be reached or cannot write; nothing was stored. `Retry-After` says when to come back.",
+        "Nothing was stored: the database cannot be used, or there is no room (`too_busy`). See `Retry-After`.",
         "the database cannot be used now",
         "store_unavailable",
     ),

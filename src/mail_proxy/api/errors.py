@@ -1,6 +1,7 @@
 """How failures are answered: always an object with `ok`, `error` and `code`, whatever went wrong.
 
 MailProxyError
+├── TooBusy        there is no room for the body now
 ├── TooSlow        the body did not arrive in time
 └── BadEncoding    the body is compressed
 """
@@ -31,6 +32,12 @@ RETRY_AFTER = 5
 """Seconds that a client is asked to wait while the store is away."""
 
 
+class TooBusy(MailProxyError):
+    """There is no room in memory for the body now; safe to repeat."""
+
+    code = "too_busy"
+
+
 class TooSlow(MailProxyError):
     """The body did not arrive in time."""
 
@@ -57,6 +64,7 @@ STATUS: Mapping[type[MailProxyError], int] = {
     BadEncoding: 415,
     errors.Invalid: 422,
     errors.TooMany: 429,
+    TooBusy: 503,
     errors.StoreUnavailable: 503,
 }
 

@@ -13,6 +13,7 @@ from mail_proxy.api.auth import AnyCaller, tenant_meant
 from mail_proxy.api.cursors import cursor_to
 from mail_proxy.api.documented import failures
 from mail_proxy.api.errors import answer
+from mail_proxy.api.long_lists import answer_with_list, in_thread_if_long
 from mail_proxy.api.queries import MessagesQuery, TenantQuery
 from mail_proxy.api.services import services_of
 from mail_proxy.api.views import event_view, explanation_view, message_view
@@ -29,7 +30,7 @@ MessageId = Annotated[str, Path(description="Your id of the message.", examples=
     "",
     summary="List and search messages",
     response_model=schemas.MessagesAnswer,
-    responses=failures(403, 404),
+    responses=failures(403, 404, 429),
 )
 async def list_messages(request: Request, caller: AnyCaller, query: Annotated[MessagesQuery, Query()]) -> Response:
     """List messages of a tenant, newest first, or search them; all that is given must hold.
@@ -41,14 +42,11 @@ async def list_messages(request: Request, caller: AnyCaller, query: Annotated[Me
     services = services_of(request)
     tenant_id = await tenant_meant(caller, query.tenant_id, services)
     now = services.clock.now()
-    page = await services.archive.page(tenant_id, query.filter(), query.below, query.limit, now)
-    return answer(
-        {
-            "ok": True,
-            "messages": [message_view(message, now) for message in page.messages],
-            "next_cursor": None if page.below is None else cursor_to(page.below),
-        }
-    )
+    async with services.page_turns.turn(tenant_id):
+        page = await services.archive.page(tenant_id, query.filter(), query.below, query.limit, now)
+        shown = await in_thread_if_long(page.messages, lambda message: message_view(message, now))
+    next_cursor = None if page.below is None else cursor_to(page.below)
+    return answer_with_list("messages", shown, {"next_cursor": next_cursor})
 
 
 @router.get(

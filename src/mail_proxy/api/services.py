@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 
 from starlette.requests import Request
 
@@ -15,6 +16,9 @@ from mail_proxy.administration.message_commands import MessageCommands
 from mail_proxy.administration.pending import Pending
 from mail_proxy.administration.scheduling import Scheduling
 from mail_proxy.administration.tenants import Tenants
+from mail_proxy.api.body_memory import BodyMemory
+from mail_proxy.api.failed_tokens import FailedTokens
+from mail_proxy.api.page_turns import PageTurns
 from mail_proxy.api.security_log import SecurityLog
 from mail_proxy.domain.account import Account, Outage
 from mail_proxy.domain.explanation import Here
@@ -37,6 +41,10 @@ class ApiSettings:
     """For `/status`: `sqlite` or `postgresql`."""
     workers: int = 1
     """Processes that answer on this address."""
+    max_values: int = 500_000
+    """Values in the JSON of a submission."""
+    trusted_proxies: Sequence[IPv4Network | IPv6Network] = ()
+    """Whose `X-Forwarded-For` is believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +96,9 @@ class Services:
     here: Callable[[int], Here]
     """What this instance knows, besides the database, of why messages of an account are not sent."""
     render_metrics: Callable[[], bytes]
+    body_memory: BodyMemory
+    failed_tokens: FailedTokens
+    page_turns: PageTurns
 
 
 def services_of(request: Request) -> Services:

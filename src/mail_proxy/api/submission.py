@@ -97,15 +97,16 @@ async def submit(request: Request, services: Services) -> Response:
     caller = await authenticate(request.scope, services)
     if request.scope["query_string"]:
         raise Invalid(*(Problem(printable(name, 80), "is not known here") for name in request.query_params))
-    batch = validated(BatchIn, await read_json(request, services.settings.max_request_bytes))
-    notes = caller.notes
-    notes.payload = shown_batch(batch.messages)
-    receipt = await services.intake.submit(caller.tenant_id, batch.messages, batch.priority)
-    notes.result = shown_receipt(receipt)
-    if caller.is_admin and len(receipt.tenant_ids) == 1:
-        (notes.tenant_id,) = receipt.tenant_ids
-    elif caller.is_admin:
-        notes.payload["tenants"] = sorted(receipt.tenant_ids)[:MOST_TENANTS]
+    with services.body_memory.room(caller.tenant_id) as room:
+        batch = validated(BatchIn, await read_json(request, services, room))
+        notes = caller.notes
+        notes.payload = shown_batch(batch.messages)
+        receipt = await services.intake.submit(caller.tenant_id, batch.messages, batch.priority)
+        notes.result = shown_receipt(receipt)
+        if caller.is_admin and len(receipt.tenant_ids) == 1:
+            (notes.tenant_id,) = receipt.tenant_ids
+        elif caller.is_admin:
+            notes.payload["tenants"] = sorted(receipt.tenant_ids)[:MOST_TENANTS]
     return Response(to_json(receipt_view(receipt)), media_type="application/json")
 
 

@@ -22,6 +22,7 @@ from mail_proxy.delivery.journal import JournalLocked, JournalUnwritable
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.ports import WrongKey
 from mail_proxy.runtime.app import App, FolderRefused, open_app
+from mail_proxy.runtime.http_connection import MOST_BEYOND
 from mail_proxy.runtime.http_server import AddressInUse, HttpServer, listening_socket, new_event_loop
 from mail_proxy.runtime.logs import configure_logging
 from mail_proxy.runtime.settings import Settings, SettingsError, from_environment
@@ -57,6 +58,7 @@ def serve(workers: int | None = None) -> int:
         return 2
     configure_logging(settings.log_level, settings.log_format)
     _open_as_many_files_as_allowed()
+    _look_at_room_for_connections(settings)
     for hint in settings.hints:
         log.info("setting passed over", hint=hint)
     try:
@@ -105,6 +107,20 @@ def _open_as_many_files_as_allowed() -> None:
             log.info("the limit of open files stays as it is", limit=soft, reason=str(error))
 
 
+def _room_for_connections(settings: Settings) -> int:
+    """Return how many HTTP connections there may be: half of the open files are for everything else."""  # G11
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return settings.max_http_connections
+    return max(1, min(settings.max_http_connections, soft // 2 - MOST_BEYOND))
+
+
+def _look_at_room_for_connections(settings: Settings) -> None:
+    room = _room_for_connections(settings)
+    if room < settings.max_http_connections:
+        log.warning("fewer connections than set, as few files may be open", limit=room)
+
+
 def run_in_fast_loop(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a coroutine to its end on the fast event loop; one exception of a group comes out as itself."""
     loop = new_event_loop()
@@ -129,7 +145,7 @@ def only_one(error: BaseException) -> BaseException:
 async def _serve(settings: Settings, listening: socket.socket, place: Place, tally: Tally) -> None:
     address = _address(listening)
     async with open_app(settings, address, place.worker, tally) as app:
-        server = HttpServer(create_app(services_from(app)), listening)
+        server = HttpServer(create_app(services_from(app)), listening, _room_for_connections(settings))
         app.supervisor.add("http", server.run)
 
         def stop() -> None:

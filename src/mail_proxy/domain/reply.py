@@ -15,9 +15,9 @@ def printable(text: str, limit: int = MAX_TEXT) -> str:
 
     A hostile server's escape sequences must not reach a terminal, a log or a report.
     """
-    joined = " ".join(text.split())
-    shown = _NOT_PRINTABLE.sub("?", joined)
-    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+    beginning = text[: 8 * limit]  # of a hundred megabytes the words alone would take gigabytes  G11
+    shown = _NOT_PRINTABLE.sub("?", " ".join(beginning.split()))
+    return shown if len(shown) <= limit and len(beginning) == len(text) else shown[: limit - 1] + "…"
 
 
 def is_enhanced(text: str, *, of: int) -> bool:

@@ -5,20 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import uvicorn
 from typing_extensions import override
 
-Message = MutableMapping[str, Any]
-Application = Callable[
-    [Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
-]
-"""An ASGI application."""
+from mail_proxy.runtime.http_connection import KEEP_ALIVE, Application, BoundedConnection, Places
 
-KEEP_ALIVE = 75
-"""Seconds that a client's idle connection is kept: longer than the usual load balancer keeps its own (60)."""
 FINISH = 10
 """Seconds that requests in progress get when the server stops."""
 
@@ -46,21 +39,21 @@ def listening_socket(host: str, port: int) -> socket.socket:
 
 
 class HttpServer:
-    """One application on one socket. Signals are left to the process."""
+    """One application on one socket, with so many connections at a time. Signals are left to the process."""
 
-    def __init__(self, application: Application, listening: socket.socket) -> None:
+    def __init__(self, application: Application, listening: socket.socket, max_connections: int = 1000) -> None:
         self._socket = listening
         self._server = _QuietServer(
             uvicorn.Config(
                 application,
-                http="httptools",
+                http=BoundedConnection.of(Places(max_connections)),
                 ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 date_header=False,
-                proxy_headers=False,  # anybody can send headers that name another address
+                proxy_headers=False,  # whose word is taken for a caller's address is decided in api
                 timeout_keep_alive=KEEP_ALIVE,
                 timeout_graceful_shutdown=FINISH,
             )

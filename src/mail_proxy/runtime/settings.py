@@ -94,7 +94,31 @@ class Settings(BaseSettings):
     max_request_mb: float = Field(
         100, ge=0, allow_inf_nan=False, description="The largest body of a request, in megabytes; 0: no limit."
     )
-    max_batch: int = Field(1000, ge=1, le=100_000, description="The most messages in one add-messages request.")
+    max_batch: int = Field(
+        1000,
+        ge=1,
+        le=100_000,
+        description="The most messages in one add-messages request, and ids in one delete-messages or retry-messages "
+        "request.",
+    )
+    max_bodies_mb: float = Field(
+        256,
+        ge=1,
+        allow_inf_nan=False,
+        description="Megabytes of request bodies in memory at a time; further ones wait a while, and are then asked to "
+        "come back. A tenant has half of it at the most.",
+    )
+    max_http_connections: int = Field(
+        1000,
+        ge=1,
+        le=100_000,
+        description="HTTP connections at a time; beyond them only `/health` and its like answer.",
+    )
+    trusted_proxies: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(split)] = Field(
+        (),
+        description="Networks such as `10.1.0.0/16`, separated by commas, of the proxies whose `X-Forwarded-For` is "
+        "believed when failed tokens are counted by address.",
+    )
     shutdown_grace: Delay = Field(
         30, description="Seconds that running SMTP transactions get to finish when the service is told to stop."
     )

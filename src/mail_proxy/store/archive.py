@@ -24,6 +24,7 @@ from mail_proxy.ports import Clock, MessageFilter, Page, PastEvent, Place
 from mail_proxy.store import standing
 from mail_proxy.store.database import Database
 from mail_proxy.store.loading import recipient_of
+from mail_proxy.store.page_size import fitting
 from mail_proxy.store.rows import among, pack
 from mail_proxy.store.schema import accounts, contents, events, messages, recipients
 from mail_proxy.store.search import find
@@ -77,10 +78,15 @@ class StoreArchive:
             found = find(connection, dialect, tenant_id, wanted, below, limit=limit, now=now)
             if not found.pks:
                 return Page([], found.below)
+            shown = found.pks[: fitting(connection, dialect, found.pks)]
             chosen = _DETAILS.where(among(dialect, messages.c.pk))
-            rows = {row.pk: row for row in connection.execute(chosen, {"pks": pack(found.pks)})}
-            people = _recipients(connection, found.pks)
-            return Page([_details(rows[pk], people.get(pk, ()), now) for pk in found.pks], found.below)
+            rows = {row.pk: row for row in connection.execute(chosen, {"pks": pack(shown)})}
+            people = _recipients(connection, shown)
+            whole = len(shown) == len(found.pks)
+            return Page(
+                [_details(rows[pk], people.get(pk, ()), now) for pk in shown],
+                found.below if whole else Place(rows[shown[-1]].created_ts, shown[-1]),
+            )
 
         return await self._database.read(look)
 

@@ -11,7 +11,14 @@ import httpx
 import pytest
 
 from mail_proxy.administration import account_tests
-from mail_proxy.administration.account_tests import AT_ONCE, PER_MINUTE, Turns, told_to_a_tenant
+from mail_proxy.administration.account_tests import (
+    AT_ONCE,
+    AT_ONCE_BY_TENANT,
+    AT_ONCE_BY_TENANTS,
+    PER_MINUTE,
+    Turns,
+    told_to_a_tenant,
+)
 from mail_proxy.domain.account import Account, Hold, Outage
 from mail_proxy.domain.attempt import AccountRefused, HostFailed, Probed, ProbeResult, Step
 from mail_proxy.domain.errors import TooMany
@@ -123,17 +130,44 @@ def an_account(pk: int, tenant_id: str = "acme") -> Account:
     return Account(pk, tenant_id, f"account{pk}", "smtp.example.com", 25)
 
 
-def test_an_account_is_tested_once_at_a_time_and_all_tenants_together_so_often() -> None:
+def take(turns: Turns, pk: int, tenant_id: str = "acme", now: float = 0.0, *, by_tenant: bool = True) -> None:
+    turns.take(an_account(pk, tenant_id), now, by_tenant=by_tenant)
+
+
+def test_an_account_is_tested_once_at_a_time() -> None:
     turns = Turns()
-    turns.take(an_account(1), 0.0)
+    take(turns, 1)
     with pytest.raises(TooMany):
-        turns.take(an_account(1), 1.0)
+        take(turns, 1, now=1.0)
+    with pytest.raises(TooMany):
+        take(turns, 1, now=1.0, by_tenant=False)
     turns.give_back(an_account(1))
-    turns.take(an_account(1), 2.0)
-    for n in range(2, AT_ONCE + 1):
-        turns.take(an_account(n, f"tenant{n}"), 3.0)
+    take(turns, 1, now=2.0)
+
+
+def test_what_one_tenant_tests_leaves_the_others_theirs_and_what_tenants_test_the_operator_his() -> None:
+    turns = Turns()
+    for n in range(AT_ONCE_BY_TENANTS):
+        tenant = n // AT_ONCE_BY_TENANT
+        take(turns, n, f"tenant{tenant}")
+        if n % AT_ONCE_BY_TENANT == AT_ONCE_BY_TENANT - 1 and n < AT_ONCE_BY_TENANTS - 1:
+            with pytest.raises(TooMany):
+                take(turns, 100, f"tenant{tenant}")
     with pytest.raises(TooMany):
-        turns.take(an_account(99, "tenant99"), 4.0)
+        take(turns, 100, "another")
+    for n in range(AT_ONCE_BY_TENANTS, AT_ONCE):
+        take(turns, n, "tenant0", by_tenant=False)
+    with pytest.raises(TooMany):
+        take(turns, 100, "another", by_tenant=False)
+
+
+async def test_a_tenant_that_has_tested_too_often_keeps_nobody_else_from_it(
+    acme: httpx.AsyncClient, admin: httpx.AsyncClient
+) -> None:
+    for _ in range(PER_MINUTE):
+        assert (await acme.post(URL)).status_code == 200
+    assert (await acme.post(URL)).status_code == 429
+    assert (await admin.post(f"{URL}?tenant_id=acme")).status_code == 200
 
 
 def test_no_window_of_a_minute_has_more_tests_than_allowed_and_old_ones_are_forgotten() -> None:
@@ -142,7 +176,7 @@ def test_no_window_of_a_minute_has_more_tests_than_allowed_and_old_ones_are_forg
     for _ in range(2000):
         now += rng.expovariate(1 / 5)
         try:
-            turns.take(an_account(1), now)
+            take(turns, 1, now=now)
         except TooMany as refused:
             waits.append(refused.retry_after)
             continue
@@ -150,8 +184,8 @@ def test_no_window_of_a_minute_has_more_tests_than_allowed_and_old_ones_are_forg
         made.append(now)
         assert sum(1 for at in made if at > now - 60) <= PER_MINUTE
     assert all(0 < wait <= 60 for wait in waits)
-    turns.take(an_account(2, "other"), now + 61)
-    assert set(turns.recent) == {"other"}
+    take(turns, 2, "other", now + 61)
+    assert set(turns.recent) == {("other", True)}
 
 
 async def test_a_test_without_end_is_ended(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:

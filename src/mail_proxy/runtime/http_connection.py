@@ -1,0 +1,463 @@
+"""One HTTP connection, bounded: in what it may send, how long it may take, how much it may leave unread, and how many.
+
+uvicorn reads and answers; this adds what it does not bound. Whatever is refused here is answered in the shape of every
+other failure, as long as an answer can be told apart from that of another request; else the connection is closed.
+"""  # G11
+
+from __future__ import annotations
+
+import json
+import sys
+from asyncio import TimerHandle, Transport
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
+from fcntl import ioctl
+from termios import TIOCOUTQ
+from typing import Any, ClassVar, cast
+
+import structlog
+from typing_extensions import override
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+KEEP_ALIVE = 75
+"""Seconds that a client's idle connection is kept: longer than the usual load balancer keeps its own (60)."""
+HEAD_PATIENCE = 15.0
+"""Seconds from the connection, or from the first byte of a later request, to the end of its headers."""
+RESERVED_PATIENCE = 3.0
+"""The same, and for the answer to be read, on connections beyond the limit."""
+LINGER = 10.0
+"""Seconds that a client gets to read a refusal while it is still sending what was refused."""
+PROGRESS_EVERY = 10.0
+"""Seconds between looks at whether a client reads its answer."""
+PROGRESS = 20_000
+"""Bytes that it has to take meanwhile."""
+MAX_HEAD = 64 * 1024
+"""Bytes of request line, headers and trailers."""
+MAX_URL = 16 * 1024
+MAX_HEADERS = 100
+FRAMING = 16
+"""Bytes of chunk sizes and the like that may come for each byte of the body, beyond `MAX_HEAD`."""
+MAX_PIPELINED = 16
+"""Requests of one connection that wait for the one before."""
+IDLE_LONG = 5.0
+"""Seconds after which an idle connection may have to make place for a new one."""
+RESERVED = 64
+"""Connections beyond the limit that are there for `OPEN_PATHS`. Of those that say nothing the oldest gives way."""
+MOST_BEYOND = 2 * RESERVED
+"""Connections beyond the limit with those that are only left to read their refusal; what comes then is cut off."""
+OPEN_PATHS = frozenset({"/health", "/ready", "/metrics"})
+_TOKEN_LINES = (b"x-api-token:", b"authorization:")
+_LONGEST_NAME = max(map(len, _TOKEN_LINES))
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Message, Receive, Send], Awaitable[None]]
+"""An ASGI application."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a request is answered that never gets to the application."""
+
+    status: int
+    error: str
+    code: str
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+    def to_bytes(self) -> bytes:
+        """Return the whole answer, which is the connection's last."""
+        lines = (b"%s: %s" % line for line in self._lines())
+        return STATUS_LINE[self.status] + b"\r\n".join([*lines, b"connection: close", b"", self._body()])
+
+    async def send(self, send: Send) -> None:
+        """Answer as an application does."""
+        await send({"type": "http.response.start", "status": self.status, "headers": self._lines()})
+        await send({"type": "http.response.body", "body": self._body()})
+
+    def _lines(self) -> list[tuple[bytes, bytes]]:
+        length = b"%d" % len(self._body())
+        return [(b"content-type", b"application/json"), (b"content-length", length), *self.headers]
+
+    def _body(self) -> bytes:
+        value = {"ok": False, "error": self.error, "code": self.code}
+        return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+
+NOT_HTTP = Refusal(400, "This is no valid HTTP/1.1 request.", code="bad_request")
+TOO_SLOW = Refusal(408, f"The headers of the request did not arrive within {HEAD_PATIENCE:g} s.", code="timeout")
+URL_TOO_LONG = Refusal(414, f"A URL has at most {MAX_URL} bytes here.", code="url_too_long")
+HEAD_TOO_LARGE = Refusal(
+    431, f"A request has at most {MAX_HEADERS} headers and {MAX_HEAD} bytes of them here.", code="headers_too_large"
+)
+NO_TOKEN = Refusal(
+    401,
+    "There is no valid token in X-API-Token.",
+    code="unauthorized",
+    headers=((b"www-authenticate", b"Bearer"),),
+)
+CROWDED = Refusal(
+    503,
+    "Too many connections are open now; try again later.",
+    code="too_many_connections",
+    headers=((b"retry-after", b"5"),),
+)
+
+
+@dataclass(slots=True)
+class Places:
+    """The connections of one server: how many there may be, and which of them are idle, the longest first."""
+
+    limit: int
+    taken: int = 0
+    idle: dict[BoundedConnection, float] = field(default_factory=dict)
+    """Since when, by the loop's clock."""
+    silent: dict[BoundedConnection, None] = field(default_factory=dict)
+    """Those beyond the limit that have not asked for anything, the oldest first."""
+    crowded: bool = False
+
+    def take(self, connection: BoundedConnection, now: float) -> bool:
+        """Count a new connection; True if it is one beyond the limit."""
+        self.taken += 1
+        if self.taken <= self.limit or self.make_one(now):
+            return False
+        self.tell(crowded=True)
+        if len(self.silent) >= RESERVED:
+            next(iter(self.silent)).give_way()
+        self.silent[connection] = None
+        return True
+
+    def leave(self, connection: BoundedConnection) -> None:
+        """Forget a connection."""
+        self.taken -= 1
+        self.idle.pop(connection, None)
+        self.silent.pop(connection, None)
+        if self.crowded and self.taken < self.limit * 9 // 10:
+            self.tell(crowded=False)
+
+    def make_one(self, now: float) -> bool:
+        """Close the connection that has been idle the longest, if it has been for long; True if there was one."""
+        connection, since = next(iter(self.idle.items()), (None, now))
+        if connection is None or now - since < IDLE_LONG:
+            return False
+        del self.idle[connection]
+        connection.transport.close()
+        return True
+
+    def tell(self, *, crowded: bool) -> None:
+        """Log when the limit is reached, and when there is room again."""
+        if crowded is not self.crowded:
+            self.crowded = crowded
+            if crowded:
+                log.warning("connections are refused", limit=self.limit)
+            else:
+                log.info("connections are taken again", limit=self.limit)
+
+
+class BoundedConnection(HttpToolsProtocol):
+    """uvicorn's connection with bounds. `of(places)` makes the class for one server."""
+
+    places: ClassVar[Places]
+
+    @classmethod
+    def of(cls, places: Places) -> type[BoundedConnection]:
+        """Return the class of connections that share these places."""
+        return type(cls.__name__, (cls,), {"places": places})
+
+    # Beginning and end
+
+    @override
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
+        super().connection_made(transport)
+        self._reserved = self.places.take(self, self.loop.time())
+        self._refusal = NOT_HTTP
+        self._head_alarm: TimerHandle | None = None
+        self._reading_alarm: TimerHandle | None = None
+        self._unread = 0
+        self._discarding = self._last_answered = False
+        self._in_head = False
+        self._framing = self._body = 0
+        self._sizes = self._count = 0
+        self._line = b""
+        self._begun = False
+        if self._reserved:
+            self.app = cast("Any", _only_open_paths(cast("Application", self.app)))
+        if self.places.taken > self.places.limit + MOST_BEYOND:
+            transport.abort()
+        else:
+            self._await_head()
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.places.leave(self)
+        self._head_has_come()
+        _drop(self._reading_alarm)
+        self._unset_keepalive_if_required()  # uvicorn leaves it where the connection broke
+        super().connection_lost(exc)
+
+    # What comes
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        if self._discarding:
+            return
+        self.places.idle.pop(self, None)
+        self._begun = False
+        before = self._body
+        super().data_received(data)
+        if self._ends():
+            return
+        if self._in_head:
+            self._line = _line_begun(self._line, data)
+        if not self._begun:
+            # What is neither body nor a new request: headers, trailers, chunk sizes and their extensions.
+            self._framing += len(data) - (self._body - before)
+            if self._framing > MAX_HEAD + FRAMING * self._body:
+                long_token = self._in_head and self._line.startswith(_TOKEN_LINES)
+                self._refuse(NO_TOKEN if long_token else HEAD_TOO_LARGE)
+                return
+        if self._head_alarm is None and (self._in_head or self._between_requests()):
+            self._await_head()
+
+    @override
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._be_busy()
+        self._begun = self._in_head = True
+        self._framing = self._body = self._sizes = self._count = 0
+        self._line = b""
+
+    @override
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        if len(self.url) > MAX_URL:
+            self._stop_with(URL_TOO_LONG)
+
+    @override
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count += 1
+        self._sizes += len(name) + len(value)
+        if self._count > MAX_HEADERS or self._sizes > MAX_HEAD:
+            long_token = name.lower() + b":" in _TOKEN_LINES and len(value) > MAX_HEAD // 2
+            self._stop_with(NO_TOKEN if long_token else HEAD_TOO_LARGE)
+        if self._in_head:  # trailers are counted and thrown away (RFC 9110 section 6.5.1)
+            super().on_header(name, value)
+
+    @override
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._head_has_come()
+        self.places.silent.pop(self, None)
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self._stop_with(NOT_HTTP)
+        super().on_headers_complete()
+        self.cycle.transport = _Gentle(self)  # type: ignore[assignment]  # all of it that a request uses
+        if self._reserved or self.parser.should_upgrade():  # no upgrade is taken, and the parser stops after it
+            self.cycle.keep_alive = False
+
+    @override
+    def on_body(self, body: bytes) -> None:
+        self._body += len(body)
+        super().on_body(body)
+
+    # What is refused
+
+    def _stop_with(self, refusal: Refusal) -> None:
+        """Have the parser stop where it is; `send_400_response` is next."""
+        self._refusal = refusal
+        raise _Refused
+
+    @override
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(self._refusal)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answer a request that cannot go on, where the answer cannot be taken for that of another one."""
+        cycle = self._latest
+        if cycle is None or cycle.response_complete:
+            self._answer_and_discard(refusal)
+        elif self.pipeline or not cycle.more_body:
+            # The one in progress came whole: it gets its own answer, and is the last one.
+            cycle.keep_alive = False
+            self._discard()
+        elif cycle.response_started:
+            self.transport.abort()
+        else:
+            cycle.disconnected = True
+            cycle.message_event.set()
+            self._answer_and_discard(refusal)
+
+    def give_way(self) -> None:
+        """Close a connection beyond the limit that has not asked for anything."""
+        self.places.silent.pop(self, None)
+        self._discarding = True
+        self.transport.write(CROWDED.to_bytes())
+        self.transport.close()
+
+    def _answer_and_discard(self, refusal: Refusal) -> None:
+        if self.transport.is_closing():
+            return
+        self.transport.write(refusal.to_bytes())
+        self._discard()
+        self._close_gently()
+
+    def _close_gently(self) -> None:
+        # Closing at once would have the system tell the client that its bytes were refused, and the client would throw
+        # the answer away. When it has read it, it closes.
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._alarm_head(RESERVED_PATIENCE if self._reserved else LINGER, self.transport.abort)
+
+    def close_after_answer(self) -> None:
+        """Close behind the last answer; where the body is still coming, when the client has had time to read it."""
+        if self.pipeline or not self.cycle.more_body or self.transport.is_closing():
+            self.transport.close()
+        else:
+            self._last_answered = True
+            self._discard()
+            self._close_gently()
+
+    def _discard(self) -> None:
+        self._discarding = True
+        self.places.silent.pop(self, None)
+        self._head_has_come()
+        self._be_busy()
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+
+    def _ends(self) -> bool:
+        """True once nothing that comes is looked at any more."""
+        return self._discarding or self.transport.is_closing()
+
+    # How long it takes
+
+    @property
+    def _latest(self) -> RequestResponseCycle | None:
+        """The request whose headers have come last."""
+        return self.cycle
+
+    def _between_requests(self) -> bool:
+        cycle = self._latest
+        return (cycle is None or (cycle.response_complete and not cycle.more_body)) and not self._in_head
+
+    def _await_head(self) -> None:
+        self._alarm_head(RESERVED_PATIENCE if self._reserved else HEAD_PATIENCE, self._head_is_late)
+
+    def _head_is_late(self) -> None:
+        self._head_alarm = None
+        cycle = self._latest
+        if cycle is not None and not cycle.response_complete:
+            self._await_head()  # it waits for the answer before
+        elif self._in_head:
+            self._refuse(TOO_SLOW)
+        else:
+            self.transport.close()
+
+    def _head_has_come(self) -> None:
+        _drop(self._head_alarm)
+        self._head_alarm = None
+
+    def _alarm_head(self, seconds: float, then: Callable[[], None]) -> None:
+        _drop(self._head_alarm)
+        self._head_alarm = self.loop.call_later(seconds, then)
+
+    # What is answered
+
+    @override
+    def on_response_complete(self) -> None:
+        cycle = self.cycle
+        unfinished = cycle.response_complete and cycle.more_body
+        if self._last_answered:
+            self._watch_reading()
+            return
+        super().on_response_complete()
+        self._watch_reading()
+        if self._ends():
+            return
+        if unfinished:
+            # Nobody wants the rest of the body: it has a while to come to its end, then the connection goes.
+            self._be_busy()
+            self._alarm_head(LINGER, self.transport.abort)
+        elif self._between_requests() and self._head_alarm is None:
+            self.places.idle[self] = self.loop.time()
+
+    @override
+    def on_message_complete(self) -> None:
+        unwanted = self.cycle.response_complete
+        super().on_message_complete()
+        if unwanted:
+            self.cycle.more_body = False
+            self._head_has_come()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+            self.places.idle[self] = self.loop.time()
+
+    def _be_busy(self) -> None:
+        self.places.idle.pop(self, None)
+        self._unset_keepalive_if_required()
+
+    @override
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reading()
+
+    def _watch_reading(self) -> None:
+        """Look from now on at whether the client takes what it asked for, unless all of it is on its way."""
+        _drop(self._reading_alarm)
+        self._reading_alarm = None
+        if self.transport.get_write_buffer_size():
+            self._unread = self._not_taken()
+            self._reading_alarm = self.loop.call_later(PROGRESS_EVERY, self._look_at_reading)
+
+    def _look_at_reading(self) -> None:
+        if self._not_taken() > self._unread - PROGRESS and self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            self._watch_reading()
+
+    def _not_taken(self) -> int:
+        """Return the bytes that the client's machine has not taken, those in the system's buffer as well."""
+        ours = self.transport.get_write_buffer_size()
+        connected = self.transport.get_extra_info("socket")
+        try:
+            return ours + int.from_bytes(ioctl(connected.fileno(), TIOCOUTQ, bytes(4)), sys.byteorder)
+        except OSError:  # not on every platform
+            return ours
+
+
+def _only_open_paths(app: Application) -> Application:
+    async def reserved(scope: Message, receive: Receive, send: Send) -> None:
+        await (app(scope, receive, send) if scope["path"] in OPEN_PATHS else CROWDED.send(send))
+
+    return reserved
+
+
+class _Gentle:
+    """What a request in progress has of its transport."""
+
+    __slots__ = ("close", "is_closing", "write")
+
+    def __init__(self, connection: BoundedConnection) -> None:
+        self.write = connection.transport.write
+        self.is_closing = connection.transport.is_closing
+        self.close = connection.close_after_answer
+
+
+class _Refused(Exception):
+    """Raised through the parser, which ends with it."""
+
+
+def _drop(alarm: TimerHandle | None) -> None:
+    if alarm is not None:
+        alarm.cancel()
+
+
+def _line_begun(line: bytes, data: bytes) -> bytes:
+    """Return how the line begins that is not at its end yet, in small letters."""
+    start = data.rfind(b"\n") + 1
+    if start:
+        line = b""
+    return line + data[start : start + _LONGEST_NAME - len(line)].lower() if len(line) < _LONGEST_NAME else line
