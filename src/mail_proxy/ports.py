@@ -20,9 +20,10 @@ from mail_proxy.domain.oauth import OAuth
 from mail_proxy.domain.report import EventType, StoredEvent
 from mail_proxy.domain.requeue import Skipped
 from mail_proxy.domain.sealing import Resealed, SealCursor, SealStanding
+from mail_proxy.domain.search import TextFilter
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.settlement import Settlement
-from mail_proxy.domain.sync_lease import SyncLease, SyncMemory
+from mail_proxy.domain.sync_lease import SyncLease, SyncMemory, SyncRecord
 from mail_proxy.domain.tenant import Suspension, Tenant
 
 
@@ -381,6 +382,14 @@ class SyncLeases(Protocol):
         ...
 
 
+class SyncRecords(Protocol):
+    """How reporting goes, tenant by tenant. Reads only."""
+
+    async def records(self, after: str | None, limit: int) -> Sequence[SyncRecord]:
+        """Up to `limit` tenants whose id is above `after`, by id. Costs no more where a million events are pending."""
+        ...
+
+
 class Directory(Protocol):
     """Tenants and accounts as the flows read them. Values are snapshots; `version` grows with every change."""
 
@@ -578,14 +587,33 @@ class MessageFilter:
     batch_code: str | None = None
     priority: int | None = None
     active_only: bool = False
+    created_from: float | None = None
+    """Accepted then or later, Unix seconds."""
+    created_to: float | None = None
+    """Accepted before then."""
+    texts: TextFilter = TextFilter()  # noqa: RUF009 - a value that never changes
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """A place in the list of a tenant's messages: what was accepted later lies above, and of two at once the later pk.
+
+    It stays where it is while messages come and go.
+    """
+
+    created_ts: float
+    pk: int
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of messages, newest first, and the pk to go on before; None at the end."""
+    """One page of messages, newest first, and the place to go on below; None at the end.
+
+    A search that had to look at many messages may have found few or none so far, and yet go on below.
+    """
 
     messages: Sequence[Details]
-    next_before: int | None
+    below: Place | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -602,10 +630,11 @@ class PastEvent:
 class Archive(Protocol):
     """Messages and their histories as the API shows them. Reads only."""
 
-    async def page(self, tenant_id: str, wanted: MessageFilter, before: int | None, limit: int, now: float) -> Page:
+    async def page(self, tenant_id: str, wanted: MessageFilter, below: Place | None, limit: int, now: float) -> Page:
         """Messages of one tenant, newest first; costs the same on the first page and on the last.
 
-        A page ends early where its messages are large.
+        Reads a bounded number of messages, whatever is wanted of them, and then answers what it has found. A page
+        ends early where its messages are large.
         """  # G11
         ...
 

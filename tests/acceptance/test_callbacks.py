@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections.abc import Callable
 from typing import Any
 
 from tests.acceptance.conftest import NewInstance
@@ -21,6 +22,19 @@ def by_event(entries: list[dict[str, Any]]) -> dict[str, str]:
     for entry in entries:
         assert seen.setdefault(entry["event_id"], entry) == entry
     return {event_id: entry["id"] for event_id, entry in seen.items()}
+
+
+async def sync_status(tenant: Tenant, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Return how reporting to the tenant goes, once it goes so; it is a page of its own."""
+    before = tenant.id[:-1]  # which sorts right before it
+    status: dict[str, Any] = {}
+    for _ in range(300):
+        (status,) = (await tenant.admin.get("/tenants/sync-status", limit=1, cursor=before))["tenants"]
+        assert status["tenant_id"] == tenant.id
+        if condition(status):
+            return status
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"it goes another way: {status}")
 
 
 async def _marked(tenant: Tenant) -> None:
@@ -52,6 +66,9 @@ async def test_an_endpoint_that_was_down_is_told_everything_when_it_is_back_unde
             await endpoint.stop()
             failed = {"tenant_id": acme.id, "failures": 2}
             await eventually(lambda: instance.logged("report_failed", **failed), "a refused connection is met")
+            status = await sync_status(acme, lambda status: status["consecutive_failures"] >= 2)
+            assert status["last_error"] == f"127.0.0.1:{port} cannot be reached: Connection refused"
+            assert (status["pending_events"], status["last_sync_ts"]) == (COUNT, None)
             # A dead endpoint costs its neighbour nothing.
             await neighbour.client.submit(a_message("N"))
             await eventually(lambda: other.entries, "the neighbour is told")
@@ -60,6 +77,9 @@ async def test_an_endpoint_that_was_down_is_told_everything_when_it_is_back_unde
             await endpoint.start(port)
             await eventually(lambda: len(endpoint.requests) > before, "it is told once more")
             await _marked(acme)
+            status = await sync_status(acme, lambda status: status["consecutive_failures"] == 0)
+            assert (status["last_error"], status["pending_events"]) == (None, 0)
+            assert status["last_sync_ts"] is not None
         again = [entry for request in endpoint.requests[before:] for entry in request.entries]
     # The first request may have been made before all messages were sent; each event has one id for ever.
     assert by_event(again) == by_event(endpoint.entries)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.acceptance.sinks import running_sink
 from tests.acceptance.tenants import new_tenant
-from tests.support.callback_server import CallbackServer
+from tests.support.callback_server import CallbackServer, Reply
 from tests.support.instance import Instance, a_message, eventually
 from tests.support.postgres import PostgresServer
 
@@ -71,6 +74,44 @@ async def test_each_tenant_is_reported_to_by_one_instance_at_a_time(instances: l
         assert len(endpoint.entries) == sent
         ids = [int(entry["event_id"]) for entry in endpoint.entries]
         assert ids == sorted(set(ids))
+
+
+async def test_whichever_is_asked_says_the_same_of_how_reporting_goes(instances: list[Instance]) -> None:
+    """The endpoint fails, does not want to be disturbed, and is gone for good; one of the two has found it out."""
+    for instance in instances:
+        await instance.start()
+    async with (
+        running_sink() as sink,
+        CallbackServer() as endpoint,
+        new_tenant(instances[0], sink.port, callback=endpoint.url) as acme,
+        instances[1].client() as second,
+    ):
+
+        async def told(**expected: object) -> dict[str, Any]:
+            """Return what both say once it is as expected."""
+            one: dict[str, Any] = {}
+            other: dict[str, Any] = {}
+            for _ in range(300):
+                said = [await client.get("/tenants/sync-status") for client in (acme.admin, second)]
+                ((one,), (other,)) = (answer["tenants"] for answer in said)
+                if one == other and expected.items() <= one.items():
+                    return one
+                await asyncio.sleep(0.05)
+            raise AssertionError(f"they say {one} and {other}")
+
+        endpoint.by_default = Reply(500)
+        await acme.client.submit(a_message("M1"))
+        failing = await told(last_error="HTTP 500", pending_events=1, pending_events_is_at_least=False)
+        assert failing["consecutive_failures"] >= 1
+        assert failing["last_sync_ts"] is None
+        assert failing["next_sync_due"] is not None
+        endpoint.by_default = Reply(body=json.dumps({"next_sync_after": time.time() + 3600}).encode())
+        well = await told(last_error=None, pending_events=0, consecutive_failures=0, in_dnd=True)
+        assert time.time() - 15 < well["last_sync_ts"] <= time.time()
+        assert well["next_sync_due"] > time.time() + 3000
+        endpoint.by_default = Reply(410)
+        await acme.client.submit(a_message("M2"))
+        await told(last_error="HTTP 410: the endpoint is gone", next_sync_due=None, pending_events=1)
 
 
 async def test_a_message_is_taken_up_by_an_instance_that_hardly_ever_looks_by_itself(

@@ -13,7 +13,7 @@ from mail_proxy.domain.recipient import RecipientKind, RecipientState
 from mail_proxy.domain.report import EventType
 from mail_proxy.domain.settlement import expire
 from mail_proxy.domain.tenant import Suspension
-from mail_proxy.ports import MessageFilter, Page
+from mail_proxy.ports import MessageFilter, Page, Place
 from mail_proxy.store import page_size
 from mail_proxy.store.store import Store
 from tests.conformance.steps import ACCEPTED, LATER, NOW, REFUSED, attempt, claim, settle_all
@@ -25,8 +25,8 @@ shared_database, postgres_url = emptied.shared_database, emptied.postgres_url
 METACHARACTERS = ["%", "_", "\\", "'", '"', "';--", "x' OR 'a'='a", "a%b", "$1", ":now", "%(x)s", "{}", "🜁", "ß"]
 
 
-async def page(store: Store, *, before: int | None = None, limit: int = 100, now: float = NOW, **wanted: Any) -> Page:
-    return await store.archive.page("acme", MessageFilter(**wanted), before, limit, now)
+async def page(store: Store, *, below: Place | None = None, limit: int = 100, now: float = NOW, **wanted: Any) -> Page:
+    return await store.archive.page("acme", MessageFilter(**wanted), below, limit, now)
 
 
 async def listed(store: Store, *, now: float = NOW, **wanted: Any) -> list[str]:
@@ -107,15 +107,15 @@ async def test_pages_follow_one_another_without_a_gap_and_without_a_repetition(s
     for n in range(7):
         await enqueue(store, a_message(f"M{n}", account), a_message(f"M{n}", other))
     seen: list[str] = []
-    before = None
+    below = None
     while True:
-        found = await page(store, before=before, limit=limit)
+        found = await page(store, below=below, limit=limit)
         seen += [details.id for details in found.messages]
         assert len(found.messages) <= limit
-        before = found.next_before
-        if before is None:
+        below = found.below
+        if below is None:
             break
-        await enqueue(store, a_message(f"new {before}", account))  # newer ones do not shift the pages
+        await enqueue(store, a_message(f"new {below.pk}", account))  # newer ones do not shift the pages
     assert seen == [f"M{n}" for n in range(6, -1, -1)]
 
 
@@ -125,11 +125,11 @@ async def test_a_page_can_be_asked_for_again_and_an_empty_one_ends(store: Store)
     await enqueue(store, *(a_message(f"M{n}", account) for n in range(4)))
     first = await page(store, limit=2)
     assert [details.id for details in first.messages] == ["M3", "M2"]
-    second = await page(store, limit=2, before=first.next_before)
+    second = await page(store, limit=2, below=first.below)
     assert [details.id for details in second.messages] == ["M1", "M0"]
-    assert second.next_before is None
+    assert second.below is None
     assert await page(store, limit=2) == first
-    assert await page(store, before=second.messages[-1].pk) == Page([], None)
+    assert await page(store, below=Place(NOW, second.messages[-1].pk)) == Page([], None)
 
 
 async def test_messages_are_found_by_their_public_state(store: Store) -> None:
@@ -267,11 +267,11 @@ async def test_a_page_of_large_messages_ends_early_and_goes_on(store: Store, mon
     )
     monkeypatch.setattr(page_size, "PAGE_BYTES", 200)
     pages: list[list[str]] = []
-    before: int | None = None
+    before: Place | None = None
     while True:
-        found = await page(store, before=before, limit=4)
+        found = await page(store, below=before, limit=4)
         pages.append([each.id for each in found.messages])
-        before = found.next_before
+        before = found.below
         if before is None:
             break
     assert [id_ for ids in pages for id_ in ids] == [f"M{n}" for n in reversed(range(len(sizes)))]

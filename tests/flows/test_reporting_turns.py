@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mail_proxy.domain.sync_lease import SyncMemory
+from mail_proxy.ports import SinkAnswer
 from mail_proxy.reporting.settings import ReportingSettings
 from tests.support.fake_clock import FakeClock
 from tests.support.reporting import OK, MemoryDirectory, Office, answer, event, tenant
@@ -102,6 +105,25 @@ async def test_the_pauses_of_one_instance_are_kept_by_the_next(clock: FakeClock,
         await clock.advance(2)
         assert len(office.sink.deliveries) == 1
         assert office.leases.given_back[-1].failures == 0
+
+
+async def test_why_it_fails_and_when_it_goes_on_is_handed_on(clock: FakeClock, office: Office) -> None:
+    secret = "\x1b[31m" + "x" * 1000
+    office.sink.script(SinkAnswer(None, b"", error=f"it breaks: {secret}"))
+    async with office.running():
+        office.write(event(1))
+        await clock.advance(0.3)
+        told = office.leases.given_back[-1]
+        assert told.due == told.retry_at
+        assert told.last_error is not None
+        assert told.last_error.startswith("it breaks: ?[31mxxx")
+        assert len(told.last_error) <= 500
+
+        office.outbox.stored.clear()
+        office.leases.memory = replace(told, retry_at=clock.now() + 40, last_error="HTTP 500")
+        office.write(event(2))
+        await clock.advance(20)
+        assert office.reporter.status("acme").last_error == "HTTP 500"
 
 
 async def test_run_now_ends_the_pause_of_another_instance(clock: FakeClock, office: Office) -> None:

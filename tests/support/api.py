@@ -30,6 +30,8 @@ from mail_proxy.domain.attempt import Probed, ProbeResult, Step
 from mail_proxy.domain.backlog import Survey
 from mail_proxy.domain.explanation import Here
 from mail_proxy.intake.intake import Intake, IntakeSettings
+from mail_proxy.reporting.lane import SyncStatus
+from mail_proxy.reporting.overview import SyncOverview
 from mail_proxy.runtime.admin_token import AdminToken
 from mail_proxy.runtime.settings import Settings
 from mail_proxy.runtime.shown_settings import shown_settings
@@ -148,6 +150,7 @@ async def running_instance(folder: Path, url: str | None = None) -> AsyncIterato
         directory=directory,
         registry=directory,
         archive=store.archive,
+        sync_overview=SyncOverview(store.sync_records, lambda _tenant_id: SyncStatus(), clock, 300.0),
         audit=AuditLog(store.command_log, clock, retention=90 * 86400),
         security_log=SecurityLog(clock),
         clock=clock,

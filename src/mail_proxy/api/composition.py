@@ -7,6 +7,7 @@ from mail_proxy.api.failed_tokens import FailedTokens
 from mail_proxy.api.page_turns import PageTurns
 from mail_proxy.api.security_log import SecurityLog
 from mail_proxy.api.services import ApiSettings, Insight, Services
+from mail_proxy.reporting.overview import SyncOverview
 from mail_proxy.runtime.admin_token import AdminToken
 from mail_proxy.runtime.app import App
 from mail_proxy.runtime.shown_settings import shown_settings
@@ -40,6 +41,7 @@ def services_from(app: App) -> Services:
         directory=app.store.directory,
         registry=app.store.directory,
         archive=app.store.archive,
+        sync_overview=SyncOverview(app.store.sync_records, app.reporter.status, app.clock, settings.sync_interval),
         audit=app.audit,
         security_log=SecurityLog(app.clock),
         clock=app.clock,

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from mail_proxy.api import schemas
 from mail_proxy.api.auth import AnyCaller, tenant_meant
+from mail_proxy.api.cursors import cursor_to
 from mail_proxy.api.documented import failures
 from mail_proxy.api.errors import answer
 from mail_proxy.api.long_lists import answer_with_list, in_thread_if_long
@@ -27,20 +28,24 @@ MessageId = Annotated[str, Path(description="Your id of the message.", examples=
 
 @router.get(
     "",
-    summary="List messages",
+    summary="List and search messages",
     response_model=schemas.MessagesAnswer,
     responses=failures(403, 404, 429),
 )
 async def list_messages(request: Request, caller: AnyCaller, query: Annotated[MessagesQuery, Query()]) -> Response:
-    """List messages of a tenant, newest first. A page costs the same at row one million as at row one."""
+    """List messages of a tenant, newest first, or search them; all that is given must hold.
+
+    A page costs the same at row one million as at row one. A search in texts (`recipient`, `from`, `subject`,
+    `metadata`), and one for which there is no index, looks at no more than 10 000 messages and then answers what it has
+    found, be it nothing: go on with `next_cursor` until it is null.
+    """
     services = services_of(request)
     tenant_id = await tenant_meant(caller, query.tenant_id, services)
     now = services.clock.now()
-    before = None if query.cursor is None else int(query.cursor)
     async with services.page_turns.turn(tenant_id):
-        page = await services.archive.page(tenant_id, query.filter(), before, query.limit, now)
+        page = await services.archive.page(tenant_id, query.filter(), query.below, query.limit, now)
         shown = await in_thread_if_long(page.messages, lambda message: message_view(message, now))
-    next_cursor = None if page.next_before is None else str(page.next_before)
+    next_cursor = None if page.below is None else cursor_to(page.below)
     return answer_with_list("messages", shown, {"next_cursor": next_cursor})
 
 

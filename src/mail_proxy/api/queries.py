@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from mail_proxy.administration.fields import BatchCode, Text, UnixTime
+from mail_proxy.administration.fields import BatchCode, Id, Text, UnixTime
+from mail_proxy.api.cursors import CURSOR, place_at
 from mail_proxy.domain.command_log import EntryFilter, Position
 from mail_proxy.domain.message import Priority
-from mail_proxy.ports import MessageFilter
+from mail_proxy.domain.search import TextFilter
+from mail_proxy.ports import MessageFilter, Place
 
 MAX_PAGE = 1000
+_METADATA = "metadata."
+
+
+def _cursor(text: str) -> str:
+    place_at(text)
+    return text
+
+
+def _named_values(value: object) -> object:
+    if not isinstance(value, dict):
+        raise ValueError("is written metadata.KEY=VALUE")  # noqa: TRY004 - pydantic takes this one for an answer
+    return value
+
+
+Part = Annotated[str, Field(max_length=255)]
+"""Part of a text. Nothing in it has a meaning of its own."""
 
 
 class NoQuery(BaseModel):
@@ -48,6 +66,13 @@ class SuspensionQuery(OptionalTenantQuery):
     )
 
 
+class SyncStatusQuery(NoQuery):
+    """Which tenants are told of."""
+
+    limit: int = Field(100, ge=1, le=MAX_PAGE, description="Tenants a page, at most.", examples=[100])
+    cursor: Id | None = Field(None, description="`next_cursor` of the page before.", examples=["acme"])
+
+
 class ForceQuery(NoQuery):
     """Whether to go on regardless."""
 
@@ -69,14 +94,54 @@ class MessagesQuery(TenantQuery):
     )
     account_id: Text | None = Field(None, description="By account.", examples=["main"])
     batch_code: BatchCode | None = Field(None, description="By campaign.", examples=["newsletter-2026-07"])
+    recipient: Part | None = Field(
+        None,
+        description="By part of a recipient's address, without regard to case.",
+        examples=["@example.net"],
+    )
+    sender: Part | None = Field(
+        None,
+        alias="from",
+        description="By part of what was submitted as `from`, without regard to case.",
+        examples=["shop@"],
+    )
+    subject: Part | None = Field(
+        None, description="By part of the subject, without regard to case.", examples=["on its way"]
+    )
     priority: Literal["0", "1", "2", "3", "immediate", "high", "medium", "low"] | None = Field(
         None, description="By priority.", examples=["high"]
     )
-    active_only: bool = Field(False, description="Only messages that are not finished.", examples=[True])
-    limit: int = Field(100, ge=1, le=MAX_PAGE, description="Messages a page.", examples=[100])
-    cursor: str | None = Field(
-        None, pattern=r"^[0-9]{1,18}$", description="`next_cursor` of the page before.", examples=["981"]
+    created_from: UnixTime | None = Field(
+        None, description="Accepted at this time (Unix seconds) or later.", examples=[1785492000]
     )
+    created_to: UnixTime | None = Field(
+        None, description="Accepted before this time (Unix seconds).", examples=[1785578400]
+    )
+    metadata: Annotated[dict[str, str], BeforeValidator(_named_values)] = Field(
+        {},
+        description="By values in your metadata, each as a parameter `metadata.KEY=VALUE`: the whole value of a key on "
+        "the first level. Numbers, `true`, `false` and `null` are written as in JSON; lists and objects are not found.",
+        examples=[{"metadata.customer": "4711"}],
+        json_schema_extra={"patternProperties": {r"^metadata\.": {"type": "string"}}, "additionalProperties": False},
+    )
+    active_only: bool = Field(False, description="Only messages that are not finished.", examples=[True])
+    limit: int = Field(100, ge=1, le=MAX_PAGE, description="Messages a page, at most.", examples=[100])
+    cursor: Annotated[str, Field(pattern=CURSOR), AfterValidator(_cursor)] | None = Field(
+        None, description="`next_cursor` of the page before.", examples=["QdqbHlgP_3sAAAAAAAAD1Q"]
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_metadata(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Take the parameters that begin with `metadata.` together."""
+        named = {name.removeprefix(_METADATA): value for name, value in given.items() if name.startswith(_METADATA)}
+        others = {name: value for name, value in given.items() if not name.startswith(_METADATA)}
+        return {"metadata": named, **others}
+
+    @property
+    def below(self) -> Place | None:
+        """Where the page begins; None: at the top."""
+        return None if self.cursor is None else place_at(self.cursor)
 
     def filter(self) -> MessageFilter:
         """Return what the archive is asked for."""
@@ -89,6 +154,9 @@ class MessagesQuery(TenantQuery):
             batch_code=self.batch_code,
             priority=priority,
             active_only=self.active_only,
+            created_from=self.created_from,
+            created_to=self.created_to,
+            texts=TextFilter(self.recipient, self.sender, self.subject, tuple(self.metadata.items())),
         )
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from mail_proxy.domain.explanation import Reason
+from mail_proxy.domain.sync_lease import MANY_EVENTS
 
 Time = Annotated[float, Field(examples=[1785492000.25])]
 StateWord = Literal["waiting", "sending", "sent", "failed", "expired", "cancelled"]
@@ -176,6 +177,9 @@ class MessageOut(BaseModel):
     sent_ts: float | None = Field(description="When it was sent.", examples=[1785492000.25])
     error_ts: float | None = Field(description="When it failed, expired or was cancelled.", examples=[None])
     error: str | None = Field(description="Why it failed: the last word on it.", examples=[None])
+    error_code: str | None = Field(
+        description="The SMTP code in that, or `rate_limited`; as it is reported.", examples=[None]
+    )
     reported_ts: float | None = Field(description="When its end was reported.", examples=[1785492001.5])
     metadata: dict[str, Any] | None = Field(description="Your own data.", examples=[{"customer": 4711}])
     message: dict[str, Any] = Field(
@@ -194,7 +198,9 @@ class MessagesAnswer(Answer):
 
     messages: list[MessageOut] = Field(description="The messages.")
     next_cursor: str | None = Field(
-        description="Give it as `cursor` for the next page. Null: the end.", examples=["981"]
+        description="Give it as `cursor` for the next page; there may be one although this one is not full, or empty. "
+        "Null: the end.",
+        examples=["QdqbHlgP_3sAAAAAAAAD1Q"],
     )
 
 
@@ -308,6 +314,40 @@ class TenantsAnswer(Answer):
     """All tenants."""
 
     tenants: list[TenantOut] = Field(description="The tenants, by id.")
+
+
+class SyncStatusOut(BaseModel):
+    """How reporting to a tenant goes. Times are Unix seconds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tenant_id: str = Field(description="The tenant.", examples=["acme"])
+    last_sync_ts: float | None = Field(
+        description="When a report was last acknowledged, an empty one included; null: not since this is known.",
+        examples=[1785492000.25],
+    )
+    next_sync_due: float | None = Field(
+        description="When the next one is due; null: none is, as there is no endpoint, or it said that it is gone.",
+        examples=[1785492300.0],
+    )
+    in_dnd: bool = Field(description="Whether the tenant wants no empty reports for now.", examples=[False])
+    pending_events: int = Field(
+        description=f"Events that are not acknowledged, counted up to {MANY_EVENTS}.", examples=[3]
+    )
+    pending_events_is_at_least: bool = Field(
+        description="Whether there may be more, which were not counted.", examples=[False]
+    )
+    consecutive_failures: int = Field(description="How many reports failed since one did not.", examples=[0])
+    last_error: str | None = Field(description="Why the last one failed, if it did.", examples=["HTTP 503"])
+
+
+class SyncStatusAnswer(Answer):
+    """A page of tenants, by id."""
+
+    tenants: list[SyncStatusOut] = Field(description="The tenants.")
+    next_cursor: str | None = Field(
+        description="Give it as `cursor` for the next page. Null: the end.", examples=["acme"]
+    )
 
 
 class TenantPut(Answer):

@@ -15,8 +15,9 @@ from mail_proxy.api.auth import AdminCaller, AnyCaller, tenant_meant
 from mail_proxy.api.bodies import read_model, refuse_body
 from mail_proxy.api.documented import BODY, body, failures
 from mail_proxy.api.errors import answer
-from mail_proxy.api.queries import ForceQuery, NoQuery
+from mail_proxy.api.queries import ForceQuery, NoQuery, SyncStatusQuery
 from mail_proxy.api.services import services_of
+from mail_proxy.api.views import sync_view
 
 router = APIRouter(tags=["tenants"])
 
@@ -59,6 +60,18 @@ async def list_tenants(request: Request, _caller: AdminCaller, _query: Nothing) 
     """List all tenants, by id."""
     tenants = await services_of(request).tenants.all()
     return answer({"ok": True, "tenants": [tenant_view(tenant) for tenant in tenants]})
+
+
+@router.get(
+    "/tenants/sync-status",
+    summary="Show how reporting goes",
+    response_model=schemas.SyncStatusAnswer,
+    responses=failures(403),
+)
+async def sync_status(request: Request, _caller: AdminCaller, query: Annotated[SyncStatusQuery, Query()]) -> Response:
+    """Show how reporting to each tenant goes, by id: when it last worked, when the next report is due, why it fails."""
+    tenants, last = await services_of(request).sync_overview.page(query.cursor, query.limit)
+    return answer({"ok": True, "tenants": [sync_view(each) for each in tenants], "next_cursor": last})
 
 
 @router.get(

@@ -8,8 +8,10 @@ from mail_proxy.domain.command_log import Logged
 from mail_proxy.domain.explanation import Explanation, Standing
 from mail_proxy.domain.message import Details, MessageState
 from mail_proxy.domain.report import recipient_view
+from mail_proxy.domain.settlement import error_code
 from mail_proxy.intake.receipt import Receipt
 from mail_proxy.ports import PastEvent
+from mail_proxy.reporting.overview import TenantSync
 
 _ENDED_BADLY = frozenset({MessageState.FAILED, MessageState.EXPIRED, MessageState.CANCELLED})
 
@@ -48,6 +50,7 @@ def message_view(details: Details, now: float) -> dict[str, object]:
         "sent_ts": details.finished_ts if details.state is MessageState.SENT else None,
         "error_ts": details.finished_ts if failed else None,
         "error": details.reply if failed else None,
+        "error_code": error_code(details.reply) if failed else None,
         "reported_ts": details.reported_ts,
         "metadata": details.fields.get("metadata"),
         "message": dict(details.fields),
@@ -72,6 +75,20 @@ def explanation_view(standing: Standing, explanation: Explanation) -> dict[str, 
         "attempts": standing.attempts,
         "last_reply": standing.reply,
         "expires_ts": standing.expires_ts,
+    }
+
+
+def sync_view(sync: TenantSync) -> dict[str, object]:
+    """Return how reporting to a tenant goes for JSON."""
+    return {
+        "tenant_id": sync.tenant_id,
+        "last_sync_ts": sync.status.last_sync_ts,
+        "next_sync_due": sync.status.next_sync_due,
+        "in_dnd": sync.status.in_dnd,
+        "pending_events": sync.pending_events,
+        "pending_events_is_at_least": sync.at_least,
+        "consecutive_failures": sync.status.consecutive_failures,
+        "last_error": sync.status.last_error,
     }
 
 

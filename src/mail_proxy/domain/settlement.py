@@ -246,12 +246,11 @@ def _events(
     uncertain: bool,
 ) -> tuple[Event, ...]:
     subject = subject_of(claimed)
-    code = split_reply(telling.reply)[0]
     types = [EventType.UNCERTAIN] if uncertain else []
     types.append(EventType.DEFERRED if state is MessageState.SCHEDULED else EventType(state.value))
     outlook = Outlook(
         error=telling.reply,
-        error_code=RATE_LIMITED if _is_limit(telling.reply) else None if code is None else str(code),
+        error_code=error_code(telling.reply),
         deferred_ts=due,
         deferred_reason=telling.reply,
     )
@@ -259,6 +258,14 @@ def _events(
         Event(claimed.tenant_id, claimed.pk, type_, now, entry(subject, type_, now, recipients, outlook))
         for type_ in types
     )
+
+
+def error_code(reply: str | None) -> str | None:
+    """Return the word for programs in a reply that is the last word on a message: its SMTP code, or `rate_limited`."""
+    if _is_limit(reply):
+        return RATE_LIMITED
+    code = split_reply(reply)[0]
+    return None if code is None else str(code)
 
 
 def _is_limit(reply: str | None) -> bool:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MANY_EVENTS = 1000
+"""Unreported events of a tenant are counted so far, and no farther."""
+
 
 @dataclass(frozen=True, slots=True)
 class SyncMemory:
@@ -17,6 +20,21 @@ class SyncMemory:
     """No empty sync before then: do not disturb."""
     synced_ts: float | None = None
     """When a sync was last acknowledged."""
+    due: float | None = None
+    """When the next one was due as things stood; None if none was, as where the endpoint is gone."""
+    last_error: str | None = None
+    """Why the last sync failed, if it did; printable, and without secrets."""
+
+
+@dataclass(frozen=True, slots=True)
+class SyncRecord:
+    """What the store knows of reporting to a tenant."""
+
+    tenant_id: str
+    memory: SyncMemory | None
+    """What was handed on with the last turn; None where nobody has had one, or there is nobody to hand it on to."""
+    pending: int
+    """Events that are not acknowledged, counted up to `MANY_EVENTS`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TypeAlias
 
+from mail_proxy.domain.reply import printable
 from mail_proxy.domain.sync_lease import SyncMemory
 from mail_proxy.domain.tenant import ClientAuth, Tenant
 from mail_proxy.reporting.answer import Acknowledged
@@ -47,8 +48,10 @@ class SyncStatus:
     next_sync_due: float | None = None
     """When the next one is due as far as is known; None if nothing is, or if the endpoint is gone."""
     in_dnd: bool = False
+    """The tenant wants no empty sync for now: do not disturb."""
     consecutive_failures: int = 0
     last_error: str | None = None
+    """Why the last sync failed, if it did; printable, and without secrets."""
 
 
 class Lane:
@@ -192,6 +195,8 @@ class Lane:
             retry_at=wall + self._blocked_until - now if self._blocked_until > now else None,
             quiet_until=wall + self._quiet_until - now if self._quiet_until > now else None,
             synced_ts=self._last_sync_ts,
+            due=self.status(now, wall).next_sync_due,
+            last_error=self._last_error,
         )
 
     def adopt(self, memory: SyncMemory, now: float, wall: float) -> None:
@@ -200,6 +205,7 @@ class Lane:
         if self._hurried:
             return
         self._failures = memory.failures
+        self._last_error = memory.last_error
         self._blocked_until, self._quiet_until = (
             NOW if time is None else now + min(time - wall, _FARTHEST) for time in (memory.retry_at, memory.quiet_until)
         )
@@ -249,7 +255,7 @@ class Lane:
     ) -> None:
         """Take note of a failure: the whole tenant waits, and then the same events go out again."""
         self._failures += 1
-        self._last_error = reason
+        self._last_error = printable(reason)
         self._blocked_until = now + pause_after(self._failures, rng, asked)
         self.page_events = max(1, self.page_events // 2)
         self._retry(now, also_empty=also_empty and not events)
@@ -257,7 +263,7 @@ class Lane:
     def gone(self, reason: str, now: float) -> None:
         """Send nothing more until woken, or until the tenant's endpoint is another one."""
         self._failures += 1
-        self._last_error = reason
+        self._last_error = printable(reason)
         self._gone = True
         self._retry(now, also_empty=False)
 

@@ -7,19 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
-    BigInteger,
     ColumnElement,
     Connection,
     Row,
     ScalarSelect,
     Select,
-    and_,
-    false,
-    func,
-    literal,
-    or_,
     select,
-    text,
 )
 
 from mail_proxy.domain.explanation import Standing
@@ -27,18 +20,16 @@ from mail_proxy.domain.message import WAITING_STATES, Details, MessageState
 from mail_proxy.domain.poison import MOST_CRASHES
 from mail_proxy.domain.report import EventType
 from mail_proxy.domain.settlement import RATE_LIMITED
-from mail_proxy.ports import Clock, MessageFilter, Page, PastEvent
+from mail_proxy.ports import Clock, MessageFilter, Page, PastEvent, Place
 from mail_proxy.store import standing
 from mail_proxy.store.database import Database
-from mail_proxy.store.keyset import LAST, downwards
 from mail_proxy.store.loading import recipient_of
 from mail_proxy.store.page_size import fitting
-from mail_proxy.store.rows import selected
-from mail_proxy.store.schema import ANY_MESSAGE, accounts, contents, events, messages, recipients
+from mail_proxy.store.rows import among, pack
+from mail_proxy.store.schema import accounts, contents, events, messages, recipients
+from mail_proxy.store.search import find
 from mail_proxy.store.shown import shown_fields
 from mail_proxy.store.survey import count_unfinished
-
-_WAITING = [state.value for state in sorted(WAITING_STATES)]
 
 
 def _of_account(column: ColumnElement[Any]) -> ScalarSelect[Any]:
@@ -80,18 +71,23 @@ class StoreArchive:
         self._database = database
         self._clock = clock
 
-    async def page(self, tenant_id: str, wanted: MessageFilter, before: int | None, limit: int, now: float) -> Page:
+    async def page(self, tenant_id: str, wanted: MessageFilter, below: Place | None, limit: int, now: float) -> Page:
         """See `Archive.page`."""
         dialect = self._database.dialect
-        statement = _page(dialect, tenant_id, wanted, before, limit, now)
 
         def look(connection: Connection) -> Page:
-            pks = connection.execute(statement).scalars().all()
-            shown = pks[: min(limit, fitting(connection, dialect, pks))]
-            rows = connection.execute(_DETAILS.where(messages.c.pk.in_(shown)).order_by(messages.c.pk.desc()))
+            found = find(connection, dialect, tenant_id, wanted, below, limit=limit, now=now)
+            if not found.pks:
+                return Page([], found.below)
+            shown = found.pks[: fitting(connection, dialect, found.pks)]
+            chosen = _DETAILS.where(among(dialect, messages.c.pk))
+            rows = {row.pk: row for row in connection.execute(chosen, {"pks": pack(shown)})}
             people = _recipients(connection, shown)
-            found = [_details(row, people.get(row.pk, ()), now) for row in rows]
-            return Page(found, shown[-1] if len(pks) > len(shown) else None)
+            whole = len(shown) == len(found.pks)
+            return Page(
+                [_details(rows[pk], people.get(pk, ()), now) for pk in shown],
+                found.below if whole else Place(rows[shown[-1]].created_ts, shown[-1]),
+            )
 
         return await self._database.read(look)
 
@@ -135,44 +131,6 @@ class StoreArchive:
         """See `Archive.pending`."""
         statement = count_unfinished(self._database.dialect, tenant_id, batch_code)
         return await self._database.read(lambda connection: int(connection.execute(statement).scalar_one()))
-
-
-def _page(
-    dialect: str, tenant_id: str, wanted: MessageFilter, before: int | None, limit: int, now: float
-) -> Select[Any]:
-    columns = (messages.c.tenant_id, messages.c.pk)
-    walk = downwards(dialect, columns, literal(tenant_id), literal(LAST if before is None else before, BigInteger))
-    statement = select(messages.c.pk).where(walk.condition, text(f"messages.{ANY_MESSAGE}"))
-    if wanted.account_id is not None:
-        statement = statement.where(messages.c.account_id == wanted.account_id)
-    if wanted.batch_code is not None:
-        statement = statement.where(messages.c.batch_code == wanted.batch_code)
-    if wanted.priority is not None:
-        statement = statement.where(messages.c.priority == wanted.priority)
-    if wanted.active_only:
-        statement = statement.where(messages.c.finished_ts.is_(None))
-    if wanted.state is not None:
-        states = _WAITING if wanted.state == "waiting" else [wanted.state]
-        statement = statement.where(messages.c.state.in_(states))
-    if wanted.status is not None:
-        statement = statement.where(_has_status(dialect, tenant_id, wanted.status, now))
-    return statement.order_by(*walk.order).limit(limit + 1)
-
-
-def _has_status(dialect: str, tenant_id: str, status: str, now: float) -> ColumnElement[bool]:
-    # which accounts are limited is looked up once, not for each message
-    held_up = select(accounts.c.pk).where(accounts.c.tenant_id == tenant_id, accounts.c.limited_until > now)
-    limited = and_(messages.c.state == MessageState.READY.value, selected(dialect, messages.c.account_pk, held_up))
-    later = and_(messages.c.state.in_(_WAITING), func.coalesce(or_(messages.c.due > now, limited), false()))
-    match status:
-        case "deferred":
-            return later
-        case "pending":
-            return and_(messages.c.finished_ts.is_(None), or_(~messages.c.state.in_(_WAITING), ~later))
-        case "error":
-            return messages.c.state.in_([MessageState.FAILED.value, MessageState.EXPIRED.value])
-        case _:
-            return messages.c.state == status
 
 
 def _recipients(connection: Connection, pks: Sequence[int]) -> Mapping[int, Sequence[Any]]:

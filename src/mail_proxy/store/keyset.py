@@ -36,18 +36,22 @@ def upwards(
     return Walk((tuple_(tenant, number) > tuple_(tenant_id, after)) & (tenant <= tenant_id), (tenant, number))
 
 
-def downwards(
+def backwards(
     dialect: str,
-    columns: tuple[ColumnElement[str], ColumnElement[int]],
-    tenant_id: ColumnElement[str],
-    before: ColumnElement[int],
-) -> Walk:
-    """Walk the rows of a tenant whose number is below `before`, highest first."""
-    tenant, number = columns
+    columns: tuple[ColumnElement[float], ColumnElement[int]],
+    time: ColumnElement[float],
+    number: ColumnElement[int],
+) -> tuple[Walk, ...]:
+    """Walk the rows before a time and number, newest first; of one list, which an index keeps in this order.
+
+    On SQLite in two walks, one behind the other: rows of that very time, and older ones. It does not look for both in
+    an index at once.
+    """
+    times, numbers = columns
+    order = (times.desc(), numbers.desc())
     if dialect == "sqlite":
-        return Walk((tenant == tenant_id) & (number < before), (number.desc(),))
-    condition = (tuple_(tenant, number) < tuple_(tenant_id, before)) & (tenant >= tenant_id)
-    return Walk(condition, (tenant.desc(), number.desc()))
+        return Walk((times == time) & (numbers < number), order), Walk(times < time, order)
+    return (Walk(tuple_(times, numbers) < tuple_(time, number), order),)
 
 
 def each_value(column: ColumnElement[Any], condition: ColumnElement[bool]) -> Subquery:

@@ -67,6 +67,8 @@ sync_leases = Table(
     Column("retry_at", Double),
     Column("quiet_until", Double),
     Column("synced_ts", Double),
+    Column("due", Double),  # when the next sync was due
+    Column("last_error", Text),  # why the last sync failed, if it did
 )
 
 tenants = Table(
@@ -234,7 +236,12 @@ def _partial(name: str, table: Table, *columns: str, where: str) -> Index:
 _partial("ix_messages_ready", messages, "account_pk", "priority", "pk", where="state = 'ready'")
 _partial("ix_messages_scheduled", messages, "priority", "due", where="state = 'scheduled'")
 _partial("ix_messages_held", messages, "tenant_id", "batch_code", where="state = 'held'")
-_partial("ix_messages_sending", messages, "instance_id", where="state = 'sending'")
+_partial(
+    "ix_messages_sending",
+    messages,
+    *("instance_id", "tenant_id", "created_ts", "pk"),
+    where="state = 'sending'",
+)
 _partial("ix_messages_expiring", messages, "expires_ts", where=f"expires_ts IS NOT NULL AND {IS_WAITING}")
 _partial("ix_messages_reported", messages, "finished_ts", where="finished_ts IS NOT NULL AND reported_ts IS NOT NULL")
 _partial(
@@ -244,9 +251,23 @@ _partial(
     where="finished_ts IS NOT NULL AND reported_ts IS NULL",
 )
 _partial("ix_messages_reserved", messages, "tenant_id", "account_pk", where="reserved")
-# The condition, true for every row, keeps the index out of statements that look for a tenant's message by its id:
-# where PostgreSQL thinks that a tenant has few messages it would walk through them.
+# By number, for what is done with a tenant's messages one after the other.
 _partial("ix_messages_tenant", messages, "tenant_id", "pk", where=ANY_MESSAGE)
+# The lists that `search.py` walks, newest first; what a tenant has is in the first two together. A condition that is
+# true for every row keeps them out of other statements: where PostgreSQL thinks that a tenant has few messages, it
+# would walk through them to find one by its id.
+for _name, _columns, _where in (
+    ("unfinished", (), "finished_ts IS NULL AND "),
+    ("finished", ("state",), "finished_ts IS NOT NULL AND "),
+    ("account", ("account_id",), ""),
+    ("batch", ("batch_code",), "batch_code IS NOT NULL AND "),
+):
+    _partial(
+        f"ix_messages_list_{_name}",
+        messages,
+        *("tenant_id", *_columns, "created_ts", "pk"),
+        where=f"{_where}{ANY_MESSAGE}",
+    )
 # finished_ts, always NULL here, lets SQLite count without looking at the rows
 _partial(
     "ix_messages_unfinished",

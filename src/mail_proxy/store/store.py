@@ -24,6 +24,7 @@ from mail_proxy.store.queue import StoreQueue
 from mail_proxy.store.rescue import LEAVE, Registration, register
 from mail_proxy.store.sealed import StoreSeals, refuse_unknown_keys
 from mail_proxy.store.sync_leases import StoreSyncLeases
+from mail_proxy.store.sync_records import StoreSyncRecords
 from mail_proxy.store.usage import UsageSettings
 from mail_proxy.store.version import hold_version
 
@@ -43,6 +44,7 @@ class Store:
     message_changes: StoreMessageChanges
     command_log: StoreCommandLog
     sync_leases: StoreSyncLeases
+    sync_records: StoreSyncRecords
     hints: Hints
     seals: StoreSeals
     instance_id: str
@@ -121,6 +123,7 @@ async def open_store(
         message_changes=StoreMessageChanges(database),
         command_log=StoreCommandLog(database),
         sync_leases=StoreSyncLeases(database, instance_id),
+        sync_records=StoreSyncRecords(database),
         hints=Hints(database, instance_id, clock),
         seals=StoreSeals(database, cipher, instance_id),
         instance_id=instance_id,

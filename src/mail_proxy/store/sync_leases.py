@@ -7,6 +7,7 @@ for a whole lease (`rescue.py`). On SQLite there is one process, and nobody to t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from uuid import uuid4
 
 from sqlalchemy import Connection, Double, Integer, Text, bindparam, literal, select, update
@@ -48,6 +49,8 @@ class StoreSyncLeases:
                 sync_leases.c.retry_at,
                 sync_leases.c.quiet_until,
                 sync_leases.c.synced_ts,
+                sync_leases.c.due,
+                sync_leases.c.last_error,
             )
             .cte("taken")
         )
@@ -61,6 +64,8 @@ class StoreSyncLeases:
                 "retry_at": Double(),
                 "quiet_until": Double(),
                 "synced_ts": Double(),
+                "due": Double(),
+                "last_error": Text(),
             },
         )
         self.hand_on = (
@@ -73,6 +78,8 @@ class StoreSyncLeases:
                 retry_at=told.c.retry_at,
                 quiet_until=told.c.quiet_until,
                 synced_ts=told.c.synced_ts,
+                due=told.c.due,
+                last_error=told.c.last_error,
             )
         )
         self._take_op = Operation("take_sync_lease", self._take)
@@ -101,7 +108,7 @@ class StoreSyncLeases:
 
     def _release(self, transaction: Transaction, given: Sequence[tuple[SyncLease, SyncMemory]]) -> Sequence[None]:
         rows = [
-            (lease.tenant_id, lease.token, memory.failures, memory.retry_at, memory.quiet_until, memory.synced_ts)
+            (lease.tenant_id, lease.token, *(getattr(memory, each.name) for each in fields(memory)))
             for lease, memory in given
         ]
         transaction.connection.execute(self.hand_on, {"rows": pack(rows)})

@@ -65,6 +65,7 @@ ROUTES = [
     Route("PUT", "/instance", "admin", body={"scheduler_active": True}),
     Route("POST", "/tenant", "admin", body={"id": "acme"}),
     Route("GET", "/tenants", "admin"),
+    Route("GET", "/tenants/sync-status", "admin"),
     Route("GET", "/tenant/{tenant_id}", "tenant"),
     Route("PUT", "/tenant/{tenant_id}", "admin", body={"name": "changed"}),
     Route("POST", "/tenant/{tenant_id}/api-key", "admin"),

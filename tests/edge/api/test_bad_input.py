@@ -120,6 +120,15 @@ UNKNOWN_QUERIES = [
     ("GET", "/messages?active_only=perhaps", "active_only"),
     ("GET", "/messages?cursor=abc", "cursor"),
     ("GET", "/messages?cursor=99999999999999999999", "cursor"),
+    ("GET", "/messages?cursor=f_AAAAAAAAAAAAAAAAAAAQ", "cursor"),  # infinite
+    ("GET", "/messages?cursor=AAAAAAAAAAAAAAAAAAAAAB", "cursor"),  # not as we write it
+    ("GET", "/messages?created_from=soon", "created_from"),
+    ("GET", "/messages?created_to=1785492000000", "created_to"),
+    ("GET", "/messages?created_to=NaN", "created_to"),
+    ("GET", "/messages?metadata=x", "metadata"),
+    ("GET", "/messages?metadata.x=1&metadata.x=2", "metadata.x"),
+    ("GET", "/messages?meta.x=1", "meta.x"),
+    ("GET", f"/messages?subject={'x' * 256}", "subject"),
     ("GET", "/messages?batch_code=%00", "batch_code"),
     ("GET", "/messages?account_id=a%0Ab", "account_id"),
     ("GET", "/messages/M1?x=1", "x"),

@@ -110,6 +110,7 @@ async def test_answers_are_what_the_documentation_says(admin: httpx.AsyncClient,
     await check(schemas.AccountsAnswer, await acme.get("/accounts"))
     await check(schemas.AccountAnswer, await acme.get("/account/main"))
     await check(schemas.TenantsAnswer, await admin.get("/tenants"))
+    await check(schemas.SyncStatusAnswer, await admin.get("/tenants/sync-status"))
     await check(schemas.TenantAnswer, await admin.get("/tenant/acme"))
     await check(schemas.StatusAnswer, await admin.get("/status"))
     await check(schemas.StatusAnswer, await acme.get("/status"))

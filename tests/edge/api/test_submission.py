@@ -191,9 +191,21 @@ FOUND = {
     "state=sent": [],
     "active_only=true": ["M3", "M2", "M1"],
     "account_id=main&batch_code=July&priority=1": ["M2"],
+    "recipient=TWO@": ["M2"],
+    "from=EXAMPLE.com": ["M3", "M2", "M1"],
+    "subject=GR%C3%9CSSE": ["M3"],
+    "metadata.customer=4711": ["M3"],
+    "metadata.customer=4711&metadata.a%22b.c%5B%5D=true&active_only=true": ["M3"],
+    "metadata.=": [],
+    "created_from=1&created_to=99999999999": ["M3", "M2", "M1"],
+    "created_to=1": [],
+    "created_from=99999999999": [],
     # taken literally
     "account_id=%25": [],
     "batch_code=Jul_": [],
+    "subject=%25": [],
+    "recipient=%00": [],
+    "metadata.customer=%25": [],
 }
 
 
@@ -202,8 +214,8 @@ async def test_messages_are_found_by_their_filters(acme: httpx.AsyncClient) -> N
     await submit(
         acme,
         a_submission("M1", account_id="main"),
-        a_submission("M2", account_id="main", batch_code="July", priority="high"),
-        a_submission("M3", account_id="second"),
+        a_submission("M2", account_id="main", batch_code="July", priority="high", to=["two@example.net"]),
+        a_submission("M3", account_id="second", subject="Schöne Grüße", metadata={"customer": 4711, 'a"b.c[]': True}),
     )
     for query, ids in FOUND.items():
         listed = (await acme.get(f"/messages?{query}")).json()["messages"]

@@ -136,3 +136,17 @@ async def test_a_new_key_has_no_end_unless_it_is_given_one(instance: Instance, a
     assert (shown["has_api_key"], shown["api_key_expires_at"]) == (True, None)
     assert (await admin.delete("/tenant/acme/api-key")).status_code == 200
     assert (await tenant(admin))["has_api_key"] is False
+
+
+async def test_how_reporting_goes_is_shown_in_pages(admin: httpx.AsyncClient) -> None:
+    for tenant_id in ("c", "a", "b"):
+        await new_tenant(admin, tenant_id)
+    first = (await admin.get("/tenants/sync-status?limit=2")).json()
+    assert [each["tenant_id"] for each in first["tenants"]] == ["a", "b"]
+    assert set(first["tenants"][0].values()) == {"a", None, False}  # which is 0 as well
+    second = (await admin.get(f"/tenants/sync-status?limit=2&cursor={first['next_cursor']}")).json()
+    assert [each["tenant_id"] for each in second["tenants"]] == ["c"]
+    assert second["next_cursor"] is None
+    for query, field in (("cursor=a%20b", "cursor"), ("limit=1001", "limit"), ("tenant_id=a", "tenant_id")):
+        answer = await admin.get(f"/tenants/sync-status?{query}")
+        assert (answer.status_code, answer.json()["detail"][0]["field"]) == (422, field)

@@ -19,6 +19,7 @@ from mail_proxy.domain.rate_limit import Limits
 from mail_proxy.domain.recipient import RecipientKind
 from mail_proxy.domain.reply import Reply
 from mail_proxy.domain.retry import RetrySchedule
+from mail_proxy.domain.search import TextFilter
 from mail_proxy.domain.settlement import Policy, Settlement, settle
 from mail_proxy.domain.sync_lease import SyncMemory
 from mail_proxy.domain.tenant import Suspension
@@ -61,11 +62,20 @@ VERBS = (
     "tenants_with_events",
     "pending events",
     "take the turn",
+    "sync records",
     "acknowledge",
     "give the turn back",
     "page",
     "next page",
+    "page of what waits",
+    "page of what was sent",
+    "page of what failed",
+    "page of what is being sent",
+    "page of an account",
+    "page of a batch",
+    "page of a time",
     "filtered page",
+    "searched page",
     "message",
     "history",
     "standing",
@@ -98,15 +108,37 @@ VERBS = (
 COUNTS_IN_THE_BACKGROUND = frozenset({"count_pending", "survey"})
 """Their work grows with what waits, but not with what has been; nobody's message waits for them."""
 COUNTS_UP_TO_MANY = frozenset(
-    {"pending of tenant", "pending of batch", "standing", "look for failed", "look for told", "log of a route"}
+    {
+        "pending of tenant",
+        "pending of batch",
+        "standing",
+        "sync records",
+        "look for failed",
+        "look for told",
+        "log of a route",
+    }
 )
-"""Their work ends at two or ten thousand messages or entries, which is more than there are of one tenant here."""
+"""Their work ends at thousands of messages, events or entries, about as many as there are of one tenant here."""
+LOOKS_AT_MORE_THAN_IT_SHOWS = frozenset({"filtered page", "searched page"})
+"""Their work ends at ten thousand messages: what they want is in no list of its own."""
 ON_POSTGRESQL_ALONE = frozenset({"take the turn", "give the turn back"})
 """On SQLite there is nothing to be done for them."""
 
 Observe = Callable[[str], AbstractContextManager[None]]
 
 # Of twenty messages six are ready, two scheduled, two held, one is being sent, and nine were sent.
+PAGES = {
+    "page of what waits": MessageFilter(state="waiting"),
+    "page of what was sent": MessageFilter(state="sent"),
+    "page of what failed": MessageFilter(status="error"),
+    "page of what is being sent": MessageFilter(state="sending"),
+    "page of an account": MessageFilter(account_id="main"),
+    "page of a batch": MessageFilter(batch_code="autumn"),
+    "page of a time": MessageFilter(created_from=NOW - 200, created_to=NOW - 1),
+    "filtered page": MessageFilter(status="pending", account_id="main", active_only=True),
+    "searched page": MessageFilter(texts=TextFilter("A@EXAMPLE", metadata=(("key", "value"),))),
+}
+
 _FILL = """
 INSERT INTO messages (tenant_id, id, account_pk, account_id, priority, batch_code, state, due, expires_ts, attempts,
     token, instance_id, digest, size, created_ts, first_attempt_ts, finished_ts, reported_ts)
@@ -127,7 +159,7 @@ FROM n
 """
 _FILL_CONTENTS = """
 INSERT INTO contents (message_pk, fields, message_id, date)
-SELECT pk, '{}', id, created_ts FROM messages WHERE pk > :before
+SELECT pk, '{"metadata":{"key":"value"}}', id, created_ts FROM messages WHERE pk > :before
 """
 _FILL_RECIPIENTS = """
 INSERT INTO recipients (message_pk, n, address, kind)
@@ -257,6 +289,8 @@ async def look(store: Store, observe: Observe) -> None:
         await outbox.pending("tenant0", CHUNK, after=events[-1].event_id)
     with observe("take the turn"):
         lease = await store.sync_leases.take("tenant0")
+    with observe("sync records"):
+        assert {record.tenant_id for record in await store.sync_records.records("tenant0", 2)} == {"tenant1", "tenant2"}
     with observe("acknowledge"):
         assert await outbox.acknowledge([event.event_id for event in events], NOW, lease)
     assert lease is not None
@@ -265,10 +299,12 @@ async def look(store: Store, observe: Observe) -> None:
     with observe("page"):
         page = await archive.page("tenant0", MessageFilter(), None, CHUNK, NOW)
     with observe("next page"):
-        await archive.page("tenant0", MessageFilter(), page.next_before, CHUNK, NOW)
-    with observe("filtered page"):
-        wanted = MessageFilter(status="pending", account_id="main", active_only=True)
-        await archive.page("tenant0", wanted, None, CHUNK, NOW)
+        await archive.page("tenant0", MessageFilter(), page.below, CHUNK, NOW)
+    for verb, wanted in PAGES.items():
+        with observe(verb):
+            first = await archive.page("tenant1", wanted, None, A_FEW, NOW)
+            await archive.page("tenant1", wanted, first.below, A_FEW, NOW)
+        assert bool(first.messages) == (verb != "page of what failed"), verb
     with observe("message"):
         await archive.message("tenant0", "V0")
     with observe("history"):
