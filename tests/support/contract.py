@@ -67,8 +67,8 @@ class Operation:
 
     method: str
     path: str
-    spec: Json
-    schemas: Json
+    spec: Json = field(repr=False)
+    schemas: Json = field(repr=False)
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"

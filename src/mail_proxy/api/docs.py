@@ -44,24 +44,27 @@ Takes messages, writes them down, sends them by SMTP, and reports what became of
 
 Three calls: a tenant (an organisation with accounts of its own), the SMTP account that its mail goes by, the message.
 `TOKEN` is the admin token, `GMP_API_TOKEN` of the instance; put your own mail server in place of `smtp.acme.example`.
-Here on the page: **Authorize**, then send the examples of `POST /tenant`, `POST /account` and
+Or in the browser, at `/docs`: **Authorize**, then execute the examples of `POST /tenant`, `POST /account` and
 `POST /commands/add-messages` as they stand.
 
 ```sh
-curl -H "X-API-Token: $TOKEN" http://127.0.0.1:8000/tenant \\
-  -d '{"id": "acme"}'
-curl -H "X-API-Token: $TOKEN" http://127.0.0.1:8000/account \\
-  -d '{"id": "main", "tenant_id": "acme", "host": "smtp.acme.example", "port": 587,
-       "user": "mailer@acme.example", "password": "its-password"}'
-curl -H "X-API-Token: $TOKEN" http://127.0.0.1:8000/commands/add-messages \\
-  -d '{"messages": [{"id": "hello-1", "tenant_id": "acme", "from": "shop@acme.example",
-                     "to": "anna@example.org", "subject": "Hello", "body": "It works."}]}'
+API=http://127.0.0.1:8000
+curl -H "X-API-Token: $TOKEN" $API/tenant -d '{"id": "acme"}'
+curl -H "X-API-Token: $TOKEN" $API/account -d '{
+  "id": "main", "tenant_id": "acme",
+  "host": "smtp.acme.example", "port": 587,
+  "user": "mailer@acme.example", "password": "its-password"}'
+curl -H "X-API-Token: $TOKEN" $API/commands/add-messages -d '{
+  "messages": [{"id": "hello-1", "tenant_id": "acme",
+    "from": "shop@acme.example", "to": "anna@example.org",
+    "subject": "Hello", "body": "It works."}]}'
 ```
 
 The answer says `queued: 1`: the message is on disk, and is being sent. What became of it:
 
 ```sh
-curl -H "X-API-Token: $TOKEN" "http://127.0.0.1:8000/messages/hello-1?tenant_id=acme"
+curl -H "X-API-Token: $TOKEN" \\
+  "$API/messages/hello-1?tenant_id=acme"
 ```
 
 `POST /tenant` has answered the tenant's own token, `api_key`: this once. With it `tenant_id` may be left out.

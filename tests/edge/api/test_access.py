@@ -174,6 +174,20 @@ async def test_without_a_valid_token_nothing_is_told_and_nothing_changes(
     assert await world.outcomes(None, public) == all_of(public, (200, None))
 
 
+async def test_what_is_not_known_is_an_error_everywhere(world: World) -> None:
+    before = world.rows()
+    calls = [each.call() for each in world.operations]
+    queries = [replace(call, query={**call.query, "nonsense": "1"}) for call in calls]
+    fields = [
+        replace(call, body={**(call.body or {}), "nonsense": 1}) for call in calls if call.operation.method != "GET"
+    ]
+    for call in (*queries, *fields):
+        answer = await world.send(ADMIN_TOKEN, call)
+        assert outcome(answer) == (422, "invalid"), call
+        assert "nonsense" in answer.text or call.operation.spec.get("requestBody") is None, call
+    assert world.rows() == before
+
+
 # Tenants walled off
 
 

@@ -121,14 +121,15 @@ def forced(call: Call) -> dict[str, str]:
 async def test_the_description_leads_to_a_first_message(admin: httpx.AsyncClient, document: dict[str, Any]) -> None:
     blocks = re.findall(r"```sh\n(.*?)```", document["info"]["description"], re.DOTALL)
     words = shlex.split("".join(blocks).replace("\\\n", "").replace("$TOKEN", ADMIN_TOKEN))
+    assert words[0].startswith("API=http://")
     starts = [number for number, word in enumerate(words) if word == "curl"]
     answers = []
     for start, end in zip(starts, [*starts[1:], len(words)], strict=True):
         option, header, url, *data = words[start + 1 : end]
         assert (option, data[:1]) in [("-H", ["-d"]), ("-H", [])]
         headers = dict([header.split(": ")]) | {"Content-Type": "application/x-www-form-urlencoded"}  # as curl says
-        url = url.replace("http://127.0.0.1:8000", "http://testserver")
-        answers.append(await admin.request("POST" if data else "GET", url, headers=headers, content="".join(data[1:])))
+        path = url.removeprefix("$API")
+        answers.append(await admin.request("POST" if data else "GET", path, headers=headers, content="".join(data[1:])))
     assert [each.status_code for each in answers] == [200] * 4
     assert answers[2].json()["queued"] == 1
     assert answers[3].json()["state"] == "waiting"
