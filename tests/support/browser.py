@@ -31,7 +31,7 @@ _OPTIONS = (
     # no name is looked up and no other host reached, whatever a page asks for
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
 )
-_SECONDS = 20.0
+_SECONDS = 60.0
 
 
 class Tab:
