@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from tests.acceptance.sinks import running_sink
 from tests.acceptance.tenants import new_tenant
 from tests.support.callback_server import CallbackServer
 from tests.support.instance import ADMIN_TOKEN, Instance, a_message, eventually, run
+from tests.support.smtp_servers import real_server
 
 COUNT = 200
 
@@ -191,3 +194,48 @@ async def test_what_refuses_the_start_of_workers_is_said_once(postgres_url: str,
     ended = await run("serve", environment=environment, folder=tmp_path)
     assert ended.code == 2
     assert re.fullmatch(r"mail-proxy: GMP_ENCRYPTION_KEY is required.*\n", ended.stderr)
+
+
+async def test_the_admin_token_and_the_encryption_key_are_changed_for_all_workers(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    before, after = ("11" * 32, "22" * 32)
+    instance = Instance(tmp_path, postgres_url, WORKERS="2", SHUTDOWN_GRACE="2", ENCRYPTION_KEY=before)
+    config = tmp_path / "config.toml"
+    config.touch(0o600)
+    config.write_text(f"api_token = '{instance.settings.pop('API_TOKEN')}'  # of all workers\n")
+    try:
+        await instance.start()
+        async with real_server(users={"ann": "secret"}, auth_in_clear=True) as server:
+            async with new_tenant(instance, server.port, user="ann", password="secret", tls="none") as acme:
+                token: str = (await acme.admin.post("/instance/api-token"))["api_token"]
+            for worker in range(2):
+                with only(instance, worker):
+                    assert await statuses(instance, ADMIN_TOKEN, token) == [401, 200]
+            killed = workers(instance)[1]
+            os.kill(killed, signal.SIGKILL)
+            await eventually(lambda: workers(instance)[1] != killed, "the worker is started anew")
+            with only(instance, 1):
+                assert await statuses(instance, ADMIN_TOKEN, token) == [401, 200]
+
+            assert await instance.stop() == 0
+            await instance.start(ENCRYPTION_KEY=after, ENCRYPTION_KEYS_OLD=before)
+            async with instance.client(token) as admin:
+                deadline = time.monotonic() + 30
+                while (shown := (await admin.get("/instance"))["encryption"])["secrets_with_old_keys"]:
+                    assert time.monotonic() < deadline, shown
+                    await asyncio.sleep(0.05)
+                assert shown["key_in_use"] == shown["key_id"] not in shown["old_keys"]
+                assert (await admin.post(f"/account/main/test?tenant_id={acme.id}"))["ok"] is True
+        assert config.read_text() == f"api_token = '{token}'  # of all workers\n".replace("'", '"')
+    finally:
+        await closed(instance)
+
+
+async def statuses(instance: Instance, *tokens: str) -> list[int]:
+    """How `/tenants` answers to each token, on a new connection each."""
+    found = []
+    for token in tokens:
+        async with instance.client(token) as client:
+            found.append((await client.ask("GET", "/tenants")).status_code)
+    return found

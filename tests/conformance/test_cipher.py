@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mail_proxy.ports import Cipher
-from mail_proxy.secrets.cipher import AesGcmCipher, SealBroken, WrongKey, check_key
+from mail_proxy.ports import Cipher, SealBroken, WrongKey
+from mail_proxy.secrets.cipher import AesGcmCipher, check_key
 
 KEY = bytes(range(32))
 PLACE = "accounts.password/acme/main"
@@ -89,3 +89,17 @@ def test_a_database_knows_the_key_that_it_was_made_with(cipher: Cipher) -> None:
         value = held if wrong is not cipher else wrong.seal("something else", "settings.encryption_check")
         with pytest.raises(WrongKey, match="GMP_ENCRYPTION_KEY"):
             check_key(wrong, value)
+
+
+def test_old_keys_open_and_no_longer_seal() -> None:
+    before, after = AesGcmCipher(KEY), AesGcmCipher(bytes(32), [KEY, bytes(32)])
+    old = before.seal("secret", PLACE)
+    assert after.open(old, PLACE) == "secret"
+    assert after.key_of(after.seal("secret", PLACE)) == after.key_id != before.key_id
+    assert after.key_ids == {after.key_id, before.key_id}
+    assert before.open(after.seal("secret", PLACE, before.key_id), PLACE) == "secret"
+    with pytest.raises(SealBroken, match=r"to be sealed with key"):
+        before.seal("secret", PLACE, after.key_id)
+    held = check_key(before, None)
+    assert check_key(after, held) == held  # it is sealed anew when every instance has the new key
+    assert old.startswith(after.head(before.key_id))

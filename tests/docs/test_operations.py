@@ -5,19 +5,24 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, insert, text
 
 from mail_proxy.delivery.journal import FlightJournal
 from mail_proxy.domain.account import AuthMethod, TlsMode
+from mail_proxy.domain.secret import Secret
 from mail_proxy.runtime.app import open_app
 from mail_proxy.runtime.http_server import listening_socket
 from mail_proxy.runtime.settings import Settings, SettingsError
 from mail_proxy.secrets.cipher import AesGcmCipher, check_key
-from mail_proxy.secrets.keys import obtain_key
+from mail_proxy.secrets.keys import obtain_key, old_keys
+from mail_proxy.store.database import Database
 from mail_proxy.store.opening import FileLock, database_url, prepare
+from mail_proxy.store.schema import tenants
+from mail_proxy.store.sealed import refuse_unknown_keys
 from tests.docs.pages import page, table_rows
 from tests.docs.session import session
 from tests.support.postgres import PostgresServer
@@ -52,7 +57,11 @@ async def test_a_backup_made_while_the_store_is_open_holds_what_was_accepted(tmp
 
 async def test_the_files_of_an_instance_are_those_of_the_page_and_private(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    settings = Settings.load({"GMP_API_TOKEN": "t", "GMP_DATA_DIR": str(data)}, key_file=tmp_path / "none")
+    data.mkdir()
+    config = data / "config.toml"
+    config.touch(0o600)
+    config.write_text('api_token = "t"')
+    settings = Settings.load({"GMP_DATA_DIR": str(data)}, key_file=tmp_path / "none")
     async with open_app(settings, "http://127.0.0.1:0"):
         files = {each.name: each.stat().st_mode & 0o777 for each in data.iterdir()}
     section = OPERATIONS.text.partition("## Files")[2].partition("\n## ")[0]
@@ -104,8 +113,20 @@ def _refusals(folder: Path) -> list[str]:
     with sqlite3.connect(foreign) as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     connection.close()
+    config, open_config = folder / "config.toml", folder / "open" / "config.toml"
+    open_config.parent.mkdir()
+    config.touch(0o600)
+    open_config.touch(0o644)
+    config.write_text("port =")
+    sealed = prepare(database_url(str(folder / "sealed.db")), partial(check_key, AesGcmCipher(bytes(32))))
     try:
         return [
+            _said(lambda: Settings.load({"GMP_API_TOKEN": "t", "GMP_DATA_DIR": str(folder)}, key_file=none)),
+            _said(
+                lambda: Settings.load({"GMP_API_TOKEN": "t", "GMP_DATA_DIR": str(open_config.parent)}, key_file=none)
+            ),
+            _said(lambda: old_keys([Secret("too-short")])),
+            _said(lambda: _find_an_old_secret(sealed)),
             _said(lambda: Settings.load({}, key_file=none)),
             _said(lambda: Settings.load({"GMP_API_TOKEN": "t", "GMP_WORKERS": "2"}, key_file=none)),
             _said(lambda: Settings.load({"GMP_API_TOKEN": "t", "GMP_RETRY_DELAY": "1"}, key_file=none)),
@@ -118,9 +139,18 @@ def _refusals(folder: Path) -> list[str]:
             _said(lambda: prepare(database_url(str(foreign)), lambda _held: "checked")),
         ]
     finally:
+        sealed.engine.dispose()
         listening.close()
         journal.close()
         lock.free()
+
+
+def _find_an_old_secret(database: Database) -> None:
+    with database.engine.begin() as connection:
+        row = {"id": "acme", "name": "", "client_sync_path": "/", "client_attachment_path": "/", "active": True}
+        row |= {"on_uncertain": "resend", "suspended": False, "created_ts": 1.0, "client_auth": "ENC1:0ld:AAAA"}
+        connection.execute(insert(tenants).values(row))
+        refuse_unknown_keys(connection, AesGcmCipher(bytes(32)))
 
 
 def _said(start: Callable[[], object]) -> str:

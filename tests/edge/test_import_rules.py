@@ -42,6 +42,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "sqlalchemy": ("store",),
     "starlette": ("api", "web"),
     "structlog": EVERYWHERE,
+    "tomlkit": ("runtime.config_file",),
     "typing_extensions": EVERYWHERE,
     "uvicorn": ("runtime", "cli"),
     "uvloop": ("runtime", "cli"),

@@ -124,6 +124,12 @@ class Bench:
         await self.until(reached, seconds=seconds)
         return await self.details(id_)
 
+    async def until_begun(self, attempts: int) -> None:
+        async def begun() -> bool:
+            return self.transport.begun >= attempts
+
+        await self.until(begun)
+
     async def until_on_hold(self, account: Account) -> None:
         async def on_hold() -> bool:
             known = await self.store.directory.account(account.pk)
@@ -167,7 +173,7 @@ async def test_an_urgent_message_overtakes_what_was_claimed_before_it(bench: Ben
     bench.transport.gate.clear()
     async with bench.delivering() as delivery:
         await bench.submit(delivery, account, *(f"M{n}" for n in range(30)))
-        await bench.until_state("M9", MessageState.SENDING)
+        await bench.until_begun(1)
         await bench.submit(delivery, account, "urgent", priority=0)
         await bench.until_state("urgent", MessageState.SENDING)
         bench.transport.gate.set()
@@ -306,6 +312,7 @@ async def test_stopping_lets_transactions_finish_and_gives_the_rest_back(bench: 
     async with bench.delivering() as delivery:
         await bench.submit(delivery, account, *(f"M{n}" for n in range(10)))
         await bench.until_state("M9", MessageState.SENDING)
+        await bench.until_begun(2)
         delivery.stop()
         for n in range(2, 10):
             assert (await bench.until_state(f"M{n}", MessageState.READY)).attempts == 0  # G6

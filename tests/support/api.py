@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from mail_proxy.administration.account_tests import AccountTests
 from mail_proxy.administration.accounts import Accounts
+from mail_proxy.administration.instance import GivenName, InstanceAdministration
 from mail_proxy.administration.pending import Pending
 from mail_proxy.administration.scheduling import Scheduling
 from mail_proxy.administration.tenants import Tenants
@@ -23,6 +24,9 @@ from mail_proxy.domain.attempt import Probed, ProbeResult, Step
 from mail_proxy.domain.backlog import Survey
 from mail_proxy.domain.explanation import Here
 from mail_proxy.intake.intake import Intake, IntakeSettings
+from mail_proxy.runtime.admin_token import AdminToken
+from mail_proxy.runtime.settings import Settings
+from mail_proxy.runtime.shown_settings import shown_settings
 from mail_proxy.runtime.telemetry import PrometheusMeter
 from mail_proxy.secrets import tokens
 from mail_proxy.secrets.cipher import AesGcmCipher, check_key
@@ -81,6 +85,10 @@ async def running_instance(folder: Path, url: str | None = None) -> AsyncIterato
     clock, meter, told, reasons = SetClock(), PrometheusMeter(process=False), Told(), list[str]()
     outages = dict[int, Outage]()
     cipher = AesGcmCipher(KEY)
+    config = folder / "config.toml"
+    config.touch(0o600)
+    config.write_text(f'api_token = "{ADMIN_TOKEN}"\n')
+    settings = Settings.load({"GMP_DATA_DIR": str(folder)}, key_file=folder / "none")
     store = await open_store(
         url or database_url(str(folder / "mail_service.db")),
         instance_id="api-tests",
@@ -110,10 +118,8 @@ async def running_instance(folder: Path, url: str | None = None) -> AsyncIterato
     accounts = Accounts(directory, directory, _refuse_localhost, told.accounts.append)
     services = Services(
         settings=ApiSettings(
-            api_token_digest=tokens.digest(ADMIN_TOKEN),
             metrics_token_digest=None,
             max_request_bytes=1_000_000,
-            instance_name="tests",
             database=store.database.dialect,
         ),
         intake=Intake(
@@ -135,6 +141,11 @@ async def running_instance(folder: Path, url: str | None = None) -> AsyncIterato
         archive=store.archive,
         clock=clock,
         started=clock.monotonic(),
+        started_ts=clock.now(),
+        admin_token=AdminToken(settings),
+        instance=InstanceAdministration(directory, directory, GivenName("tests", None)),
+        seals=store.seals,
+        shown_settings=lambda: shown_settings(settings),
         run_now=run_now,
         not_ready=not_ready,
         outage_of=outages.get,

@@ -146,6 +146,8 @@ def operations(document: Json) -> list[Operation]:
 
 
 def _turn(operation: Operation) -> tuple[int, int]:
+    if operation.path == "/instance/api-token":
+        return 4, 0  # it ends the token of whoever calls
     if operation.method == "GET":
         return 0, 0
     if operation.method == "DELETE" or any(word in operation.path for word in ("delete", "cleanup")):

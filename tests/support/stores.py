@@ -19,7 +19,18 @@ _numbers = itertools.count(1)
 class PlainCipher:
     """Marks instead of encrypting, so that a store's test sees which place each secret is bound to."""
 
-    def seal(self, text: str, place: str) -> str:
+    key_id = "plain"
+    key_ids = frozenset({"plain"})
+
+    def head(self, key_id: str) -> str:
+        """Return what all begin with."""
+        return "sealed["
+
+    def key_of(self, sealed: str) -> str:
+        """Return the one key that there is."""
+        return self.key_id
+
+    def seal(self, text: str, place: str, key_id: str | None = None) -> str:
         """Return the text with its place in front."""
         return f"sealed[{place}]{text}"
 

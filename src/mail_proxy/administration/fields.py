@@ -25,6 +25,12 @@ def _id(text: str) -> str:
     return text
 
 
+def _instance_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text):
+        raise ValueError("must be 1 to 64 of letters, digits, '.', '_', '-'")
+    return text
+
+
 def _printable(text: str) -> str:
     if not text.isprintable():
         raise ValueError("must not contain control characters or line breaks")
@@ -95,6 +101,7 @@ def _time(value: float) -> float:
 
 
 Id = Annotated[str, AfterValidator(_id)]
+InstanceName = Annotated[str, AfterValidator(_instance_name)]
 Text = Annotated[str, Field(max_length=255), AfterValidator(_printable)]
 Host = Annotated[str, AfterValidator(_host)]
 HttpUrl = Annotated[str, Field(max_length=2000), AfterValidator(_no_spaces), AfterValidator(_http_url)]

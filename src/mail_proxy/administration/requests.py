@@ -14,6 +14,7 @@ from mail_proxy.administration.fields import (
     Host,
     HttpUrl,
     Id,
+    InstanceName,
     Limit,
     SecretText,
     Text,
@@ -102,6 +103,20 @@ class TenantIn(TenantChanges):
     id: Id = Field(
         description="1 to 64 of letters, digits, `.`, `_`, `-`, `@`; not a word of the command line.",
         examples=["acme"],
+    )
+
+
+class InstanceChanges(Request):
+    """What can be changed while an instance runs."""
+
+    instance_name: InstanceName | None = Field(
+        None,
+        description="The name that `/status` and the logs give to each instance on the database that was not started "
+        "with one of its own. Null: the default.",
+        examples=["mail-eu"],
+    )
+    scheduler_active: bool | None = Field(
+        None, description="Whether anything is sent. False: everything waits.", examples=[True]
     )
 
 

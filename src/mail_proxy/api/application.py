@@ -7,7 +7,7 @@ from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
 import mail_proxy
-from mail_proxy.api import accounts, commands, docs, errors, messages, service, submission, tenants
+from mail_proxy.api import accounts, commands, docs, errors, instance, messages, service, submission, tenants
 from mail_proxy.api.services import Services
 
 
@@ -46,7 +46,7 @@ def create_app(services: Services) -> FastAPI:
     """Return the ASGI application. It starts and stops nothing: what it works with runs already."""
     app = MailProxyApi(services)
     submission.install(app)
-    for module in (commands, messages, accounts, tenants, service, docs):
+    for module in (commands, messages, accounts, tenants, service, instance, docs):
         app.include_router(module.router)
     errors.install(app)
     return app

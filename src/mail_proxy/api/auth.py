@@ -52,7 +52,7 @@ async def authenticate(scope: Scope, services: Services) -> Caller:
     if token is None:
         raise Unauthorized(_REFUSED)
     digest = tokens.digest(token)
-    if tokens.same(digest, services.settings.api_token_digest):
+    if tokens.same(digest, services.admin_token.digest()):
         return ADMIN
     keyed = await services.registry.tenant_by_key(digest)
     if keyed is None or (keyed.expires_at is not None and keyed.expires_at <= services.clock.now()):

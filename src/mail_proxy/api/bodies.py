@@ -89,6 +89,14 @@ async def read_model(request: Request, model: type[ModelT], limit: int | None, *
     return validated(model, {} if optional and not body.strip() else parse_json(body))
 
 
+async def read_small_json(request: Request, limit: int | None) -> dict[str, object]:
+    """Return the body as an object whose fields are not looked at yet; raises `Invalid`, and as `read_body` does."""
+    value = parse_json(await read_body(request, min(limit or SMALL, SMALL)))
+    if not isinstance(value, dict):
+        raise Invalid(Problem("body", "must be an object"))
+    return value
+
+
 async def refuse_body(request: Request, limit: int | None) -> None:
     """Raise `Invalid` for a body where none belongs; an empty object is as good as none."""
     body = (await read_body(request, min(limit or SMALL, SMALL))).strip()

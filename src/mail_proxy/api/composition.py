@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from mail_proxy.api.services import ApiSettings, Insight, Services
+from mail_proxy.runtime.admin_token import AdminToken
 from mail_proxy.runtime.app import App
+from mail_proxy.runtime.shown_settings import shown_settings
 from mail_proxy.secrets.tokens import digest
 
 
@@ -12,10 +14,8 @@ def services_from(app: App) -> Services:
     settings = app.settings
     return Services(
         settings=ApiSettings(
-            api_token_digest=digest(settings.api_token.reveal()),
             metrics_token_digest=None if settings.metrics_token is None else digest(settings.metrics_token.reveal()),
             max_request_bytes=settings.max_request_bytes,
-            instance_name=settings.instance_name,
             database=app.store.database.dialect,
             workers=settings.workers,
         ),
@@ -30,6 +30,11 @@ def services_from(app: App) -> Services:
         archive=app.store.archive,
         clock=app.clock,
         started=app.clock.monotonic(),
+        started_ts=app.clock.now(),
+        admin_token=AdminToken(settings),
+        instance=app.instance,
+        seals=app.store.seals,
+        shown_settings=lambda: shown_settings(settings),
         run_now=app.run_now,
         not_ready=app.not_ready,
         insight=lambda: _insight(app),

@@ -87,7 +87,7 @@ async def status(request: Request, caller: AnyCaller, _query: Nothing) -> Respon
     shown: dict[str, object] = {
         "ok": True,
         "version": mail_proxy.__version__,
-        "instance": settings.instance_name,
+        "instance": await services.instance.name(),
         "scheduler_active": await services.scheduling.active(),
         "pending_messages": insight.pending
         if caller.tenant_id is None

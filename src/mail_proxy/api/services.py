@@ -9,25 +9,26 @@ from starlette.requests import Request
 
 from mail_proxy.administration.account_tests import AccountTests
 from mail_proxy.administration.accounts import Accounts
+from mail_proxy.administration.instance import InstanceAdministration
 from mail_proxy.administration.pending import Pending
 from mail_proxy.administration.scheduling import Scheduling
 from mail_proxy.administration.tenants import Tenants
 from mail_proxy.domain.account import Account, Outage
 from mail_proxy.domain.explanation import Here
 from mail_proxy.intake.intake import Intake
-from mail_proxy.ports import Archive, Clock, Directory, Registry
+from mail_proxy.ports import Archive, Clock, Directory, Registry, Seals
+from mail_proxy.runtime.admin_token import AdminToken
+from mail_proxy.runtime.shown_settings import Shown
 
 
 @dataclass(frozen=True, slots=True)
 class ApiSettings:
     """What the instance sets. Tokens are only known by their SHA-256 (`secrets.tokens.digest`)."""
 
-    api_token_digest: str
     metrics_token_digest: str | None
     """None: `/metrics` is for everybody."""
     max_request_bytes: int | None
     """None: no limit."""
-    instance_name: str
     database: str
     """For `/status`: `sqlite` or `postgresql`."""
     workers: int = 1
@@ -63,6 +64,12 @@ class Services:
     clock: Clock
     started: float
     """When the instance started, by the monotonic clock."""
+    started_ts: float
+    """The same in Unix seconds."""
+    admin_token: AdminToken
+    instance: InstanceAdministration
+    seals: Seals
+    shown_settings: Callable[[], Sequence[Shown]]
     run_now: Callable[[str | None], Awaitable[None]]
     """Wake the loops: for one tenant, or (None) for all."""
     not_ready: Callable[[], Awaitable[Sequence[str]]]

@@ -20,13 +20,13 @@ from mail_proxy.api.composition import services_from
 from mail_proxy.cli.workers import Place, Workers
 from mail_proxy.delivery.journal import JournalLocked, JournalUnwritable
 from mail_proxy.domain.errors import StoreUnavailable
+from mail_proxy.ports import WrongKey
 from mail_proxy.runtime.app import App, FolderRefused, open_app
 from mail_proxy.runtime.http_server import AddressInUse, HttpServer, listening_socket, new_event_loop
 from mail_proxy.runtime.logs import configure_logging
 from mail_proxy.runtime.settings import Settings, SettingsError, from_environment
 from mail_proxy.runtime.tally import Tally
 from mail_proxy.runtime.telemetry import new_tally
-from mail_proxy.secrets.cipher import WrongKey
 from mail_proxy.secrets.keys import KeyRefused
 from mail_proxy.store.errors import SchemaTooNew
 from mail_proxy.store.opening import StoreRefused
@@ -152,7 +152,7 @@ def _address(listening: socket.socket) -> str:
 
 async def _announce(app: App, address: str, place: Place) -> None:
     await app.supervisor.started()
-    about = {"instance": app.settings.instance_name, "address": address, "docs": f"{address}/docs"}
+    about = {"instance": await app.instance.name(), "address": address, "docs": f"{address}/docs"}
     log.info(place.word, **about, database=app.store.database.dialect, pid=os.getpid())
     place.ready()
 

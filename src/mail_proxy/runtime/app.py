@@ -16,6 +16,7 @@ import structlog
 
 from mail_proxy.administration.account_tests import AccountTests
 from mail_proxy.administration.accounts import Accounts
+from mail_proxy.administration.instance import GivenName, InstanceAdministration
 from mail_proxy.administration.pending import Pending
 from mail_proxy.administration.scheduling import Scheduling
 from mail_proxy.administration.tenants import Tenants
@@ -36,15 +37,16 @@ from mail_proxy.reporting.reporter import Reporter
 from mail_proxy.reporting.settings import ReportingSettings
 from mail_proxy.reporting.turns import Turns
 from mail_proxy.runtime.clock import DatabaseClock, SystemClock
+from mail_proxy.runtime.config_file import NAME as CONFIG_FILE
 from mail_proxy.runtime.loops import loops
 from mail_proxy.runtime.setting_values import SqliteFile
-from mail_proxy.runtime.settings import Settings
+from mail_proxy.runtime.settings import DEFAULT, Settings
 from mail_proxy.runtime.supervisor import Supervisor
 from mail_proxy.runtime.tally import Tally
 from mail_proxy.runtime.telemetry import PrometheusMeter
 from mail_proxy.secrets import tokens
 from mail_proxy.secrets.cipher import AesGcmCipher, check_key
-from mail_proxy.secrets.keys import obtain_key
+from mail_proxy.secrets.keys import obtain_key, old_keys
 from mail_proxy.smtp.pool import SmtpTransport
 from mail_proxy.smtp.timeouts import Timeouts
 from mail_proxy.store.opening import database_url
@@ -80,6 +82,7 @@ class App:
     account_tests: AccountTests
     scheduling: Scheduling
     pending: Pending
+    instance: InstanceAdministration
     delivery: Delivery
     reporter: Reporter
     supervisor: Supervisor
@@ -176,6 +179,7 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
             account_tests=account_tests,
             scheduling=Scheduling(directory, directory, pending, delivery.freed),
             pending=pending,
+            instance=InstanceAdministration(directory, directory, _given_name(settings)),
             delivery=delivery,
             reporter=reporter,
             supervisor=Supervisor(loops(delivery, reporter, store, clock)),
@@ -197,6 +201,12 @@ def _instance_id(settings: Settings) -> str:
     return f"{settings.instance_name}-{os.getpid()}-{uuid4().hex[:12]}"
 
 
+def _given_name(settings: Settings) -> GivenName:
+    source = settings.source("instance_name")
+    where = {DEFAULT: None, CONFIG_FILE: f"instance_name in {CONFIG_FILE}"}.get(source, "GMP_INSTANCE_NAME")
+    return GivenName(settings.instance_name, where)
+
+
 async def _open_store(settings: Settings, address: str, instance_id: str, clock: Clock) -> Store:
     database = settings.database
     key_folder: Path | None = None
@@ -208,7 +218,10 @@ async def _open_store(settings: Settings, address: str, instance_id: str, clock:
     else:
         url = database_url(database.url.reveal())
     _make_folder(settings.data_folder)
-    cipher = AesGcmCipher(obtain_key(settings.encryption_key, key_folder, first_start=first_start))
+    cipher = AesGcmCipher(
+        obtain_key(settings.encryption_key, key_folder, first_start=first_start),
+        old_keys(settings.encryption_keys_old),
+    )
     # Not before there is a key: a database without its key is never taken for a new one.
     if isinstance(database, SqliteFile) and first_start:
         # It holds mail: for this user only, and so are the files that SQLite puts beside it.

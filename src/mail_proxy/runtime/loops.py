@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import anyio
 
+from mail_proxy.administration.key_rotation import KeyRotation
 from mail_proxy.delivery.delivery import Delivery
 from mail_proxy.ports import Clock
 from mail_proxy.reporting.reporter import Reporter
@@ -27,6 +28,7 @@ def loops(delivery: Delivery, reporter: Reporter, store: Store, clock: Clock) ->
             async with anyio.create_task_group() as group:
                 if isinstance(clock, DatabaseClock):
                     group.start_soon(clock.keep_asking, store.time, name="clock")
+                group.start_soon(KeyRotation(store.seals, clock).run, name="key rotation")
                 await delivery.run(started)
                 group.cancel_scope.cancel()
         finally:

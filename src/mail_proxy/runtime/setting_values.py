@@ -36,9 +36,14 @@ def _secret(value: object) -> Secret:
     return value if isinstance(value, Secret) else Secret(str(value))
 
 
+def is_token(text: str) -> bool:
+    """True for what can be a token: it has to travel in a header."""
+    return re.fullmatch(r"[\x21-\x7e]{1,512}", text) is not None
+
+
 def _token(value: object) -> Secret:
     secret = _secret(value)
-    if not re.fullmatch(r"[\x21-\x7e]{1,512}", secret.reveal()):
+    if not is_token(secret.reveal()):
         raise ValueError("must be 1 to 512 printable ASCII characters without spaces, as it travels in a header")
     return secret
 

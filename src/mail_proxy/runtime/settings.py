@@ -1,14 +1,14 @@
-"""Settings: what the environment says, read once, checked at once, and frozen. Nothing else reads the environment.
+"""Settings: what the environment and `config.toml` say, read once, checked at once, and frozen.
 
-Every name starts with `GMP_`. A name that is not known and a value that cannot be right stop the start: a setting that
-is silently ignored is worse than a service that does not come up.
+Nothing else reads the environment. Every name in it starts with `GMP_`; in the file the same names are in small letters
+and without that. A name that is not known and a value that cannot be right stop the start: a setting that is silently
+ignored is worse than a service that does not come up.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,7 +21,8 @@ from typing_extensions import override
 
 from mail_proxy.domain.message import DEFAULT_PRIORITY, Priority
 from mail_proxy.domain.retry import DEFAULT_DELAYS, DEFAULT_MAX_AGE, DEFAULT_MAX_ATTEMPTS
-from mail_proxy.runtime.service_links import is_service_link
+from mail_proxy.runtime import setting_sources
+from mail_proxy.runtime.setting_sources import PREFIX, SAME_AS, Given, Known
 from mail_proxy.runtime.setting_values import (
     Database,
     DatabaseLocation,
@@ -37,10 +38,8 @@ from mail_proxy.runtime.setting_values import (
     split,
 )
 
-PREFIX = "GMP_"
+DEFAULT = "default"
 KEY_FILE = Path("/run/secrets/encryption_key")
-SAME_AS = {"GMP_DATABASE_URL": "GMP_DB_PATH", "MAIL_PROXY_ENCRYPTION_KEY": "GMP_ENCRYPTION_KEY"}
-"""Other names that a setting is read from."""
 NO_WORKERS = "GMP_WORKERS (or --workers) is above 1, but one process owns an SQLite file: use PostgreSQL for several."
 
 
@@ -70,13 +69,14 @@ class Settings(BaseSettings):
     )
     data_dir: Path | None = Field(
         None,
-        description="The data folder: encryption key (SQLite) and flight journal. "
+        description="The data folder: `config.toml`, encryption key (SQLite) and flight journal. "
         "Without it, the folder of the database file, else the working folder.",
     )
     instance_name: str = Field(
         "mail-proxy",
         pattern=r"^[A-Za-z0-9._-]{1,64}$",
-        description="The name that `/status` and the logs give to this instance.",
+        description="The name that `/status` and the logs give to this instance, before the one that `PUT /instance` "
+        "sets for all instances on the database.",
     )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)] = Field(
         "info", description="The least important lines that are logged: `debug`, `info`, `warning` or `error`."
@@ -169,7 +169,15 @@ class Settings(BaseSettings):
         f"`{KEY_FILE}`, or on SQLite a key that is made in the data folder at the first start.",
     )
 
+    encryption_keys_old: Annotated[tuple[SecretText, ...], NoDecode, BeforeValidator(split)] = Field(
+        (),
+        description="Keys before this one, separated by commas: they open what is not sealed with the new key yet. "
+        "`GET /instance` says when they can be left out.",
+    )
+
     _hints: tuple[str, ...] = PrivateAttr(default=())
+    _sources: dict[str, str] = PrivateAttr(default_factory=dict)
+    _config_file: Path | None = PrivateAttr(default=None)
 
     @classmethod
     @override
@@ -186,25 +194,34 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, environ: Mapping[str, str], key_file: Path = KEY_FILE) -> Settings:
-        """Read settings from a mapping such as `os.environ`.
+        """Read settings from a mapping such as `os.environ`, and from `config.toml` in the data folder that it names.
 
         Raises `SettingsError` with every problem that there is, not just the first one.
         """
-        given, problems = _given(environ, key_file)
-        ours = sorted(name for name in environ if name.startswith(PREFIX))
-        links = [name for name in ours if is_service_link(name, environ[name])]
-        problems += [_unknown(name) for name in ours if name not in names() and name not in links]
+        given = setting_sources.read(environ, key_file, Known(names(), _lists()))
+        problems = given.problems
         try:
-            settings = cls(**_Given(cls, given)())
+            settings = cls(**_Given(cls, given.values)())
         except ValidationError as error:
             first = {each["loc"][:1]: each for each in reversed(error.errors())}
-            raise SettingsError(*problems, *(_sentence(each) for each in reversed(first.values()))) from None
+            raise SettingsError(*problems, *(_sentence(each, given) for each in reversed(first.values()))) from None
         if settings.workers > 1 and isinstance(settings.database, SqliteFile):
             problems.append(NO_WORKERS)
         if problems:
             raise SettingsError(*problems)
-        settings._hints = tuple(f"{name} is left alone: Kubernetes sets it for a Service." for name in links)
+        settings._hints = tuple(f"{name} is left alone: Kubernetes sets it for a Service." for name in given.links)
+        settings._sources = {name.removeprefix(PREFIX).lower(): source for name, source in given.sources.items()}
+        settings._config_file = given.config_file
         return settings
+
+    def source(self, name: str) -> str:
+        """Where the value of a setting comes from: `environment`, `command line`, a file's name, or `default`."""
+        return self._sources.get(name, DEFAULT)
+
+    @property
+    def config_file(self) -> Path | None:
+        """The file `config.toml`, where there is one."""
+        return self._config_file
 
     @property
     def hints(self) -> tuple[str, ...]:
@@ -232,12 +249,19 @@ class Settings(BaseSettings):
 def from_environment(workers: int | None = None) -> Settings:
     """Read the settings of this process; raises `SettingsError`. A number of workers beats the environment's."""
     given = {} if workers is None else {f"{PREFIX}WORKERS": str(workers)}
-    return Settings.load({**os.environ, **given})
+    settings = Settings.load({**os.environ, **given})
+    if given:
+        settings._sources["workers"] = "command line"  # noqa: SLF001 - as `load` does
+    return settings
 
 
 def names() -> frozenset[str]:
     """Return every variable that is understood."""
     return frozenset(f"{PREFIX}{name.upper()}" for name in Settings.model_fields) | frozenset(SAME_AS)
+
+
+def _lists() -> frozenset[str]:
+    return frozenset(name for name, field in Settings.model_fields.items() if isinstance(field.default, tuple))
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,40 +302,6 @@ class _Given(EnvSettingsSource):
         self.env_vars = {name.lower(): value.strip() for name, value in values.items() if value.strip()}
 
 
-def _given(environ: Mapping[str, str], key_file: Path) -> tuple[dict[str, str], list[str]]:
-    """Return the values under their first names, and what is wrong with how they are given."""
-    values = {name: text for name, text in environ.items() if name in names() and not is_service_link(name, text)}
-    problems = []
-    for other, name in SAME_AS.items():
-        text = values.pop(other, "")
-        if text and values.get(name) and values[name] != text:
-            problems.append(f"{other} and {name} are the same setting but have different values: give one of them.")
-        elif text:
-            values[name] = text
-    problems += _contradictions({name for name, text in values.items() if text.strip()})
-    key = f"{PREFIX}ENCRYPTION_KEY"
-    if not values.get(key) and key_file.is_file():
-        try:
-            values[key] = key_file.read_text(encoding="ascii")
-        except (OSError, UnicodeDecodeError) as error:
-            problems.append(f"{key}: the file {key_file} cannot be read ({type(error).__name__}).")
-    return values, problems
-
-
-def _contradictions(given: set[str]) -> Iterator[str]:
-    token, user, password = (f"{PREFIX}CLIENT_SYNC_{name}" for name in ("TOKEN", "USER", "PASSWORD"))
-    if token in given and given & {user, password}:
-        yield f"{token} excludes {user} and {password}: there is one way to log in."
-    if (user in given) != (password in given):
-        yield f"{user} and {password} need each other."
-
-
-def _unknown(name: str) -> str:
-    known = {each.removeprefix(PREFIX): each for each in sorted(names())}
-    near = difflib.get_close_matches(name.removeprefix(PREFIX).upper(), known, n=1)
-    return f"{name} is not a setting." + (f" Did you mean {known[near[0]]}?" if near else "")
-
-
 _REASONS = {
     "missing": "is required",
     "int_parsing": "must be a whole number",
@@ -325,9 +315,9 @@ _REASONS = {
 }
 
 
-def _sentence(error: ErrorDetails) -> str:
-    """Say what is wrong with one setting. Never repeats the value, which may be a secret."""
-    name = f"{PREFIX}{str(error['loc'][0]).upper()}"
+def _sentence(error: ErrorDetails, given: Given) -> str:
+    """Say what is wrong with one setting, by its name where it was given. Never repeats the value: it may be secret."""
+    name = given.shown_name(str(error["loc"][0]))
     facts: dict[str, Any] = error.get("ctx", {})
     match error["type"]:
         case "value_error":

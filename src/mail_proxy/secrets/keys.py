@@ -8,6 +8,7 @@ import re
 import stat
 import tempfile
 from base64 import b64encode, urlsafe_b64decode
+from collections.abc import Sequence
 from pathlib import Path
 
 from mail_proxy.domain.secret import Secret
@@ -15,6 +16,7 @@ from mail_proxy.secrets.cipher import KEY_BYTES
 
 KEY_FILE_NAME = "encryption.key"
 _HEX = re.compile(rf"[0-9A-Fa-f]{{{2 * KEY_BYTES}}}\Z")
+OLD_KEYS = "GMP_ENCRYPTION_KEYS_OLD"
 _HOW_TO_MAKE_ONE = "openssl rand -base64 32"
 
 
@@ -22,7 +24,7 @@ class KeyRefused(Exception):
     """There is no encryption key, or none that can be used; the text says what to do."""
 
 
-def parse_key(text: str) -> bytes:
+def parse_key(text: str, name: str = "GMP_ENCRYPTION_KEY") -> bytes:
     """Read a key of 32 bytes in hex or base64 (also the URL-safe kind, padding optional).
 
     Raises `KeyRefused` for anything else. A passphrase is not stretched into a key: it would look as strong as one.
@@ -36,10 +38,13 @@ def parse_key(text: str) -> bytes:
     except binascii.Error:
         key = b""
     if len(key) != KEY_BYTES:
-        raise KeyRefused(
-            f"The encryption key (GMP_ENCRYPTION_KEY) must be {KEY_BYTES} bytes in base64 or hex: {_HOW_TO_MAKE_ONE}"
-        )
+        raise KeyRefused(f"The encryption key ({name}) must be {KEY_BYTES} bytes in base64 or hex: {_HOW_TO_MAKE_ONE}")
     return key
+
+
+def old_keys(configured: Sequence[Secret]) -> list[bytes]:
+    """Return the keys that only open what was sealed with them. Raises `KeyRefused`."""
+    return [parse_key(each.reveal(), OLD_KEYS) for each in configured]
 
 
 def obtain_key(configured: Secret | None, folder: Path | None, *, first_start: bool) -> bytes:

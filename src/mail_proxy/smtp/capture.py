@@ -65,12 +65,15 @@ class CaptureTransport(Transport):
         self.silent = False
         self.gate = asyncio.Event()
         self.gate.set()
+        self.begun = 0
+        """Attempts so far, those that wait at the gate included."""
         self.messages: list[Captured] = []
         self.closed = False
 
     @override
     async def send(self, account: Account, envelope: Envelope, wire: Wire, before_dot: BeforeDot) -> Attempt:
         """Take the message for those recipients that the rule accepts."""
+        self.begun += 1
         await self.gate.wait()
         if self.failure is not None:
             return Attempt(failure=self.failure)

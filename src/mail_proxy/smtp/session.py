@@ -18,6 +18,7 @@ from mail_proxy.domain.compose import Wire
 from mail_proxy.ports import BeforeDot
 from mail_proxy.smtp.connection import Connection, ConnectionLost
 from mail_proxy.smtp.dialling import AddressRefusal, AddressRefused, address_literal, any_address, dial
+from mail_proxy.smtp.echoes import unechoed
 from mail_proxy.smtp.errors import NotOpened, failure_of
 from mail_proxy.smtp.extensions import Extensions
 from mail_proxy.smtp.login import log_in
@@ -128,7 +129,7 @@ class Opener:
                 await _say_hello(client)
             encrypted = await self._encrypted(client, account)
             if account.has_credentials:
-                with _translated(Step.LOGIN):
+                with _translated(Step.LOGIN), unechoed(account.user, account.password):
                     await log_in(client, account, encrypted=encrypted)
             return self._take_over(client)
         except BaseException:

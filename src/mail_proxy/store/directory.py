@@ -8,22 +8,22 @@ from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from mail_proxy.domain.account import Account, Hold
 from mail_proxy.domain.backlog import MANY
 from mail_proxy.domain.errors import Conflict
+from mail_proxy.domain.instance import InstanceSettings
 from mail_proxy.domain.message import MessageState
 from mail_proxy.domain.tenant import Suspension, Tenant
 from mail_proxy.ports import Cipher, Clock, KeyedTenant
-from mail_proxy.store.claim import SCHEDULER_ACTIVE
 from mail_proxy.store.database import Database, Operation, Transaction
 from mail_proxy.store.directory_rows import DirectoryRows
 from mail_proxy.store.hints import Hint
+from mail_proxy.store.instance_settings import read_instance_settings, write_instance_settings
 from mail_proxy.store.prune import Prune
 from mail_proxy.store.removal import CancelWaiting
-from mail_proxy.store.schema import accounts, events, messages, settings, sync_leases, tenants
+from mail_proxy.store.schema import accounts, events, messages, sync_leases, tenants
+from mail_proxy.store.sealed import sealed_as_the_database_is
 from mail_proxy.store.survey import count_unfinished
 from mail_proxy.store.suspensions import free_poison, read_suspension, suspended_batches_of, write_suspension
 from mail_proxy.store.usage import account_scope, forget_usage, tenant_scope
@@ -47,7 +47,7 @@ class _Known:
     keys: dict[str, KeyedTenant] = field(default_factory=dict)
     owners: dict[str, tuple[str, ...]] = field(default_factory=dict)
     only_tenant: tuple[str | None] | None = None
-    scheduler_active: bool | None = None
+    instance: InstanceSettings | None = None
 
 
 class StoreDirectory:
@@ -59,6 +59,7 @@ class StoreDirectory:
 
     def __init__(self, database: Database, cipher: Cipher, clock: Clock) -> None:
         self._database = database
+        self._cipher = cipher
         self._rows = DirectoryRows(cipher)
         self._clock = clock
         self._known = _Known(version=0)
@@ -171,14 +172,16 @@ class StoreDirectory:
             known.keys[api_key_hash] = KeyedTenant(found[0], found[0].api_key_expires_at)
         return known.keys[api_key_hash]
 
+    async def instance_settings(self) -> InstanceSettings:
+        """See `Registry.instance_settings`."""
+        known = self._known
+        if known.instance is None:
+            known.instance = await self._database.read(read_instance_settings)
+        return known.instance
+
     async def scheduler_active(self) -> bool:
         """See `Registry.scheduler_active`."""
-        known = self._known
-        if known.scheduler_active is None:
-            statement = select(settings.c.value).where(settings.c.name == SCHEDULER_ACTIVE)
-            value = await self._database.read(lambda c: c.execute(statement).scalar())
-            known.scheduler_active = value != "false"
-        return known.scheduler_active
+        return (await self.instance_settings()).scheduler_active
 
     def _load_tenants(self, connection: Connection, condition: ColumnElement[bool]) -> list[Tenant]:
         rows = connection.execute(select(tenants).where(condition).order_by(tenants.c.id)).all()
@@ -203,7 +206,7 @@ class StoreDirectory:
 
         A tenant that was made by an earlier call which failed all the same counts as new: nobody was told its key.
         """
-        values = self._rows.tenant_values(tenant)
+        sealed = self._rows.tenant_values(tenant)
         untold = frozenset(self._untold_keys.get(tenant.id, ()))
         first = {
             "id": tenant.id,
@@ -214,6 +217,7 @@ class StoreDirectory:
 
         def change(transaction: Transaction) -> bool:
             connection = transaction.connection
+            values = sealed_as_the_database_is(connection, self._cipher, tenants, sealed, tenant.id)
             mine = tenants.c.id == tenant.id
             # what a limit has said is looked at anew
             looked_at = update(accounts).where(accounts.c.tenant_id == tenant.id, accounts.c.limited_until.is_not(None))
@@ -273,10 +277,13 @@ class StoreDirectory:
 
     async def put_account(self, account: Account) -> Account:
         """See `Registry.put_account`."""
-        values = self._rows.account_values(account)
+        sealed = self._rows.account_values(account)
 
         def change(transaction: Transaction) -> int:
             connection = transaction.connection
+            values = sealed_as_the_database_is(
+                connection, self._cipher, accounts, sealed, account.tenant_id, account.id
+            )
             if account.is_default:
                 connection.execute(
                     update(accounts).where(accounts.c.tenant_id == account.tenant_id).values(is_default=False)
@@ -342,16 +349,21 @@ class StoreDirectory:
         """See `Registry.free_poison`."""
         await self._change(lambda t: free_poison(t, tenant_id))
 
+    async def change_instance_settings(
+        self, decide: Callable[[InstanceSettings], InstanceSettings]
+    ) -> InstanceSettings:
+        """See `Registry.change_instance_settings`."""
+
+        def change(transaction: Transaction) -> InstanceSettings:
+            after = decide(read_instance_settings(transaction.connection))
+            write_instance_settings(transaction, after)
+            return after
+
+        return await self._change(change)
+
     async def set_scheduler_active(self, *, active: bool) -> None:
         """See `Registry.set_scheduler_active`."""
-        upsert = postgresql_insert if self._database.dialect == "postgresql" else sqlite_insert
-        value = "true" if active else "false"
-        statement = (
-            upsert(settings)
-            .values(name=SCHEDULER_ACTIVE, value=value)
-            .on_conflict_do_update(index_elements=["name"], set_={"value": value})
-        )
-        await self._change(lambda t: t.connection.execute(statement).rowcount)
+        await self.change_instance_settings(lambda held: replace(held, scheduler_active=active))
 
 
 def _run_changes(

@@ -12,13 +12,14 @@ from mail_proxy.domain.rate_limit import LimitBehavior, Limits
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Suspension, Tenant
 from mail_proxy.ports import Cipher
+from mail_proxy.store.sealed import DeclaredPlaces
 
 
 class DirectoryRows:
     """Turns values into rows and rows into values."""
 
     def __init__(self, cipher: Cipher) -> None:
-        self._cipher = cipher
+        self._cipher = DeclaredPlaces(cipher)
 
     def tenant(self, row: Row[Any], batches: frozenset[str]) -> Tenant:
         """Build a tenant from its row and its suspended batches."""

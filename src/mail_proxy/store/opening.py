@@ -20,6 +20,7 @@ from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.store.database import Database
 from mail_proxy.store.errors import SchemaTooNew, translate
 from mail_proxy.store.schema import settings
+from mail_proxy.store.sealed import CHECK
 from mail_proxy.store.settle import WriteEvents
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -153,7 +154,7 @@ def _migrate(connection: Connection, dialect: str) -> None:
 
 
 def _check_key(connection: Connection, check_key: Callable[[str | None], str]) -> None:
-    held = connection.execute(select(settings.c.value).where(settings.c.name == "encryption_check")).scalar()
+    held = connection.execute(select(settings.c.value).where(settings.c.name == CHECK)).scalar()
     value = check_key(held)
     if held is None:
-        connection.execute(insert(settings).values(name="encryption_check", value=value))
+        connection.execute(insert(settings).values(name=CHECK, value=value))

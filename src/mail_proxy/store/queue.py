@@ -17,6 +17,7 @@ from mail_proxy.store.database import Database, Operation, Transaction
 from mail_proxy.store.divert import Diversion, Divert
 from mail_proxy.store.enqueue import Batch, Enqueue
 from mail_proxy.store.prune import Prune, PruneRequest
+from mail_proxy.store.rescue import Registration
 from mail_proxy.store.rows import unpack
 from mail_proxy.store.schedule import ClaimExpired, Due, ExpiryRequest, Promote, Unhold, ready_accounts
 from mail_proxy.store.schema import messages
@@ -33,10 +34,14 @@ ENQUEUES, CLAIMS = 1, 2
 class StoreQueue:
     """Keeps the `Queue` port on SQLite and PostgreSQL."""
 
-    def __init__(self, database: Database, instance_id: str, usage: UsageSettings | None = None) -> None:
+    def __init__(
+        self, database: Database, instance_id: str, usage: UsageSettings | None = None, key_id: str | None = None
+    ) -> None:
+        """`key_id` names the encryption key that the instance has as its own."""
         dialect = database.dialect
         self._database = database
         self._instance_id = instance_id
+        self._key_id = key_id
         self._promote = Promote(dialect)
         self._unhold = Unhold(dialect)
         self._divert = Divert(dialect)
@@ -147,7 +152,7 @@ class StoreQueue:
 
     async def beat(self, now: float) -> bool:
         """See `Queue.beat`. Also puts back what calls without an answer have taken."""
-        known = await self._database.write(self._beat_op, (self._instance_id, now))
+        known = await self._database.write(self._beat_op, Registration(self._instance_id, now, self._key_id))
         await self.put_back_unanswered()
         return known
 
@@ -176,13 +181,13 @@ class StoreQueue:
         return await self._database.read(lambda connection: self._surveying.run(connection, many))
 
 
-def _beat(transaction: Transaction, beats: Sequence[tuple[str, float]]) -> Sequence[bool]:
+def _beat(transaction: Transaction, beats: Sequence[Registration]) -> Sequence[bool]:
     known = {}
-    for instance_id, now in dict(beats).items():
-        known[instance_id] = bool(transaction.connection.execute(rescue.BEAT, {"instance": instance_id}).rowcount)
-        if not known[instance_id]:
-            transaction.connection.execute(rescue.REGISTER, {"id": instance_id, "started_ts": now})
-    return [known[instance_id] for instance_id, _ in beats]
+    for beat in {each.id: each for each in beats}.values():
+        known[beat.id] = bool(transaction.connection.execute(rescue.BEAT, {"instance": beat.id}).rowcount)
+        if not known[beat.id]:
+            rescue.register(transaction.connection, beat)
+    return [known[beat.id] for beat in beats]
 
 
 _PENDING = select(func.count()).select_from(messages).where(messages.c.finished_ts.is_(None))

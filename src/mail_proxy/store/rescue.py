@@ -77,9 +77,30 @@ class RescueClaims:
         return taken
 
 
-REGISTER = insert(instances).values(
-    id=bindparam("id", type_=Text), counter=0, started_ts=bindparam("started_ts", type_=Double)
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """An instance as it puts itself on the list."""
+
+    id: str
+    started_ts: float
+    key_id: str | None
+    """Which encryption key it has as its own."""
+
+
+_REGISTER = insert(instances).values(
+    id=bindparam("id", type_=Text),
+    counter=0,
+    started_ts=bindparam("started_ts", type_=Double),
+    key_id=bindparam("key_id", type_=Text),
 )
+
+
+def register(connection: Connection, instance: Registration) -> None:
+    """Put an instance on the list that is not on it."""
+    values = {"id": instance.id, "started_ts": instance.started_ts, "key_id": instance.key_id}
+    connection.execute(_REGISTER, values)
+
+
 BEAT = (
     update(instances).where(instances.c.id == bindparam("instance", type_=Text)).values(counter=instances.c.counter + 1)
 )

@@ -35,6 +35,11 @@ metadata = MetaData(naming_convention=NAMING)
 Serial = BigInteger().with_variant(Integer, "sqlite")
 """A number that the database gives; on SQLite only INTEGER PRIMARY KEY is the row's own number."""
 
+SEALED = {"sealed": True}
+"""The `info` of a column whose texts are sealed: it is re-sealed when the encryption key changes."""
+IDENTITY = {"tenants": ("id",), "accounts": ("tenant_id", "id")}
+"""The columns that a sealed text is bound to, besides table and column."""
+
 settings = Table(
     "settings",
     metadata,
@@ -48,6 +53,7 @@ instances = Table(
     Column("id", Text, primary_key=True),
     Column("counter", BigInteger, nullable=False),
     Column("started_ts", Double, nullable=False),
+    Column("key_id", Text),  # of the encryption key that it has as its own
 )
 
 sync_leases = Table(
@@ -71,7 +77,7 @@ tenants = Table(
     Column("client_base_url", Text),
     Column("client_sync_path", Text, nullable=False),
     Column("client_attachment_path", Text, nullable=False),
-    Column("client_auth", Text),  # sealed JSON
+    Column("client_auth", Text, info=SEALED),  # JSON
     Column("active", Boolean, nullable=False),
     Column("on_uncertain", Text, nullable=False),
     Column("api_key_hash", Text, unique=True),  # SHA-256 of the token
@@ -99,7 +105,7 @@ accounts = Table(
     Column("host", Text, nullable=False),
     Column("port", Integer, nullable=False),
     Column("user", Text),
-    Column("password", Text),  # sealed
+    Column("password", Text, info=SEALED),
     Column("auth", Text, nullable=False),
     Column("tls", Text, nullable=False),
     Column("verify_tls", Boolean, nullable=False),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy import select, text
 
@@ -18,9 +19,11 @@ from mail_proxy.store.hints import Hints
 from mail_proxy.store.opening import FileLock, prepare, sqlite_file
 from mail_proxy.store.outbox import StoreOutbox
 from mail_proxy.store.queue import StoreQueue
-from mail_proxy.store.rescue import LEAVE, REGISTER
+from mail_proxy.store.rescue import LEAVE, Registration, register
+from mail_proxy.store.sealed import StoreSeals, refuse_unknown_keys
 from mail_proxy.store.sync_leases import StoreSyncLeases
 from mail_proxy.store.usage import UsageSettings
+from mail_proxy.store.version import hold_version
 
 _PING = select(1)
 _TIME = text("SELECT extract(epoch FROM clock_timestamp())::double precision")
@@ -37,6 +40,7 @@ class Store:
     archive: StoreArchive
     sync_leases: StoreSyncLeases
     hints: Hints
+    seals: StoreSeals
     instance_id: str
     lock: FileLock | None
 
@@ -96,7 +100,8 @@ async def open_store(
     directory = StoreDirectory(database, cipher, clock)
     try:
         database.start()
-        await database.write(Operation("register", _register), (instance_id, clock.now()))
+        me = Registration(instance_id, clock.now(), cipher.key_id)
+        await database.write(Operation("register", partial(_register, cipher=cipher)), me)
         await directory.open()
     except BaseException:
         await database.close()
@@ -105,21 +110,26 @@ async def open_store(
         raise
     return Store(
         database=database,
-        queue=StoreQueue(database, instance_id, usage),
+        queue=StoreQueue(database, instance_id, usage, cipher.key_id),
         directory=directory,
         outbox=StoreOutbox(database),
         archive=StoreArchive(database, clock),
         sync_leases=StoreSyncLeases(database, instance_id),
         hints=Hints(database, instance_id, clock),
+        seals=StoreSeals(database, cipher, instance_id),
         instance_id=instance_id,
         lock=lock,
     )
 
 
-def _register(transaction: Transaction, items: Sequence[tuple[str, float]]) -> Sequence[None]:
-    for instance_id, now in items:
-        transaction.connection.execute(LEAVE, {"instance": instance_id})
-        transaction.connection.execute(REGISTER, {"id": instance_id, "started_ts": now})
+def _register(transaction: Transaction, items: Sequence[Registration], cipher: Cipher) -> Sequence[None]:
+    """Put an instance on the list, unless the database has just gone to a key that it does not have."""  # G16
+    connection = transaction.connection
+    hold_version(connection)  # from here on nobody adopts another key without knowing of this instance
+    refuse_unknown_keys(connection, cipher)
+    for item in items:
+        connection.execute(LEAVE, {"instance": item.id})
+        register(connection, item)
     return [None] * len(items)
 
 

@@ -35,9 +35,14 @@ def hold_version(connection: Connection) -> int:
     return read_version(connection)
 
 
-def raise_version(connection: Connection) -> int:
-    """Tell every instance that the directory has changed; changes by several of them follow one another."""
+def hold_alone(connection: Connection) -> None:
+    """Wait for every change and every holder of the version, and let none in until the transaction ends."""
     if connection.dialect.name != "sqlite":
         connection.execute(_OWN)
+
+
+def raise_version(connection: Connection) -> int:
+    """Tell every instance that the directory has changed; changes by several of them follow one another."""
+    hold_alone(connection)
     connection.execute(_RAISE)
     return read_version(connection)

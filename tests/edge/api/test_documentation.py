@@ -102,9 +102,6 @@ async def test_every_example_works_when_it_is_pasted(admin: httpx.AsyncClient, d
         calls = list(operation.calls())
         for call in calls[:1] if operation.method == "DELETE" else calls:  # a second one would find nothing
             answer = await replace(call, query=forced(call)).send(admin)
-            if operation.path == "/instance/api-token":
-                assert answer.status_code == 409  # it comes from the environment here
-                continue
             assert answer.status_code == 200, (call, answer.text)
             if answer.headers["content-type"] == "application/json":
                 assert answer.json()["ok"] is True, call

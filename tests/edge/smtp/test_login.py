@@ -188,3 +188,22 @@ async def test_a_login_with_old_settings_proves_nothing_for_the_new_ones(transpo
         answers[1].set()
         answers[2].set()
         assert all([(await attempt).answers[0].accepted for attempt in sending])
+
+
+@pytest.mark.parametrize("method", [AuthMethod.PLAIN, AuthMethod.LOGIN])
+async def test_a_password_that_the_server_repeats_is_masked(transport: SmtpTransport, method: AuthMethod) -> None:
+    async def repeat_all(peer: Peer) -> None:
+        for prompt in () if method is AuthMethod.PLAIN else (b"Password:",):
+            peer.say(f"334 {base64.b64encode(prompt).decode()}")
+            await peer.hear()
+        plain = base64.b64encode(b"\0ann\0can ary").decode()
+        alone = base64.b64encode(b"can ary").decode()
+        peer.say(f"535 5.7.8 no 'can ary', {plain}, {alone}")
+
+    async with scripted_server(Dialogue(extensions=ALL, auth=repeat_all)) as server:
+        ann = account(server.port, user="ann", password="can ary", auth=method)
+        refused = (await transport.send(ann, envelope(), wire(), Dots())).failure
+    assert isinstance(refused, AccountRefused)
+    assert refused.text == "logging in: the server said 535 5.7.8 no '********', ********, ********"
+    assert refused.reply is not None
+    assert refused.reply.text == "no '********', ********, ********"

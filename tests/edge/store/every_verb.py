@@ -68,6 +68,9 @@ VERBS = (
     "message",
     "history",
     "standing",
+    "key in use",
+    "adopt a key",
+    "reseal",
     "pending of tenant",
     "pending of batch",
     "prune",
@@ -250,6 +253,12 @@ async def look(store: Store, observe: Observe) -> None:
         standing = await archive.standing("tenant0", "V9")
     assert standing is not None
     assert standing.ahead is not None
+    with observe("key in use"):
+        assert await store.seals.may_go_on()
+    with observe("adopt a key"):
+        await store.seals.adopt()
+    with observe("reseal"):
+        assert (await store.seals.reseal(None, CHUNK)).count == 0
     with observe("pending of tenant"):
         await archive.pending("tenant0")
     with observe("pending of batch"):
