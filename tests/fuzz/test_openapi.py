@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.fuzz.runs import fuzz, prepared
 from tests.support.instance import ADMIN_TOKEN, Instance
 
 ALWAYS_THE_SAME = ("--generation-deterministic", "--seed=1", "--no-shrink")
 
 
+@pytest.mark.timeout(600)  # thousands of requests: what hangs is noticed by the time for each
 async def test_answers_are_what_the_document_says(tmp_path: Path) -> None:
     instance = Instance(tmp_path, ALLOW_NETWORKS="127.0.0.0/8")
     await instance.start()
