@@ -10,6 +10,7 @@ from mail_proxy.domain.account import Account, Hold
 from mail_proxy.domain.attempt import Attempt, Envelope, ProbeResult
 from mail_proxy.domain.backlog import Survey
 from mail_proxy.domain.claim import Claimed, Demand, Taking
+from mail_proxy.domain.command_log import Entry, EntryFilter, LogPage, Position
 from mail_proxy.domain.compose import Wire
 from mail_proxy.domain.explanation import Standing
 from mail_proxy.domain.instance import InstanceSettings
@@ -516,4 +517,25 @@ class Archive(Protocol):
 
     async def pending(self, tenant_id: str, batch_code: str | None = None) -> int:
         """How many messages of a tenant (and batch) are not finished, counted up to `MANY`."""
+        ...
+
+
+class CommandLog(Protocol):
+    """Who asked for which change, and what came of it. Entries are added and, when they are old, removed."""
+
+    async def append(self, entries: Sequence[Entry], *, again: bool) -> None:
+        """Write entries down together. `again`: some may have been written before, and are not written twice."""
+        ...
+
+    async def page(
+        self, wanted: EntryFilter, beyond: Position | None, limit: int, *, oldest_first: bool = False
+    ) -> LogPage:
+        """Up to `limit` entries beyond a place; costs the same on the first page and on the last.
+
+        Where methods or routes are looked for it reads a bounded number of entries, and answers what it found.
+        """
+        ...
+
+    async def prune(self, before: float, limit: int) -> int:
+        """Remove up to `limit` entries from before that time; return how many."""
         ...

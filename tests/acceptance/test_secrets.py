@@ -144,7 +144,16 @@ async def _busy(instance: Instance, admin: Client) -> dict[str, str]:
     tokens = dict(zip(tenants, made, strict=True))
     await _refused_to_the_admin(admin)
     tokens["renewed"] = (await admin.post("/tenant/basic/api-key"))["api_key"]
-    for path in ("/tenants", "/status", "/instance", "/openapi.json", "/docs", "/ready"):
+    for path in (
+        "/tenants",
+        "/status",
+        "/instance",
+        "/openapi.json",
+        "/docs",
+        "/ready",
+        "/command-log",
+        "/command-log/export",
+    ):
         assert (await admin.ask("GET", path)).status_code == 200
     for headers in (
         {"X-API-Token": CANARIES["unknown token"]},

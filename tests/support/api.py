@@ -13,11 +13,13 @@ from fastapi import FastAPI
 
 from mail_proxy.administration.account_tests import AccountTests
 from mail_proxy.administration.accounts import Accounts
+from mail_proxy.administration.audit import AuditLog
 from mail_proxy.administration.instance import GivenName, InstanceAdministration
 from mail_proxy.administration.pending import Pending
 from mail_proxy.administration.scheduling import Scheduling
 from mail_proxy.administration.tenants import Tenants
 from mail_proxy.api.application import create_app
+from mail_proxy.api.security_log import SecurityLog
 from mail_proxy.api.services import ApiSettings, Insight, Services
 from mail_proxy.domain.account import Account, Outage
 from mail_proxy.domain.attempt import Probed, ProbeResult, Step
@@ -139,6 +141,8 @@ async def running_instance(folder: Path, url: str | None = None) -> AsyncIterato
         directory=directory,
         registry=directory,
         archive=store.archive,
+        audit=AuditLog(store.command_log, clock, retention=90 * 86400),
+        security_log=SecurityLog(clock),
         clock=clock,
         started=clock.monotonic(),
         started_ts=clock.now(),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from mail_proxy.domain.account import Account
+from mail_proxy.domain.command_log import Entry
 from mail_proxy.domain.message import Identity, NewMessage
 from mail_proxy.domain.recipient import RecipientKind
 from mail_proxy.domain.tenant import Tenant
@@ -104,3 +105,20 @@ async def enqueue(store: Store, *messages: NewMessage) -> Sequence[str]:
     """Enqueue messages and return the verdicts as words."""
     taken = await store.queue.enqueue(messages, store.directory.version)
     return [each.code or each.verdict.value for each in taken]
+
+
+def an_entry(number: int, **changes: object) -> Entry:
+    """Build an entry of the command log; the number is in its key and its time."""
+    entry = Entry(
+        key=f"key-{number}",
+        ts=1_800_000_000.0 + number,
+        by_admin=True,
+        tenant_id="acme",
+        method="POST",
+        route="/tenant",
+        status=200,
+        code=None,
+        address="192.0.2.1",
+        details="{}",
+    )
+    return replace(entry, **changes)  # type: ignore[arg-type]  # names and types are the caller's business

@@ -7,7 +7,19 @@ from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
 import mail_proxy
-from mail_proxy.api import accounts, commands, docs, errors, instance, messages, service, submission, tenants
+from mail_proxy.api import (
+    accounts,
+    audit,
+    command_log,
+    commands,
+    docs,
+    errors,
+    instance,
+    messages,
+    service,
+    submission,
+    tenants,
+)
 from mail_proxy.api.services import Services
 
 
@@ -32,12 +44,16 @@ class MailProxyApi(docs.DocumentedApi):
             redirect_slashes=False,
         )
         self.state.services = services
-        self._submission = errors.LastResort(submission.Submission(services))
+        submissions = errors.LastResort(submission.Submission(services))
+        self._submission = audit.Audited(submissions, services, waits=False)
+        self._change = audit.Audited(super().__call__, services, waits=True)
 
     @override
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == submission.PATH and scope["method"] == "POST":
             await self._submission(scope, receive, send)
+        elif scope["type"] == "http" and scope["method"] not in audit.CHANGES_NOTHING:
+            await self._change(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
@@ -46,7 +62,7 @@ def create_app(services: Services) -> FastAPI:
     """Return the ASGI application. It starts and stops nothing: what it works with runs already."""
     app = MailProxyApi(services)
     submission.install(app)
-    for module in (commands, messages, accounts, tenants, service, instance, docs):
+    for module in (commands, messages, accounts, tenants, service, instance, command_log, docs):
         app.include_router(module.router)
     errors.install(app)
     return app

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Security
@@ -12,6 +12,7 @@ from fastapi.security.http import HTTPAuthorizationCredentials
 from starlette.requests import Request
 from starlette.types import Scope
 
+from mail_proxy.api.notes import Notes, address_of, notes_of, route_of
 from mail_proxy.api.services import Services, services_of
 from mail_proxy.domain.errors import Forbidden, Invalid, NotFound, Problem, Unauthorized
 from mail_proxy.domain.reply import printable
@@ -34,6 +35,8 @@ class Caller:
     """Whoever has shown a valid token; `tenant_id` is None for the admin token."""
 
     tenant_id: str | None
+    notes: Notes = field(default_factory=Notes, compare=False, repr=False)
+    """Of this call."""
 
     @property
     def is_admin(self) -> bool:
@@ -41,7 +44,6 @@ class Caller:
         return self.tenant_id is None
 
 
-ADMIN = Caller(None)
 ADMIN_ROLE = "admin"
 """What the OpenAPI document asks of a token where it has to be the admin's."""
 
@@ -49,15 +51,22 @@ ADMIN_ROLE = "admin"
 async def authenticate(scope: Scope, services: Services) -> Caller:
     """Return who calls; raises `Unauthorized` for a token that is missing, unknown, expired or revoked."""
     token = presented_token(scope)
-    if token is None:
+    caller = None if token is None else await _caller_with(token, notes_of(scope), services)
+    if caller is None:
+        services.security_log.token_refused(address_of(scope), scope["method"], route_of(scope))
         raise Unauthorized(_REFUSED)
+    caller.notes.known, caller.notes.by_admin, caller.notes.tenant_id = True, caller.is_admin, caller.tenant_id
+    return caller
+
+
+async def _caller_with(token: str, notes: Notes, services: Services) -> Caller | None:
     digest = tokens.digest(token)
     if tokens.same(digest, services.admin_token.digest()):
-        return ADMIN
+        return Caller(None, notes)
     keyed = await services.registry.tenant_by_key(digest)
     if keyed is None or (keyed.expires_at is not None and keyed.expires_at <= services.clock.now()):
-        raise Unauthorized(_REFUSED)
-    return Caller(keyed.tenant.id)
+        return None
+    return Caller(keyed.tenant.id, notes)
 
 
 def presented_token(scope: Scope) -> str | None:
@@ -121,8 +130,10 @@ async def tenant_meant(caller: Caller, tenant_id: str | None, services: Services
     if tenant_id is not None:
         if id_problem(tenant_id) is not None or await services.directory.tenant(tenant_id) is None:
             raise NotFound("There is no such tenant.")
+        caller.notes.tenant_id = tenant_id
         return tenant_id
     only = await services.directory.only_tenant()
     if only is None:
         raise Invalid(Problem("tenant_id", "is required with the admin token, unless there is exactly one tenant"))
+    caller.notes.tenant_id = only
     return only

@@ -15,6 +15,8 @@ from starlette.types import Message, Receive
 
 from mail_proxy.administration.requests import Request as Administered
 from mail_proxy.api.errors import BadEncoding, TooSlow
+from mail_proxy.api.notes import notes_of
+from mail_proxy.api.redaction import shown_body
 from mail_proxy.api.validation import problems
 from mail_proxy.domain.errors import Invalid, Problem, TooLarge
 from mail_proxy.domain.reply import printable
@@ -86,7 +88,9 @@ async def read_json(request: Request, limit: int | None) -> object:
 async def read_model(request: Request, model: type[ModelT], limit: int | None, *, optional: bool = False) -> ModelT:
     """Return the body as a model; raises `Invalid` naming each field that is wrong. `optional`: it may be empty."""
     body = await read_body(request, min(limit or SMALL, SMALL))
-    return validated(model, {} if optional and not body.strip() else parse_json(body))
+    given = validated(model, {} if optional and not body.strip() else parse_json(body))
+    notes_of(request.scope).payload = shown_body(given)
+    return given
 
 
 async def read_small_json(request: Request, limit: int | None) -> dict[str, object]:

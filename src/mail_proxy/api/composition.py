@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mail_proxy.api.security_log import SecurityLog
 from mail_proxy.api.services import ApiSettings, Insight, Services
 from mail_proxy.runtime.admin_token import AdminToken
 from mail_proxy.runtime.app import App
@@ -28,6 +29,8 @@ def services_from(app: App) -> Services:
         directory=app.store.directory,
         registry=app.store.directory,
         archive=app.store.archive,
+        audit=app.audit,
+        security_log=SecurityLog(app.clock),
         clock=app.clock,
         started=app.clock.monotonic(),
         started_ts=app.clock.now(),

@@ -38,6 +38,10 @@ class TooSlow(MailProxyError):
     code = "timeout"
 
 
+class CutOff(Exception):
+    """An answer that has begun cannot go on: the connection is closed, so that nobody takes it for the whole."""
+
+
 class BadEncoding(MailProxyError):
     """The body is compressed: a few bytes could become any number of them."""
 
@@ -127,8 +131,8 @@ class LastResort:
 
         try:
             await self._app(scope, receive, watched)
-        except ClientDisconnect:
-            return
+        except (ClientDisconnect, CutOff):
+            return  # an answer that is not complete is ended by the server, by closing the connection
         except Exception:
             request_id = uuid4().hex
             log.exception("request_failed", method=scope["method"], path=scope["path"], request_id=request_id)

@@ -17,6 +17,7 @@ from mail_proxy.api.bodies import read_small_json, refuse_body, validated
 from mail_proxy.api.documented import BODY, body, failures
 from mail_proxy.api.errors import answer
 from mail_proxy.api.queries import NoQuery
+from mail_proxy.api.redaction import shown_body
 from mail_proxy.api.services import Services, services_of
 from mail_proxy.domain.errors import Unauthorized
 from mail_proxy.runtime.shown_settings import Shown
@@ -49,7 +50,7 @@ async def get_instance(request: Request, _caller: AdminCaller, _query: Nothing) 
     responses=failures(403, *BODY),
     openapi_extra=body(InstanceChanges, _CHANGES),
 )
-async def change_instance(request: Request, _caller: AdminCaller, _query: Nothing) -> Response:
+async def change_instance(request: Request, caller: AdminCaller, _query: Nothing) -> Response:
     """Change the name or whether anything is sent, on all instances on the database; what is left out stays.
 
     The name is for every instance that was not started with one of its own; null takes it away. All other settings are
@@ -58,7 +59,9 @@ async def change_instance(request: Request, _caller: AdminCaller, _query: Nothin
     services = services_of(request)
     fields = await read_small_json(request, services.settings.max_request_bytes)
     refuse_what_cannot_change(fields, frozenset(each.name for each in services.shown_settings()))
-    if await services.instance.change(validated(InstanceChanges, fields)):
+    wanted = validated(InstanceChanges, fields)
+    caller.notes.payload = shown_body(wanted)
+    if await services.instance.change(wanted):
         await services.run_now(None)
     return answer(await _view(services))
 

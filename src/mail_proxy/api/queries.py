@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mail_proxy.administration.fields import BatchCode, Text
+from mail_proxy.administration.fields import BatchCode, Text, UnixTime
+from mail_proxy.domain.command_log import EntryFilter, Position
 from mail_proxy.domain.message import Priority
 from mail_proxy.ports import MessageFilter
 
@@ -89,3 +90,44 @@ class MessagesQuery(TenantQuery):
             priority=priority,
             active_only=self.active_only,
         )
+
+
+class CommandLogQuery(NoQuery):
+    """Which entries of the command log are meant."""
+
+    tenant_id: Text | None = Field(
+        None, description="By the tenant that it was about, also one that is gone.", examples=["acme"]
+    )
+    since: UnixTime | None = Field(None, description="From this time on, in Unix seconds.", examples=[1785492000])
+    until: UnixTime | None = Field(None, description="Before this time, in Unix seconds.", examples=[1785578400])
+    method: Literal["POST", "PUT", "DELETE", "PATCH"] | None = Field(
+        None, description="By method.", examples=["DELETE"]
+    )
+    route: Text | None = Field(
+        None,
+        description="By route, written as in this documentation.",
+        examples=["/tenant/{tenant_id}/api-key"],
+    )
+
+    def filter(self) -> EntryFilter:
+        """Return what the log is asked for."""
+        return EntryFilter(self.tenant_id, self.since, self.until, self.method, self.route)
+
+
+class CommandLogPageQuery(CommandLogQuery):
+    """Which entries of the command log are listed."""
+
+    limit: int = Field(100, ge=1, le=MAX_PAGE, description="Entries a page.", examples=[100])
+    cursor: str | None = Field(
+        None,
+        pattern=r"^[0-9]{1,12}\.[0-9]{1,3}-[0-9]{1,18}$",
+        description="`next_cursor` of the page before.",
+        examples=["1785492000.25-4711"],
+    )
+
+    def position(self) -> Position | None:
+        """Return where the page before has ended."""
+        if self.cursor is None:
+            return None
+        ts, _, pk = self.cursor.partition("-")
+        return Position(float(ts), int(pk))

@@ -13,6 +13,7 @@ from mail_proxy.api import schemas
 from mail_proxy.api.auth import AnyCaller, presented_bearer
 from mail_proxy.api.documented import failures
 from mail_proxy.api.errors import answer, failure
+from mail_proxy.api.notes import address_of, route_of
 from mail_proxy.api.queries import NoQuery
 from mail_proxy.api.services import services_of
 from mail_proxy.domain.errors import Unauthorized
@@ -66,6 +67,7 @@ async def metrics(request: Request, _query: Nothing) -> Response:
     if wanted is not None:
         shown = presented_bearer(request.scope)
         if shown is None or not tokens.same(tokens.digest(shown), wanted):
+            services.security_log.token_refused(address_of(request.scope), request.method, route_of(request.scope))
             raise Unauthorized("The metrics are behind a bearer token of their own.")
     return Response(services.render_metrics(), media_type=CONTENT_TYPE)
 

@@ -9,10 +9,12 @@ from starlette.requests import Request
 
 from mail_proxy.administration.account_tests import AccountTests
 from mail_proxy.administration.accounts import Accounts
+from mail_proxy.administration.audit import AuditLog
 from mail_proxy.administration.instance import InstanceAdministration
 from mail_proxy.administration.pending import Pending
 from mail_proxy.administration.scheduling import Scheduling
 from mail_proxy.administration.tenants import Tenants
+from mail_proxy.api.security_log import SecurityLog
 from mail_proxy.domain.account import Account, Outage
 from mail_proxy.domain.explanation import Here
 from mail_proxy.intake.intake import Intake
@@ -61,6 +63,8 @@ class Services:
     directory: Directory
     registry: Registry
     archive: Archive
+    audit: AuditLog
+    security_log: SecurityLog
     clock: Clock
     started: float
     """When the instance started, by the monotonic clock."""

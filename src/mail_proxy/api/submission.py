@@ -16,6 +16,7 @@ from mail_proxy.api.auth import authenticate
 from mail_proxy.api.bodies import read_json, validated
 from mail_proxy.api.documented import BODY, body, failures
 from mail_proxy.api.errors import refusal, to_json
+from mail_proxy.api.redaction import shown_batch, shown_receipt
 from mail_proxy.api.schemas import ReceiptOut
 from mail_proxy.api.services import Services, services_of
 from mail_proxy.api.views import receipt_view
@@ -24,6 +25,8 @@ from mail_proxy.domain.reply import printable
 from mail_proxy.intake.submission import BatchIn
 
 PATH = "/commands/add-messages"
+MOST_TENANTS = 10
+"""Of one submission that the command log names."""
 _SECURITY: list[dict[str, list[str]]] = [{"Token": []}, {"Bearer": []}]
 
 _EXAMPLES: dict[str, dict[str, Any]] = {
@@ -95,7 +98,14 @@ async def submit(request: Request, services: Services) -> Response:
     if request.scope["query_string"]:
         raise Invalid(*(Problem(printable(name, 80), "is not known here") for name in request.query_params))
     batch = validated(BatchIn, await read_json(request, services.settings.max_request_bytes))
+    notes = caller.notes
+    notes.payload = shown_batch(batch.messages)
     receipt = await services.intake.submit(caller.tenant_id, batch.messages, batch.priority)
+    notes.result = shown_receipt(receipt)
+    if caller.is_admin and len(receipt.tenant_ids) == 1:
+        (notes.tenant_id,) = receipt.tenant_ids
+    elif caller.is_admin:
+        notes.payload["tenants"] = sorted(receipt.tenant_ids)[:MOST_TENANTS]
     return Response(to_json(receipt_view(receipt)), media_type="application/json")
 
 

@@ -45,10 +45,11 @@ _KEY: dict[str, dict[str, Any]] = {"For ever": {}, "With an end": {"api_key_expi
     responses=failures(403, *BODY),
     openapi_extra=body(TenantIn, _NEW),
 )
-async def put_tenant(request: Request, _caller: AdminCaller, _query: Nothing) -> Response:
+async def put_tenant(request: Request, caller: AdminCaller, _query: Nothing) -> Response:
     """Create a tenant, and answer with its token: shown this once. Or change it: what is left out stays."""
     services = services_of(request)
     wanted = await read_model(request, TenantIn, services.settings.max_request_bytes)
+    caller.notes.tenant_id = wanted.id
     key = await services.tenants.put(wanted)
     return answer({"ok": True} if key is None else {"ok": True, "api_key": key})
 

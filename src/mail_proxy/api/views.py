@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from mail_proxy.domain.command_log import Logged
 from mail_proxy.domain.explanation import Explanation, Standing
 from mail_proxy.domain.message import Details, MessageState
 from mail_proxy.domain.report import recipient_view
@@ -96,4 +97,24 @@ def receipt_view(receipt: Receipt) -> dict[str, object]:
             {"index": each.index, "id": each.id, "field": each.field, "reason": each.reason, "code": each.code}
             for each in receipt.rejected
         ],
+    }
+
+
+def entry_view(logged: Logged) -> dict[str, object]:
+    """Return an entry of the command log for JSON."""
+    entry, details = logged.entry, json.loads(logged.entry.details)
+    return {
+        "id": str(logged.at.pk),
+        "ts": entry.ts,
+        "caller": "admin" if entry.by_admin else "tenant",
+        "tenant_id": entry.tenant_id,
+        "method": entry.method,
+        "route": entry.route,
+        "path": details.get("path", {}),
+        "query": details.get("query", {}),
+        "payload": details.get("payload"),
+        "result": details.get("result", {}),
+        "status": entry.status,
+        "code": entry.code,
+        "address": entry.address,
     }

@@ -210,4 +210,5 @@ def _receipt(placed: Sequence[tuple[int, NewMessage]], taken: Sequence[Taken], r
             case other:
                 assert_never(other)
     refused.sort(key=lambda one: one.index)
-    return Receipt(queued, tuple(duplicates), tuple(replaced), tuple(refused))
+    tenant_ids = frozenset(message.tenant_id for _, message in placed)
+    return Receipt(queued, tuple(duplicates), tuple(replaced), tuple(refused), tenant_ids)

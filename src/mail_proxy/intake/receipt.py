@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mail_proxy.domain.reply import printable
 
@@ -42,6 +42,8 @@ class Receipt:
     duplicates: tuple[str, ...] = ()
     replaced: tuple[str, ...] = ()
     rejected: tuple[Rejected, ...] = ()
+    tenant_ids: frozenset[str] = field(default=frozenset(), compare=False)
+    """The tenants of all that was not rejected before it came to the queue."""
 
     @property
     def ok(self) -> bool:

@@ -16,6 +16,7 @@ import structlog
 
 from mail_proxy.administration.account_tests import AccountTests
 from mail_proxy.administration.accounts import Accounts
+from mail_proxy.administration.audit import AuditLog
 from mail_proxy.administration.instance import GivenName, InstanceAdministration
 from mail_proxy.administration.pending import Pending
 from mail_proxy.administration.scheduling import Scheduling
@@ -82,6 +83,7 @@ class App:
     account_tests: AccountTests
     scheduling: Scheduling
     pending: Pending
+    audit: AuditLog
     instance: InstanceAdministration
     delivery: Delivery
     reporter: Reporter
@@ -130,6 +132,8 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
         stack.push_async_callback(store.close)
         if isinstance(clock, DatabaseClock):
             await clock.ask(store.time)  # G14
+        audit = AuditLog(store.command_log, clock, settings.command_log_retention_seconds)
+        stack.push_async_callback(audit.close)
         journal = FlightJournal(settings.data_folder / f"flight-{worker}.log", instance_id, boot_id())
         stack.callback(journal.close)
         transport = SmtpTransport(timeouts=_timeouts(settings))
@@ -179,10 +183,11 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
             account_tests=account_tests,
             scheduling=Scheduling(directory, directory, pending, delivery.freed),
             pending=pending,
+            audit=audit,
             instance=InstanceAdministration(directory, directory, _given_name(settings)),
             delivery=delivery,
             reporter=reporter,
-            supervisor=Supervisor(loops(delivery, reporter, store, clock)),
+            supervisor=Supervisor(loops(delivery, reporter, audit, store, clock)),
         )
 
 

@@ -60,7 +60,7 @@ class HttpServer:
                 access_log=False,
                 server_header=False,
                 date_header=False,
-                proxy_headers=False,  # nothing here depends on a caller's address, so none is believed
+                proxy_headers=False,  # anybody can send headers that name another address
                 timeout_keep_alive=KEEP_ALIVE,
                 timeout_graceful_shutdown=FINISH,
             )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import anyio
 
+from mail_proxy.administration.audit import AuditLog
 from mail_proxy.administration.key_rotation import KeyRotation
 from mail_proxy.delivery.delivery import Delivery
 from mail_proxy.ports import Clock
@@ -16,12 +17,12 @@ from mail_proxy.store.hints import Hint
 from mail_proxy.store.store import Store
 
 
-def loops(delivery: Delivery, reporter: Reporter, store: Store, clock: Clock) -> Mapping[str, Loop]:
+def loops(delivery: Delivery, reporter: Reporter, audit: AuditLog, store: Store, clock: Clock) -> Mapping[str, Loop]:
     """Return each loop by its name. Delivery is stopped from outside; the others end when it has ended.
 
     On PostgreSQL there is one more, for what other instances say.
     """
-    reporting, listening = anyio.CancelScope(), anyio.CancelScope()
+    reporting, auditing, listening = anyio.CancelScope(), anyio.CancelScope(), anyio.CancelScope()
 
     async def deliver(started: Callable[[], None]) -> None:
         try:
@@ -33,11 +34,16 @@ def loops(delivery: Delivery, reporter: Reporter, store: Store, clock: Clock) ->
                 group.cancel_scope.cancel()
         finally:
             reporting.cancel()  # the last outcomes are written; what is not told yet waits in the outbox
+            auditing.cancel()  # the rest is written when the instance is closed
             listening.cancel()
 
     async def report(started: Callable[[], None]) -> None:
         with reporting:
             await reporter.run(started)
+
+    async def keep_log(started: Callable[[], None]) -> None:
+        with auditing:
+            await audit.run(started)
 
     async def heed(hints: frozenset[Hint]) -> None:
         if Hint.RUN_NOW not in hints:
@@ -52,6 +58,5 @@ def loops(delivery: Delivery, reporter: Reporter, store: Store, clock: Clock) ->
         with listening:
             await Listener(store, heed, clock).run(started)
 
-    if store.database.dialect == "sqlite":
-        return {"delivery": deliver, "reporting": report}
-    return {"delivery": deliver, "reporting": report, "hints": listen}
+    kept: dict[str, Loop] = {"delivery": deliver, "reporting": report, "audit": keep_log}
+    return kept if store.database.dialect == "sqlite" else {**kept, "hints": listen}

@@ -157,6 +157,9 @@ class Settings(BaseSettings):
     delivery_report_retention_seconds: Delay = Field(
         7 * 86400, description="Seconds that finished and reported messages are kept."
     )
+    command_log_retention_seconds: Seconds = Field(
+        90 * 86400, description="Seconds that entries of the command log are kept."
+    )
 
     allow_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(split)] = Field(
         (),

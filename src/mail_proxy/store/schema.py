@@ -204,6 +204,24 @@ usage = Table(
     sqlite_with_rowid=False,
 )
 
+command_log = Table(
+    "command_log",
+    metadata,
+    Column("pk", Serial, primary_key=True, autoincrement=True),
+    Column("key", Text, nullable=False),  # the entry's own, to find it again after a lost answer
+    Column("ts", Double, nullable=False),
+    Column("by_admin", Boolean, nullable=False),
+    Column("tenant_id", Text),  # no reference: the log outlives the tenant
+    Column("method", Text, nullable=False),
+    Column("route", Text, nullable=False),
+    Column("status", Integer),
+    Column("code", Text),
+    Column("address", Text),
+    Column("details", Text, nullable=False),  # JSON
+    Index("ix_command_log_ts", "ts", "pk"),
+    sqlite_autoincrement=True,
+)
+
 
 def _partial(name: str, table: Table, *columns: str, where: str) -> Index:
     condition = text(where)
@@ -234,3 +252,4 @@ _partial(
     where="finished_ts IS NULL",
 )
 _partial("ix_events_unreported", events, "tenant_id", "event_id", where="reported_ts IS NULL")
+_partial("ix_command_log_tenant", command_log, "tenant_id", "ts", "pk", where="tenant_id IS NOT NULL")

@@ -12,6 +12,7 @@ from sqlalchemy import select, text
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.ports import Cipher, Clock
 from mail_proxy.store.archive import StoreArchive
+from mail_proxy.store.command_log import StoreCommandLog
 from mail_proxy.store.database import Database, Operation, Transaction
 from mail_proxy.store.directory import StoreDirectory
 from mail_proxy.store.errors import FsyncFailed
@@ -38,6 +39,7 @@ class Store:
     directory: StoreDirectory
     outbox: StoreOutbox
     archive: StoreArchive
+    command_log: StoreCommandLog
     sync_leases: StoreSyncLeases
     hints: Hints
     seals: StoreSeals
@@ -114,6 +116,7 @@ async def open_store(
         directory=directory,
         outbox=StoreOutbox(database),
         archive=StoreArchive(database, clock),
+        command_log=StoreCommandLog(database),
         sync_leases=StoreSyncLeases(database, instance_id),
         hints=Hints(database, instance_id, clock),
         seals=StoreSeals(database, cipher, instance_id),

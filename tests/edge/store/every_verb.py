@@ -13,6 +13,7 @@ from sqlalchemy import text
 from mail_proxy.domain.account import Account, Hold
 from mail_proxy.domain.attempt import Answer, Attempt, Stage
 from mail_proxy.domain.claim import Claimed, Demand
+from mail_proxy.domain.command_log import EntryFilter, Position
 from mail_proxy.domain.errors import Conflict
 from mail_proxy.domain.rate_limit import Limits
 from mail_proxy.domain.recipient import RecipientKind
@@ -27,7 +28,7 @@ from mail_proxy.store.database import Transaction
 from mail_proxy.store.store import Store
 from mail_proxy.store.unanswered import PutBack, Unanswered
 from mail_proxy.store.usage import Usage, UsageSettings
-from tests.support.stores import a_message, enqueue, with_account
+from tests.support.stores import a_message, an_entry, enqueue, with_account
 
 NOW = 1_800_000_000.0
 CHUNK = 15
@@ -73,6 +74,14 @@ VERBS = (
     "reseal",
     "pending of tenant",
     "pending of batch",
+    "add to the log",
+    "add to the log again",
+    "log",
+    "log of tenant",
+    "next of log",
+    "log from the oldest",
+    "log of a route",
+    "prune the log",
     "prune",
     "prune silent",
     "refuse to delete account",
@@ -82,8 +91,8 @@ VERBS = (
 )
 COUNTS_IN_THE_BACKGROUND = frozenset({"count_pending", "survey"})
 """Their work grows with what waits, but not with what has been; nobody's message waits for them."""
-COUNTS_UP_TO_MANY = frozenset({"pending of tenant", "pending of batch", "standing"})
-"""Their work ends at ten thousand messages, which is more than there are here."""
+COUNTS_UP_TO_MANY = frozenset({"pending of tenant", "pending of batch", "standing", "log of a route"})
+"""Their work ends at ten thousand messages or entries, which is more than there are of one tenant here."""
 ON_POSTGRESQL_ALONE = frozenset({"take the turn", "give the turn back"})
 """On SQLite there is nothing to be done for them."""
 
@@ -121,6 +130,11 @@ INSERT INTO events (tenant_id, message_pk, type, ts, entry, reported_ts)
 SELECT tenant_id, pk, 'sent', finished_ts, '{}', reported_ts FROM messages
 WHERE pk > :before AND finished_ts IS NOT NULL
 """
+_FILL_LOG = """
+INSERT INTO command_log (key, ts, by_admin, tenant_id, method, route, status, details)
+SELECT id, created_ts + pk, TRUE, CASE WHEN pk % 7 > 0 THEN tenant_id END, 'POST', '/tenant', 200, '{}'
+FROM messages WHERE pk > :before
+"""
 
 
 async def fill(store: Store, count: int) -> Account:
@@ -129,7 +143,7 @@ async def fill(store: Store, count: int) -> Account:
     with store.database.engine.begin() as connection:
         before = connection.execute(text("SELECT coalesce(max(pk), 0) FROM messages")).scalar_one()
         connection.execute(text(_FILL), {"count": count, "account": accounts[0].pk, "now": NOW})
-        for statement in (_FILL_CONTENTS, _FILL_RECIPIENTS, _FILL_EVENTS):
+        for statement in (_FILL_CONTENTS, _FILL_RECIPIENTS, _FILL_EVENTS, _FILL_LOG):
             connection.execute(text(statement), {"before": before})
     return accounts[0]
 
@@ -139,6 +153,7 @@ async def use_every_verb(store: Store, account: Account, observe: Observe) -> No
     await take_in(store, account, observe)
     await send(store, account, observe)
     await look(store, observe)
+    await look_at_the_log(store, observe)
     await take_leave(store, observe)
     await remove(store, observe)
 
@@ -263,6 +278,30 @@ async def look(store: Store, observe: Observe) -> None:
         await archive.pending("tenant0")
     with observe("pending of batch"):
         await archive.pending("tenant0", "autumn")
+
+
+async def look_at_the_log(store: Store, observe: Observe) -> None:
+    log, tenant = store.command_log, EntryFilter(tenant_id="tenant0", since=NOW - 50, until=NOW + 10_000)
+    new = [an_entry(n, tenant_id="tenant0") for n in range(CHUNK)]
+    with observe("add to the log"):
+        await log.append(new, again=False)
+    with observe("add to the log again"):
+        await log.append(new, again=True)
+    with observe("log"):
+        page = await log.page(EntryFilter(), None, CHUNK)
+    with observe("log of tenant"):
+        await log.page(tenant, None, CHUNK)
+    with observe("next of log"):
+        await log.page(EntryFilter(), page.next_position, CHUNK)
+        assert (await log.page(tenant, page.next_position, CHUNK)).entries
+    with observe("log from the oldest"):
+        await log.page(EntryFilter(), Position(NOW, 0), CHUNK, oldest_first=True)
+        assert (await log.page(tenant, Position(NOW, 0), CHUNK, oldest_first=True)).entries
+    with observe("log of a route"):
+        assert not (await log.page(EntryFilter(route="/none"), None, CHUNK)).entries
+        assert not (await log.page(replace(tenant, route="/none", method="PUT"), None, CHUNK)).entries
+    with observe("prune the log"):
+        assert await log.prune(NOW, CHUNK) == CHUNK
 
 
 async def remove(store: Store, observe: Observe) -> None:

@@ -35,7 +35,7 @@ from tests.support.stores import open_test_store
 A_HANDFUL = 5
 FEW = 1600
 MANY = 20_000
-BACKLOG = frozenset({"messages", "contents", "recipients", "events"})
+BACKLOG = frozenset({"messages", "contents", "recipients", "events", "command_log"})
 """The tables that grow with what waits, and with what has been."""
 SORTS_ITS_CHUNK = frozenset(
     {
