@@ -111,9 +111,12 @@ class Operation:
         for what, body in list(self.bodies().items())[1:]:
             yield replace(plain, body=body, what=what)
         for name, value in self.parameters("query").items():
-            shown = str(value).lower() if isinstance(value, bool) else str(value)
-            if name not in plain.query:
-                yield replace(plain, query={**plain.query, name: shown})
+            if name in plain.query:
+                continue
+            # an object stands for parameters of their own, as OpenAPI has it unless a parameter says otherwise
+            shown = value if isinstance(value, dict) else {name: value}
+            words = {key: str(each).lower() if isinstance(each, bool) else str(each) for key, each in shown.items()}
+            yield replace(plain, query={**plain.query, **words})
 
     def with_tenant(self, body: Json, tenant_id: str | None) -> Json:
         """Return a body that names the tenant wherever its schema has a place for one; None names none."""
