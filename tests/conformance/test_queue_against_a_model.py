@@ -28,6 +28,7 @@ from mail_proxy.domain.claim import Claimed, Demand
 from mail_proxy.domain.retry import RetrySchedule
 from mail_proxy.domain.settlement import Policy, Settlement, expire, give_back, recover, settle
 from mail_proxy.domain.tenant import Suspension
+from mail_proxy.ports import Deletion
 from mail_proxy.store.queue import StoreQueue
 from mail_proxy.store.store import Store
 from tests.conformance.steps import ACCEPTED, LATER, REFUSED
@@ -68,7 +69,7 @@ class Kept:
 
     @property
     def final(self) -> bool:
-        return self.state in {"sent", "failed", "expired"}
+        return self.state in {"sent", "failed", "expired", "cancelled"}
 
     def settled(self, settlement: Settlement) -> None:
         """Become what a settlement says."""
@@ -87,6 +88,7 @@ class QueueBesideModel(RuleBasedStateMachine):
         self.store, self.accounts, self.loop = store, accounts, loop
         self.now = 1_800_000_000.0
         self.kept: dict[str, Kept] = {}
+        self.deleted: list[Kept] = []
         self.claims: list[Claimed] = []
         """Every claim that somebody ever had, also what was settled or lost: anybody may come late with one."""
         self.rescued: list[Claimed] = []
@@ -96,6 +98,7 @@ class QueueBesideModel(RuleBasedStateMachine):
         self.tokens = 0
         self.names = ["a0", "b0"]
         self.queues = [StoreQueue(store.database, name) for name in self.names]
+        self.changes = store.message_changes
         self.dead: list[str] = []
         with store.database.engine.begin() as connection:
             for table in _EMPTY:
@@ -135,7 +138,7 @@ class QueueBesideModel(RuleBasedStateMachine):
             self._enqueue(account, priority, batch, wait, lasts)
 
     def _enqueue(self, account: int, priority: int, batch: str | None, wait: float | None, lasts: float | None) -> None:
-        now, number = self.tick(), len(self.kept)
+        now, number = self.tick(), len(self.kept) + len(self.deleted)
         due, expires = wait and now + wait, lasts and now + lasts
         id_ = f"m{number}"
         wanted = {"priority": priority, "batch_code": batch, "due": due, "expires_ts": expires}
@@ -147,6 +150,41 @@ class QueueBesideModel(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([1.0, 61.0]))
     def wait(self, seconds: float) -> None:
         self.now += seconds
+
+    @precondition(lambda self: self.kept)
+    @rule(data=st.data())
+    def delete(self, data: st.DataObject) -> None:
+        """What waits is cancelled and told, what is being sent is left alone, what is finished is gone but told."""
+        kept, now = self._any_of(data), self.tick()
+        became = self.run_(self.changes.delete([self._pk(kept)], now, silent=False))
+        if kept.final:
+            self.deleted.append(self.kept.pop(kept.id))
+            assert list(became.values()) == [Deletion.REMOVED]
+        elif kept.state == "sending":
+            assert list(became.values()) == [Deletion.IN_PROGRESS]
+        else:
+            assert list(became.values()) == [Deletion.CANCELLED]
+            kept.state, kept.token, kept.due = "cancelled", None, None
+            kept.told["cancelled"] += 1
+
+    @precondition(lambda self: self.kept)
+    @rule(data=st.data())
+    def requeue(self, data: st.DataObject) -> None:
+        """What failed begins anew; a late settlement of what was before has nothing to do with it."""
+        kept, now = self._any_of(data), self.tick()
+        again = kept.state in {"failed", "expired"} and not (kept.expires is not None and kept.expires <= now)
+        assert self.run_(self.changes.requeue([self._pk(kept)], now)).queued == again
+        if again:
+            kept.state, kept.attempts, kept.token, kept.due = "ready", 0, None, now
+
+    def _any_of(self, data: st.DataObject) -> Kept:
+        """Choose a message, rather one that is finished."""
+        final = [k.id for k in self.kept.values() if k.final]
+        return self.kept[data.draw(st.sampled_from(sorted(final or self.kept)))]
+
+    def _pk(self, kept: Kept) -> int:
+        pk: int = self.run_(self.changes.find("acme", [kept.id]))[kept.id]
+        return pk
 
     @rule(batch=st.sampled_from(BATCHES))
     def suspend(self, batch: str) -> None:
@@ -222,8 +260,8 @@ class QueueBesideModel(RuleBasedStateMachine):
     def release(self, data: st.DataObject) -> None:
         claimed = data.draw(st.sampled_from(self.claims))
         self.run_(self.queues[0].release([claimed]))
-        kept = self.kept[claimed.identity.mail_id]
-        if kept.state == "sending" and kept.token == claimed.token:
+        kept = self.kept.get(claimed.identity.mail_id)
+        if kept is not None and kept.state == "sending" and kept.token == claimed.token:
             kept.state, kept.owner, kept.token = "ready", None, None
             kept.attempts -= 1
 
@@ -297,10 +335,14 @@ class QueueBesideModel(RuleBasedStateMachine):
         self.ending.clear()
 
     def _settle(self, claimed: Claimed, settlement: Settlement) -> None:
-        kept = self.kept[claimed.identity.mail_id]
+        (written,) = self.run_(self.queues[0].settle([settlement]))
+        kept = self.kept.get(claimed.identity.mail_id)
+        if kept is None:
+            assert not written
+            return
         holds = kept.token == claimed.token and not kept.final
         stands = kept.state == settlement.state.value == "ready" and kept.attempts == settlement.attempts
-        (written,) = self.run_(self.queues[0].settle([settlement]))
+        stands = stands and kept.due == settlement.due
         assert written == (holds or (stands and kept.token is None))
         if holds and not stands:
             kept.settled(settlement)
@@ -317,9 +359,13 @@ class QueueBesideModel(RuleBasedStateMachine):
             told = connection.execute(
                 text("SELECT m.id, e.type, count(*) FROM events e JOIN messages m ON m.pk = e.message_pk GROUP BY 1, 2")
             ).all()
+            left = connection.execute(
+                text("SELECT type, count(*) FROM events WHERE message_pk NOT IN (SELECT pk FROM messages) GROUP BY 1")
+            ).all()
         assert {(id_, type_): n for id_, type_, n in told} == {
             (k.id, type_): n for k in self.kept.values() for type_, n in k.told.items()
         }
+        assert Counter(dict(map(tuple, left))) == sum((k.told for k in self.deleted), Counter())  # G9
 
     def _rows(self) -> dict[str, list[Any]]:
         with self.store.database.engine.connect() as connection:

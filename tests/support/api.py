@@ -15,6 +15,7 @@ from mail_proxy.administration.account_tests import AccountTests
 from mail_proxy.administration.accounts import Accounts
 from mail_proxy.administration.audit import AuditLog
 from mail_proxy.administration.instance import GivenName, InstanceAdministration
+from mail_proxy.administration.message_commands import MessageCommands
 from mail_proxy.administration.pending import Pending
 from mail_proxy.administration.scheduling import Scheduling
 from mail_proxy.administration.tenants import Tenants
@@ -49,6 +50,8 @@ class Told:
     tested: list[Account] = field(default_factory=list)
     tested_with_guard: list[Account] = field(default_factory=list)
     server_answers: list[int] = field(default_factory=list)
+    events: list[str] = field(default_factory=list)
+    """The tenants whose events were written by command."""
     submitted: list[tuple[frozenset[int], bool]] = field(default_factory=list)
 
 
@@ -137,6 +140,14 @@ async def running_instance(folder: Path, url: str | None = None) -> AsyncIterato
             accounts, directory, directory, clock, probe, guarded_probe, told.server_answers.append
         ),
         scheduling=Scheduling(directory, directory, pending, told.accounts.append),
+        message_commands=MessageCommands(
+            store.message_changes,
+            directory,
+            clock,
+            lambda tenant: tenant.sync_url is not None,
+            told.accounts.append,
+            told.events.extend,
+        ),
         pending=pending,
         directory=directory,
         registry=directory,

@@ -1,4 +1,4 @@
-"""The kinds of values that tenants and accounts are made of, each with its own check."""
+"""The kinds of values that requests are made of, each with its own check."""
 
 from __future__ import annotations
 
@@ -111,3 +111,6 @@ BearerToken = Annotated[SecretStr, Field(min_length=1, max_length=4096), AfterVa
 UnixTime = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_time)]
 BatchCode = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_printable)]
 Limit = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Ids = Annotated[list[str], Field(fail_fast=True)]
+"""Ids as somebody remembers them: whether there is such a message is another question."""
+Cursor = Annotated[str, Field(pattern=r"^[0-9]{1,18}$")]

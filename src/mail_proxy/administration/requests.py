@@ -1,4 +1,4 @@
-"""What is asked for: tenants and accounts as they are written, in the words of the API.
+"""What is asked for: tenants, accounts and messages as they are written, in the words of the API.
 
 A field that is left out keeps its value, or gets its default where the thing is new; null means the default.
 """
@@ -10,10 +10,13 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from mail_proxy.administration.fields import (
+    BatchCode,
     BearerToken,
+    Cursor,
     Host,
     HttpUrl,
     Id,
+    Ids,
     InstanceName,
     Limit,
     SecretText,
@@ -226,3 +229,56 @@ class AccountIn(Request):
         description="True: messages that name no account go by this one. A tenant has at most one.",
         examples=[True],
     )
+
+
+class OfTenant(Request):
+    """About one tenant, which may also be named in the query."""
+
+    tenant_id: str | None = Field(
+        None,
+        description="The tenant. Implied by a tenant token, and where there is exactly one tenant.",
+        examples=["acme"],
+    )
+
+
+class DeleteIn(OfTenant):
+    """Messages to delete."""
+
+    ids: Ids = Field(
+        description="Your ids of the messages, at most `GMP_MAX_BATCH`; one that is named twice counts once.",
+        examples=[["order-1042-confirmation"]],
+    )
+
+
+class RetryIn(OfTenant):
+    """Messages to send once more: `ids`, or at least one of the others, which have to be true of them all together."""
+
+    ids: Ids | None = Field(
+        None,
+        description="Your ids of the messages, at most `GMP_MAX_BATCH`; one that is named twice counts once.",
+        examples=[["order-1042-confirmation"]],
+    )
+    state: Literal["failed", "expired"] | None = Field(
+        None, description="Those in that state. Default: both.", examples=["failed"]
+    )
+    status: Literal["error"] | None = Field(
+        None, description="The older word for failed and expired.", examples=["error"]
+    )
+    account_id: Text | None = Field(None, description="Those of that account.", examples=["main"])
+    batch_code: BatchCode | None = Field(None, description="Those of that campaign.", examples=["newsletter-2026-07"])
+    created_from: UnixTime | None = Field(
+        None, description="Those that were accepted then or later.", examples=[1785400000]
+    )
+    created_to: UnixTime | None = Field(None, description="Those that were accepted before.", examples=[1785500000])
+    cursor: Cursor | None = Field(
+        None, description="`next_cursor` of the answer before, to go on with the same filter.", examples=["981"]
+    )
+
+
+class CleanupIn(OfTenant):
+    """Which of the finished and reported messages are removed."""
+
+    older_than_seconds: float | None = Field(
+        None, ge=0, description="Those that ended so long ago. Default: all of them.", examples=[86400]
+    )
+    cursor: Cursor | None = Field(None, description="`next_cursor` of the answer before, to go on.", examples=["981"])

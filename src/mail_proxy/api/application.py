@@ -15,6 +15,7 @@ from mail_proxy.api import (
     docs,
     errors,
     instance,
+    message_commands,
     messages,
     service,
     submission,
@@ -62,7 +63,7 @@ def create_app(services: Services) -> FastAPI:
     """Return the ASGI application. It starts and stops nothing: what it works with runs already."""
     app = MailProxyApi(services)
     submission.install(app)
-    for module in (commands, messages, accounts, tenants, service, instance, command_log, docs):
+    for module in (commands, message_commands, messages, accounts, tenants, service, instance, command_log, docs):
         app.include_router(module.router)
     errors.install(app)
     return app

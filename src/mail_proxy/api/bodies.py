@@ -29,6 +29,8 @@ MAX_DEPTH = 32
 MAX_DIGITS = 40
 SMALL = 1_000_000
 """Bytes that a body may have that is no submission: it is parsed on the event loop."""
+LISTS = 4_000_000
+"""The same for a list of ids: twice what a thousand of the longest take."""
 HEAVY = 200_000
 """Bytes from which a body is read on a thread of its own."""
 
@@ -85,9 +87,11 @@ async def read_json(request: Request, limit: int | None) -> object:
     return await asyncio.to_thread(parse_json, body) if len(body) > HEAVY else parse_json(body)
 
 
-async def read_model(request: Request, model: type[ModelT], limit: int | None, *, optional: bool = False) -> ModelT:
+async def read_model(
+    request: Request, model: type[ModelT], limit: int | None, *, optional: bool = False, most: int = SMALL
+) -> ModelT:
     """Return the body as a model; raises `Invalid` naming each field that is wrong. `optional`: it may be empty."""
-    body = await read_body(request, min(limit or SMALL, SMALL))
+    body = await read_body(request, min(limit or most, most))
     given = validated(model, {} if optional and not body.strip() else parse_json(body))
     notes_of(request.scope).payload = shown_body(given)
     return given

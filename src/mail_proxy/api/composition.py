@@ -25,6 +25,7 @@ def services_from(app: App) -> Services:
         accounts=app.accounts,
         account_tests=app.account_tests,
         scheduling=app.scheduling,
+        message_commands=app.message_commands,
         pending=app.pending,
         directory=app.store.directory,
         registry=app.store.directory,

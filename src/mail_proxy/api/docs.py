@@ -16,7 +16,16 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from typing_extensions import override
 
-from mail_proxy.administration.requests import AccountIn, ApiKeyIn, InstanceChanges, TenantChanges, TenantIn
+from mail_proxy.administration.requests import (
+    AccountIn,
+    ApiKeyIn,
+    CleanupIn,
+    DeleteIn,
+    InstanceChanges,
+    RetryIn,
+    TenantChanges,
+    TenantIn,
+)
 from mail_proxy.api.auth import ADMIN_ROLE
 from mail_proxy.domain.errors import NotFound
 from mail_proxy.intake.submission import BatchIn, MessageIn
@@ -24,13 +33,8 @@ from mail_proxy.intake.submission import BatchIn, MessageIn
 router = APIRouter(include_in_schema=False)
 
 _BODIES: tuple[type[BaseModel], ...] = (
-    BatchIn,
-    MessageIn,
-    TenantIn,
-    TenantChanges,
-    ApiKeyIn,
-    AccountIn,
-    InstanceChanges,
+    *(BatchIn, MessageIn, DeleteIn, RetryIn, CleanupIn),
+    *(TenantIn, TenantChanges, ApiKeyIn, AccountIn, InstanceChanges),
 )
 _ASSETS = {
     "swagger-ui-bundle.js": "text/javascript",

@@ -12,6 +12,7 @@ Time = Annotated[float, Field(examples=[1785492000.25])]
 StateWord = Literal["waiting", "sending", "sent", "failed", "expired", "cancelled"]
 StatusWord = Literal["pending", "deferred", "sent", "error", "cancelled"]
 StepWord = Literal["connect", "greeting", "tls", "hello", "login"]
+SkippedWord = Literal["not_found", "not_failed", "cancelled", "expired", "no_account"]
 EventWord = Literal["queued", "sent", "deferred", "failed", "expired", "cancelled", "uncertain"]
 
 
@@ -74,6 +75,45 @@ class ReceiptOut(BaseModel):
         description="Ids whose waiting, never attempted message was replaced by the new content.", examples=[[]]
     )
     rejected: list[RejectedOut] = Field(description="Messages that were not taken. They spoil no other.")
+
+
+class DeletedOut(Answer):
+    """What became of the messages that were to be deleted; each id counts once."""
+
+    removed: int = Field(
+        description="How many were cancelled, as they were waiting, or are gone, as they were finished.", examples=[2]
+    )
+    not_found: list[str] = Field(
+        description="Ids that are unknown, or another tenant's: the two are never told apart.", examples=[["M7"]]
+    )
+    unauthorized: list[str] = Field(description="Always empty; for older clients.", examples=[[]])
+    in_progress: list[str] = Field(
+        description="Ids of messages that are being sent at this moment: nothing was changed.", examples=[[]]
+    )
+
+
+class RetriedOut(Answer):
+    """What became of the messages that were to be sent once more."""
+
+    queued: int = Field(description="How many are in the queue again.", examples=[120])
+    skipped: int = Field(description="How many of those that were looked at are not.", examples=[3])
+    reasons: dict[SkippedWord, int] = Field(
+        description="Why, and how many each: `not_found`; `not_failed`, not finished, or everybody has it; "
+        "`cancelled`; `expired`, its `expires_ts` has passed; `no_account`, its account is gone.",
+        examples=[{"expired": 3}],
+    )
+    next_cursor: str | None = Field(
+        description="There may be more: repeat the request with this as `cursor`. Null: that was all.", examples=[None]
+    )
+
+
+class CleanedOut(Answer):
+    """What was removed."""
+
+    removed: int = Field(description="How many messages are gone.", examples=[5000])
+    next_cursor: str | None = Field(
+        description="There may be more: repeat the request with this as `cursor`. Null: that was all.", examples=[None]
+    )
 
 
 class Held(Answer):

@@ -11,6 +11,7 @@ from mail_proxy.administration.account_tests import AccountTests
 from mail_proxy.administration.accounts import Accounts
 from mail_proxy.administration.audit import AuditLog
 from mail_proxy.administration.instance import InstanceAdministration
+from mail_proxy.administration.message_commands import MessageCommands
 from mail_proxy.administration.pending import Pending
 from mail_proxy.administration.scheduling import Scheduling
 from mail_proxy.administration.tenants import Tenants
@@ -59,6 +60,7 @@ class Services:
     accounts: Accounts
     account_tests: AccountTests
     scheduling: Scheduling
+    message_commands: MessageCommands
     pending: Pending
     directory: Directory
     registry: Registry

@@ -142,6 +142,7 @@ class Existing:
     digest: str
     state: MessageState
     attempts: int
+    """Above 0 also where they were given back, or begin anew, and an earlier one has told of itself."""
 
 
 def resubmission(existing: Existing, digest: str) -> tuple[Verdict, str | None]:

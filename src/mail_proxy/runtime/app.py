@@ -18,6 +18,7 @@ from mail_proxy.administration.account_tests import AccountTests
 from mail_proxy.administration.accounts import Accounts
 from mail_proxy.administration.audit import AuditLog
 from mail_proxy.administration.instance import GivenName, InstanceAdministration
+from mail_proxy.administration.message_commands import MessageCommands
 from mail_proxy.administration.pending import Pending
 from mail_proxy.administration.scheduling import Scheduling
 from mail_proxy.administration.tenants import Tenants
@@ -82,6 +83,7 @@ class App:
     accounts: Accounts
     account_tests: AccountTests
     scheduling: Scheduling
+    message_commands: MessageCommands
     pending: Pending
     audit: AuditLog
     instance: InstanceAdministration
@@ -182,6 +184,15 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
             accounts=accounts,
             account_tests=account_tests,
             scheduling=Scheduling(directory, directory, pending, delivery.freed),
+            message_commands=MessageCommands(
+                store.message_changes,
+                directory,
+                clock,
+                sink.has_endpoint,
+                delivery.notify,
+                reporter.notify,
+                settings.max_batch,
+            ),
             pending=pending,
             audit=audit,
             instance=InstanceAdministration(directory, directory, _given_name(settings)),

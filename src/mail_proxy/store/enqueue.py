@@ -14,9 +14,12 @@ from sqlalchemy import (
     SmallInteger,
     Text,
     bindparam,
+    case,
     delete,
+    exists,
     insert,
     literal,
+    or_,
     select,
     true,
     update,
@@ -25,15 +28,18 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from mail_proxy.domain.message import Existing, MessageState, NewMessage, Verdict, resubmission
+from mail_proxy.domain.report import EventType
 from mail_proxy.ports import Taken
 from mail_proxy.store.database import Transaction
 from mail_proxy.store.hints import Hint
 from mail_proxy.store.rows import pack, packed, selected, unpack, unpacked
-from mail_proxy.store.schema import contents, messages, recipients
+from mail_proxy.store.schema import contents, events, messages, recipients
 from mail_proxy.store.version import hold_version
 
 ALONE = 100_000
 """Characters of a submission above which its content is bound by itself instead of inside the packed rows."""
+
+_ATTEMPTED = [each.value for each in (EventType.SENT, EventType.FAILED, EventType.EXPIRED, EventType.UNCERTAIN)]
 
 Key = tuple[str, str]
 
@@ -88,6 +94,10 @@ class Enqueue:
         keys = unpacked(dialect, {"tenant_id": Text(), "id": Text()}, "keys")
         named = messages.alias("named")
         number = select(named.c.pk).where(named.c.tenant_id == keys.c.tenant_id, named.c.id == keys.c.id)
+        # attempted, although its attempts were given back or start anew; not asked of what was just inserted
+        served = exists().where(recipients.c.message_pk == messages.c.pk, recipients.c.state.is_not(None))
+        has_ended = exists().where(events.c.message_pk == messages.c.pk, events.c.type.in_(_ATTEMPTED))
+        new_or_counted = or_(messages.c.token == bindparam("nonce", type_=Text), messages.c.attempts > 0)
         found = (
             select(
                 messages.c.pk,
@@ -96,7 +106,7 @@ class Enqueue:
                 messages.c.token,
                 messages.c.digest,
                 messages.c.state,
-                messages.c.attempts,
+                case((new_or_counted, messages.c.attempts), (or_(served, has_ended), 1), else_=0).label("attempts"),
             )
             .where(selected(dialect, messages.c.pk, select(number.scalar_subquery()).select_from(keys)))
             .with_for_update(of=messages)
@@ -151,15 +161,19 @@ class Enqueue:
         ]
 
     def _insert(self, transaction: Transaction, first: dict[Key, NewMessage]) -> dict[Key, _Row]:
-        """Insert those whose id is free; answer the row that stands under each id now."""
+        """Insert those whose id is free; answer the row that stands under each id now, which is locked."""
         connection, nonce = transaction.connection, uuid4().hex
-        connection.execute(self.insert_messages, {"rows": pack(_narrow(m) for m in first.values()), "nonce": nonce})
-        rows = {
-            (tenant_id, id_): _Row(pk, token == nonce, Existing(digest, MessageState(state), attempts))
+        rows: dict[Key, _Row] = {}
+        missing = first
+        while missing:  # once more where another transaction has removed what was in the way of the insert
+            narrow = pack(_narrow(m) for m in missing.values())
+            connection.execute(self.insert_messages, {"rows": narrow, "nonce": nonce})
             for pk, tenant_id, id_, token, digest, state, attempts in unpack(
-                connection.execute(self.find, {"keys": pack(first)}).scalar()
-            )
-        }
+                connection.execute(self.find, {"keys": pack(missing), "nonce": nonce}).scalar()
+            ):
+                existing = Existing(digest, MessageState(state), attempts)
+                rows[tenant_id, id_] = _Row(pk, token == nonce, existing)
+            missing = {key: message for key, message in missing.items() if key not in rows}
         self._insert_wide(transaction, [(rows[key].pk, m) for key, m in first.items() if rows[key].new])
         return rows
 

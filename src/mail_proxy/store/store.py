@@ -17,6 +17,7 @@ from mail_proxy.store.database import Database, Operation, Transaction
 from mail_proxy.store.directory import StoreDirectory
 from mail_proxy.store.errors import FsyncFailed
 from mail_proxy.store.hints import Hints
+from mail_proxy.store.message_changes import StoreMessageChanges
 from mail_proxy.store.opening import FileLock, prepare, sqlite_file
 from mail_proxy.store.outbox import StoreOutbox
 from mail_proxy.store.queue import StoreQueue
@@ -39,6 +40,7 @@ class Store:
     directory: StoreDirectory
     outbox: StoreOutbox
     archive: StoreArchive
+    message_changes: StoreMessageChanges
     command_log: StoreCommandLog
     sync_leases: StoreSyncLeases
     hints: Hints
@@ -116,6 +118,7 @@ async def open_store(
         directory=directory,
         outbox=StoreOutbox(database),
         archive=StoreArchive(database, clock),
+        message_changes=StoreMessageChanges(database),
         command_log=StoreCommandLog(database),
         sync_leases=StoreSyncLeases(database, instance_id),
         hints=Hints(database, instance_id, clock),

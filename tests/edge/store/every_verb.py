@@ -22,7 +22,7 @@ from mail_proxy.domain.retry import RetrySchedule
 from mail_proxy.domain.settlement import Policy, Settlement, settle
 from mail_proxy.domain.sync_lease import SyncMemory
 from mail_proxy.domain.tenant import Suspension
-from mail_proxy.ports import MessageFilter
+from mail_proxy.ports import Deletion, MessageFilter, RetryFilter
 from mail_proxy.store.claim import Claim, ClaimRequest
 from mail_proxy.store.database import Transaction
 from mail_proxy.store.store import Store
@@ -74,6 +74,12 @@ VERBS = (
     "reseal",
     "pending of tenant",
     "pending of batch",
+    "find",
+    "look for failed",
+    "requeue",
+    "delete messages",
+    "look for told",
+    "clean",
     "add to the log",
     "add to the log again",
     "log",
@@ -91,8 +97,10 @@ VERBS = (
 )
 COUNTS_IN_THE_BACKGROUND = frozenset({"count_pending", "survey"})
 """Their work grows with what waits, but not with what has been; nobody's message waits for them."""
-COUNTS_UP_TO_MANY = frozenset({"pending of tenant", "pending of batch", "standing", "log of a route"})
-"""Their work ends at ten thousand messages or entries, which is more than there are of one tenant here."""
+COUNTS_UP_TO_MANY = frozenset(
+    {"pending of tenant", "pending of batch", "standing", "look for failed", "look for told", "log of a route"}
+)
+"""Their work ends at two or ten thousand messages or entries, which is more than there are of one tenant here."""
 ON_POSTGRESQL_ALONE = frozenset({"take the turn", "give the turn back"})
 """On SQLite there is nothing to be done for them."""
 
@@ -155,6 +163,7 @@ async def use_every_verb(store: Store, account: Account, observe: Observe) -> No
     await look(store, observe)
     await look_at_the_log(store, observe)
     await take_leave(store, observe)
+    await change(store, observe)
     await remove(store, observe)
 
 
@@ -278,6 +287,32 @@ async def look(store: Store, observe: Observe) -> None:
         await archive.pending("tenant0")
     with observe("pending of batch"):
         await archive.pending("tenant0", "autumn")
+
+
+async def change(store: Store, observe: Observe) -> None:
+    changes = store.message_changes
+    with observe("find"):
+        known = await changes.find("tenant0", [f"V{n}" for n in range(CHUNK)])
+    assert len(known) == CHUNK
+    with observe("look for failed"):
+        await changes.failed("tenant0", RetryFilter(account_id="main", batch_code="spring", created_from=NOW), 0)
+    with store.database.engine.connect() as connection:  # what was sent by the steps above, to one of two
+        ended = text(
+            "SELECT pk FROM messages "
+            "WHERE state = 'sent' AND finished_ts = :now AND expires_ts IS NULL AND id LIKE 'F%'"
+        )
+        settled = list(connection.execute(ended, {"now": NOW}).scalars())[:CHUNK]
+        untold = text("SELECT max(pk) FROM messages WHERE finished_ts = :then AND reported_ts IS NULL")
+        unreported = list(connection.execute(untold, {"then": NOW - 100}).scalars())
+    with observe("requeue"):
+        assert (await changes.requeue(settled, NOW)).queued == CHUNK
+    with observe("delete messages"):
+        became = await changes.delete([*settled[:A_FEW], *unreported], NOW, silent=False)
+    assert set(became.values()) == {Deletion.CANCELLED, Deletion.REMOVED}
+    with observe("look for told"):
+        told = await changes.told("tenant0", NOW, 0, silent=False)
+    with observe("clean"):
+        assert await changes.clean(told.pks[:CHUNK], NOW, silent=False) == CHUNK
 
 
 async def look_at_the_log(store: Store, observe: Observe) -> None:

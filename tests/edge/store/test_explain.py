@@ -41,6 +41,7 @@ SORTS_ITS_CHUNK = frozenset(
     {
         *("claim", "claim urgent", "claim and park", "claim again", "claim within a limit", "claim beyond a limit"),
         *("claim_expired", "claim_waited_out", "rescue", "delete account"),
+        *("delete messages", "requeue"),
     }
 )
 """Verbs that read a chunk by its numbers and put it in order."""
