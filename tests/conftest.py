@@ -12,7 +12,7 @@ from tests.support.postgres_installation import installations, preferred_install
 
 # How long an example takes says something about the machine, not about the code.
 settings.register_profile("tests", deadline=None)
-# `--hypothesis-profile=fuzz`: the same tests at length.
+# `--hypothesis-profile=fuzz --timeout=0`: the same tests at length.
 settings.register_profile("fuzz", deadline=None, max_examples=20_000)
 settings.load_profile("tests")
 
