@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Protocol
 
 from mail_proxy.domain.account import Account, Hold
-from mail_proxy.domain.attempt import Attempt, Envelope, ProbeResult
+from mail_proxy.domain.attempt import AccountRefused, Attempt, Envelope, HostFailed, ProbeResult
 from mail_proxy.domain.backlog import Survey
 from mail_proxy.domain.claim import Claimed, Demand, Taking
 from mail_proxy.domain.command_log import Entry, EntryFilter, LogPage, Position
@@ -16,9 +16,11 @@ from mail_proxy.domain.compose import Wire
 from mail_proxy.domain.explanation import Standing
 from mail_proxy.domain.instance import InstanceSettings
 from mail_proxy.domain.message import Details, NewMessage, Verdict
+from mail_proxy.domain.oauth import OAuth
 from mail_proxy.domain.report import EventType, StoredEvent
 from mail_proxy.domain.requeue import Skipped
 from mail_proxy.domain.sealing import Resealed, SealCursor, SealStanding
+from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.settlement import Settlement
 from mail_proxy.domain.sync_lease import SyncLease, SyncMemory
 from mail_proxy.domain.tenant import Suspension, Tenant
@@ -420,6 +422,17 @@ BeforeDot = Callable[[], Awaitable[None]]
 """Awaited just before a final dot goes out; if it raises, the dot does not go out and the error passes through."""
 
 
+class AccessTokens(Protocol):
+    """Access tokens for accounts that log in with XOAUTH2."""
+
+    async def token(self, account: Account, refused: Secret | None = None) -> Secret | HostFailed | AccountRefused:
+        """Return a token that is good for a while, or say why there is none. `refused`: one that was not taken.
+
+        However many ask, the token server is asked once at a time for each account. Raises `StoreUnavailable`.
+        """
+        ...
+
+
 class Transport(Protocol):
     """Delivers messages to one account's server. Never raises for what a server or the network does wrong."""
 
@@ -492,8 +505,19 @@ class Registry(Protocol):
         """The tenant that has this key now, on whichever instance it was given."""
         ...
 
-    async def put_account(self, account: Account) -> Account:
-        """Create (pk 0) or update an account by (tenant, id) and end its hold; answers it with its pk."""
+    async def put_account(self, account: Account, based_on: Account | None = None) -> Account:
+        """Create (pk 0) or update an account by (tenant, id) and end its hold; answers it with its pk.
+
+        `based_on` is what the caller made it from: raises `Stale` where it has been set anew meanwhile. A refresh token
+        that the token server has replaced meanwhile is kept.
+        """
+        ...
+
+    async def replace_refresh_token(self, account_pk: int, used: OAuth, fresh: Secret) -> bool:
+        """Keep the refresh token that a token server gave in place of the one that was used.
+
+        False, and nothing is changed, where the account has another one by now, or none.
+        """
         ...
 
     async def delete_account(self, tenant_id: str, account_id: str, *, force: bool) -> bool:

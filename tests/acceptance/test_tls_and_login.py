@@ -20,7 +20,7 @@ async def test_mail_goes_out_over_starttls_after_a_login(shared: Instance, autho
     context = authority.server_context("127.0.0.1")
     async with (
         real_server(starttls=context, users=USERS) as server,
-        new_tenant(shared, server.port, tls="starttls", **LOGIN) as acme,
+        new_tenant(shared, server.port, use_tls=True, **LOGIN) as acme,
     ):
         await acme.client.submit(a_message("M1"))
         await acme.client.message_when("M1", "sent")

@@ -10,13 +10,17 @@ from typing import Any
 import pytest
 from sqlalchemy import Select, select, update
 
+from mail_proxy.administration.accounts import Accounts
+from mail_proxy.administration.requests import AccountIn
 from mail_proxy.administration.scheduling import activated, suspended
 from mail_proxy.domain.account import Account, AuthMethod, Hold, OnUncertain, TlsMode
 from mail_proxy.domain.errors import Conflict
 from mail_proxy.domain.message import MessageState
+from mail_proxy.domain.oauth import OAuth
 from mail_proxy.domain.report import EventType
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Suspension, Tenant
+from mail_proxy.ports import Stale
 from mail_proxy.store.schema import accounts, contents, events, messages, recipients, suspended_batches, tenants
 from mail_proxy.store.store import Store
 from tests.conformance.steps import ACCEPTED, NOW, attempt, claim, settle_all
@@ -41,6 +45,15 @@ ACCOUNT = Account(
     batch_size=20,
     on_uncertain=OnUncertain.FAIL,
     is_default=True,
+)
+
+WITH_OAUTH = replace(
+    ACCOUNT,
+    password=None,
+    auth=AuthMethod.XOAUTH2,
+    oauth=OAuth("https://login.example/token", "app", Secret("secret"), Secret("R1"), "g1", "mail.send"),
+    host_by_tenant=True,
+    token_url_by_tenant=True,
 )
 
 
@@ -215,6 +228,8 @@ async def test_an_account_keeps_all_its_settings(store: Store) -> None:
     changed = replace(ACCOUNT, host="other.example.com", password=None, user=None, batch_size=None)
     assert await store.directory.put_account(changed) == replace(changed, pk=created.pk)
     assert await store.directory.account(created.pk) == replace(changed, pk=created.pk)
+    assert await store.directory.put_account(WITH_OAUTH) == replace(WITH_OAUTH, pk=created.pk)
+    assert await store.directory.account(created.pk) == replace(WITH_OAUTH, pk=created.pk)
 
 
 async def test_accounts_are_listed_oldest_first_and_tenants_do_not_see_each_others(store: Store) -> None:
@@ -224,6 +239,58 @@ async def test_accounts_are_listed_oldest_first_and_tenants_do_not_see_each_othe
     assert [account.id for account in await store.directory.accounts_of("other")] == ["z"]
     assert sorted(await store.directory.account_owners("z")) == ["acme", "other"]
     assert await store.directory.account_owners("a") == ("acme",)
+
+
+async def test_a_change_that_was_made_from_what_is_no_more_is_made_anew(store: Store) -> None:
+    account = await with_account(store)
+    await store.directory.set_hold(account.pk, Hold("535", NOW))  # is no change of the account
+    changed = await store.directory.put_account(replace(account, ttl=5.0), account)
+    with pytest.raises(Stale):
+        await store.directory.put_account(replace(account, host="evil.example"), account)
+    with pytest.raises(Stale):
+        await store.directory.put_account(account, replace(account, id="gone"))
+    assert await store.directory.account(account.pk) == changed
+
+
+async def test_of_many_that_become_the_default_at_once_one_is(store: Store) -> None:
+    await store.directory.put_tenant(Tenant("acme"), None)
+    accounts_of = Accounts(store.directory, store.directory, lambda _: None, lambda _: None)
+    for n in range(6):
+        await accounts_of.put("acme", AccountIn(id=f"a{n}", host="smtp.example.com", port=25), by_tenant=True)
+    wishes = [AccountIn(id=f"a{n}", is_default=True) for n in range(6)]
+    # Changes of something else do not bring back what the account was when they began.
+    others = [AccountIn(id=f"a{n}", ttl=float(n + 1)) for n in range(6)]
+    await asyncio.gather(
+        *(accounts_of.put("acme", each, by_tenant=n % 2 == 0) for n, each in enumerate(wishes + others))
+    )
+    found = await store.directory.accounts_of("acme")
+    assert len([each for each in found if each.is_default]) == 1
+    assert [each.ttl for each in found] == [n + 1 for n in range(6)]
+
+
+async def test_a_refresh_token_is_replaced_only_where_it_is_the_one_that_was_used(store: Store) -> None:
+    await store.directory.put_tenant(Tenant("acme"), None)
+    account = await store.directory.put_account(WITH_OAUTH)
+    oauth = account.oauth
+    assert oauth is not None
+    assert await store.directory.replace_refresh_token(account.pk, oauth, Secret("R2"))
+    assert not await store.directory.replace_refresh_token(account.pk, oauth, Secret("R3"))
+    assert not await store.directory.replace_refresh_token(account.pk + 99, oauth, Secret("R3"))
+
+    async def kept() -> str:
+        stands = await store.directory.account(account.pk)
+        assert stands is not None
+        assert stands.oauth is not None
+        return stands.oauth.refresh_token.reveal()
+
+    assert await kept() == "R2"
+    await store.directory.put_account(replace(account, oauth=replace(oauth, scope=None)))  # from before
+    assert await kept() == "R2"
+    await store.directory.put_account(replace(account, oauth=replace(oauth, grant="g2")))
+    assert await kept() == "R1"
+    assert not await store.directory.replace_refresh_token(account.pk, oauth, Secret("R2"))
+    await store.directory.put_account(replace(account, oauth=None))
+    assert not await store.directory.replace_refresh_token(account.pk, oauth, Secret("R2"))
 
 
 async def test_there_is_one_default_account_and_it_moves(store: Store) -> None:
@@ -305,6 +372,9 @@ async def test_secrets_stand_sealed_in_the_database_each_bound_to_its_place(stor
     await store.directory.put_account(ACCOUNT)
     ((password,),) = await rows(store, select(accounts.c.password))
     assert password == "sealed[accounts.password/acme/main]pass word ✓"  # G16
+    await store.directory.put_account(WITH_OAUTH)
+    ((oauth,),) = await rows(store, select(accounts.c.oauth))
+    assert str(oauth).startswith("sealed[accounts.oauth/acme/main]")
     ((client_auth,),) = await rows(store, select(tenants.c.client_auth))
     assert str(client_auth).startswith("sealed[tenants.client_auth/acme]")
     assert '"t0ken"' in str(client_auth)

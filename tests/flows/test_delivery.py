@@ -168,6 +168,20 @@ async def test_messages_of_before_the_start_are_found(bench: Bench) -> None:
         await bench.until_state("M1", MessageState.SENT)
 
 
+async def test_an_account_has_as_many_messages_taken_up_as_its_batch_size_says(bench: Bench) -> None:
+    account = await with_account(bench.store, max_connections=1, batch_size=3)
+    bench.transport.gate.clear()
+    async with bench.delivering() as delivery:
+        await bench.submit(delivery, account, *(f"M{n}" for n in range(30)))
+        await bench.until_state("M2", MessageState.SENDING)
+        await bench.clock.advance(10)
+        states = [(await bench.details(f"M{n}")).state for n in range(30)]
+        taken_up = states.count(MessageState.SENDING)
+        assert 3 <= taken_up <= 6  # one batch, and the next once half of it is done
+        bench.transport.gate.set()
+        await bench.until_state("M29", MessageState.SENT)
+
+
 async def test_an_urgent_message_overtakes_what_was_claimed_before_it(bench: Bench) -> None:
     account = await with_account(bench.store, max_connections=1)
     bench.transport.gate.clear()

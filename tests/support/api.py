@@ -48,7 +48,6 @@ class Told:
     run_now: list[str | None] = field(default_factory=list)
     accounts: list[frozenset[int]] = field(default_factory=list)
     tested: list[Account] = field(default_factory=list)
-    tested_with_guard: list[Account] = field(default_factory=list)
     server_answers: list[int] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
     """The tenants whose events were written by command."""
@@ -116,10 +115,6 @@ async def running_instance(folder: Path, url: str | None = None) -> AsyncIterato
         told.tested.append(account)
         return instance.probed
 
-    async def guarded_probe(account: Account) -> ProbeResult:
-        told.tested_with_guard.append(account)
-        return instance.probed
-
     accounts = Accounts(directory, directory, _refuse_localhost, told.accounts.append)
     services = Services(
         settings=ApiSettings(
@@ -136,9 +131,7 @@ async def running_instance(folder: Path, url: str | None = None) -> AsyncIterato
         ),
         tenants=Tenants(directory, directory, clock, tokens.new_token, tokens.digest),
         accounts=accounts,
-        account_tests=AccountTests(
-            accounts, directory, directory, clock, probe, guarded_probe, told.server_answers.append
-        ),
+        account_tests=AccountTests(accounts, directory, directory, clock, probe, told.server_answers.append),
         scheduling=Scheduling(directory, directory, pending, told.accounts.append),
         message_commands=MessageCommands(
             store.message_changes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import ssl
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -36,6 +37,8 @@ class RealServer:
     logins: list[tuple[str, str]] = field(default_factory=list)
     """Mechanism and user of each attempt to log in."""
     ehlo_names: list[str] = field(default_factory=list)
+    access_tokens: dict[str, str] = field(default_factory=dict)
+    """By user, what XOAUTH2 takes."""
     stop: Callable[[], None] = lambda: None
     """Go away, in the middle of whatever is going on."""
 
@@ -47,6 +50,18 @@ class RealServer:
         session.host_name = hostname
         self.ehlo_names.append(hostname)
         return [*responses[:-1], "250-PIPELINING", responses[-1]]
+
+    async def auth_XOAUTH2(self, server: SMTP, args: list[str]) -> AuthResult:  # noqa: N802
+        """Refuse as Google and Microsoft do: a challenge with the reason, an empty line for it, then 535."""
+        login = base64.b64decode(args[1]).decode()
+        user, _, rest = login.removeprefix("user=").partition("\x01")
+        self.logins.append(("XOAUTH2", user))
+        token = self.access_tokens.get(user)
+        if token is not None and rest == f"auth=Bearer {token}\x01\x01":
+            return AuthResult(success=True, auth_data=user.encode())
+        answered = await server.challenge_auth(b'{"status":"401","schemes":"bearer"}')
+        assert answered == b"", "the challenge is answered with an empty line"
+        return AuthResult(success=False, handled=False)
 
     async def handle_RCPT(  # noqa: N802
         self, server: SMTP, session: Session, envelope: Envelope, address: str, rcpt_options: list[str]
@@ -85,10 +100,12 @@ async def real_server(
     users: Mapping[str, str] | None = None,
     auth_in_clear: bool = False,
     auth_excluded: Sequence[str] = (),
+    access_tokens: Mapping[str, str] | None = None,
     size_limit: int = 33_554_432,
 ) -> AsyncIterator[RealServer]:
-    """Run one; with `users` it takes mail only after a login, by default only over TLS."""
-    server = RealServer()
+    """Run one; with `users` or `access_tokens` it takes mail only after a login, by default only over TLS."""
+    server = RealServer(access_tokens=dict(access_tokens or {}))
+    auth_excluded = (*auth_excluded, "XOAUTH2") if access_tokens is None else ("PLAIN", "LOGIN")
     protocols: list[SMTP] = []
 
     def authenticate(_server: SMTP, _session: Session, _envelope: Envelope, mechanism: str, login: Any) -> AuthResult:
@@ -107,7 +124,7 @@ async def real_server(
                 enable_SMTPUTF8=True,
                 hostname="real.example",
                 tls_context=starttls,
-                auth_required=users is not None,
+                auth_required=users is not None or access_tokens is not None,
                 auth_require_tls=not auth_in_clear and implicit_tls is None,
                 auth_exclude_mechanism=list(auth_excluded),
                 authenticator=authenticate if users is not None else None,

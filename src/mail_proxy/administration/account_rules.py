@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mail_proxy.administration.credentials import credentials
 from mail_proxy.administration.requests import AccountIn
-from mail_proxy.domain.account import IMPLICIT_TLS_PORT, Account, AuthMethod, OnUncertain, TlsMode
+from mail_proxy.domain.account import IMPLICIT_TLS_PORT, Account, OnUncertain, TlsMode
 from mail_proxy.domain.errors import Invalid, Problem
 from mail_proxy.domain.rate_limit import LimitBehavior, Limits
-from mail_proxy.domain.secret import Secret
 
 DEFAULT_CONNECTIONS = 4
 
 
 def changed_account(
-    existing: Account | None, tenant_id: str, wanted: AccountIn, max_connections: int = DEFAULT_CONNECTIONS
+    existing: Account | None,
+    tenant_id: str,
+    wanted: AccountIn,
+    max_connections: int = DEFAULT_CONNECTIONS,
+    *,
+    by_tenant: bool = False,
+    grant: str = "",
 ) -> Account:
     """Return the account that the request asks for; raises `Invalid` naming every field that is wrong.
 
-    `max_connections` is for a new account that gives none.
-
-    A stored password stays only while host and port stay: otherwise whoever may change an account could have a password
-    that he cannot read sent to a server of his own.
+    `max_connections` is for a new account that gives none; `grant` names a refresh token that is given. What a tenant's
+    own token sets is marked as his: the operator's stays the operator's until a tenant changes it, and the other way
+    round until the operator gives it himself.
     """
     problems = _missing(existing, wanted)
     if problems:
@@ -31,15 +36,37 @@ def changed_account(
     given = wanted.model_fields_set
     host = wanted.host if wanted.host is not None else base.host
     port = wanted.port if wanted.port is not None else base.port
-    user, password = _login(existing, wanted, moved=(host.lower(), port) != (base.host.lower(), base.port))
+    tls = _tls(wanted, base, port)
+    verify_tls = (wanted.verify_tls is not False) if "verify_tls" in given else base.verify_tls
+    lost = None
+    if existing is not None and moved(existing, wanted):
+        lost = "host or port changed"
+    elif existing is not None and by_tenant and _weaker(existing, tls, verify_tls=verify_tls):
+        lost = "the connection would be less protected"
+    login = credentials(base, wanted, lost, grant)
     return replace(
         base,
         host=host,
         port=port,
-        user=user,
-        password=password,
-        auth=AuthMethod(wanted.auth or AuthMethod.AUTO) if "auth" in given else base.auth,
-        tls=_tls(wanted, base, port),
+        host_by_tenant=_set_by_tenant(
+            before=base.host_by_tenant,
+            by_tenant=by_tenant,
+            changed=existing is None or moved(existing, wanted),
+            given=wanted.host is not None,
+        ),
+        user=login.user,
+        password=login.password,
+        oauth=login.oauth,
+        token_url_by_tenant=login.oauth is not None
+        and _set_by_tenant(
+            before=base.token_url_by_tenant,
+            by_tenant=by_tenant,
+            changed=base.oauth is None or login.oauth.token_url != base.oauth.token_url,
+            given=wanted.oauth is not None and wanted.oauth.token_url is not None,
+        ),
+        auth=login.auth,
+        tls=tls,
+        verify_tls=verify_tls,
         on_uncertain=(wanted.on_uncertain and OnUncertain(wanted.on_uncertain))
         if "on_uncertain" in given
         else base.on_uncertain,
@@ -50,7 +77,7 @@ def changed_account(
         fallback_account_id=_fallback(wanted) if "fallback_account_id" in given else base.fallback_account_id,
         **{
             name: value if (value := getattr(wanted, name)) is not None else getattr(defaults, name)
-            for name in ("verify_tls", "ttl", "max_connections", "batch_size", "is_default")
+            for name in ("ttl", "max_connections", "batch_size", "is_default")
             if name in given
         },
     )
@@ -83,25 +110,23 @@ def _missing(existing: Account | None, wanted: AccountIn) -> list[Problem]:
     ]
 
 
-def _login(existing: Account | None, wanted: AccountIn, *, moved: bool) -> tuple[str | None, Secret | None]:
-    given = wanted.model_fields_set
-    stored = existing.password if existing is not None else None
-    user = wanted.user if "user" in given or existing is None else existing.user
-    if "password" in given:
-        text = wanted.password.get_secret_value() if wanted.password is not None else ""
-        password = Secret(text) if text else None
-    else:
-        password = None if moved or not user else stored
-    if user and password is None:
-        again = moved and stored is not None and "password" not in given
-        raise Invalid(
-            Problem(
-                "password", "must be given again, because host or port changed" if again else "is required with a user"
-            )
-        )
-    if password is not None and not user:
-        raise Invalid(Problem("user", "is required with a password"))
-    return user or None, password
+def moved(existing: Account, wanted: AccountIn) -> bool:
+    """Say whether a request leads an account to another host or port."""
+    host = wanted.host if wanted.host is not None else existing.host
+    port = wanted.port if wanted.port is not None else existing.port
+    return (host.lower(), port) != (existing.host.lower(), existing.port)
+
+
+def _weaker(existing: Account, tls: TlsMode, *, verify_tls: bool) -> bool:
+    """Say whether somebody on the way could now read what he could not read before."""
+    return (tls is TlsMode.NONE and existing.tls is not TlsMode.NONE) or (existing.verify_tls and not verify_tls)
+
+
+def _set_by_tenant(*, before: bool, by_tenant: bool, changed: bool, given: bool) -> bool:
+    """Say whose a setting is now: the tenant's who changes it, the operator's who gives it, else as before."""
+    if by_tenant:
+        return before or changed
+    return before and not given
 
 
 def _tls(wanted: AccountIn, base: Account, port: int) -> TlsMode:

@@ -28,12 +28,15 @@ WINDOW = 60.0
 
 _UNREACHABLE = frozenset({Step.CONNECT, Step.GREETING})
 _VAGUE = "the server cannot be reached, or what answers there speaks no SMTP"
+_VAGUE_OAUTH = "the token server cannot be reached, or what answers there is none"
 
 
 def told_to_a_tenant(result: ProbeResult) -> ProbeResult:
     """Leave out what a port says that speaks no SMTP: whether it is closed, filtered or something else's."""
     if isinstance(result, HostFailed) and result.step in _UNREACHABLE and result.reply is None:
         return replace(result, text=f"connecting: {_VAGUE}", step=Step.CONNECT)
+    if isinstance(result, HostFailed) and result.step is Step.TOKEN:
+        return replace(result, text=f"{Step.TOKEN.value}: {_VAGUE_OAUTH}")
     return result
 
 
@@ -76,7 +79,7 @@ class Turns:
 
 
 class AccountTests:
-    """Tests accounts. `probe` may connect to any address, `guarded_probe` to those that a tenant may name.
+    """Tests accounts. `probe` reaches what sending reaches: of what a tenant has set, only what it may name.
 
     `answers` is told of an account whose server was seen to answer.
     """
@@ -88,7 +91,6 @@ class AccountTests:
         directory: Directory,
         clock: Clock,
         probe: Probe,
-        guarded_probe: Probe,
         answers: Callable[[int], None],
     ) -> None:
         self._accounts = accounts
@@ -96,20 +98,18 @@ class AccountTests:
         self._directory = directory
         self._clock = clock
         self._probe = probe
-        self._guarded_probe = guarded_probe
         self._answers = answers
         self._turns = Turns()
 
     async def test(self, tenant_id: str, account_id: str, *, by_tenant: bool) -> ProbeResult:
         """Try an account and tell how far it came; one that gets through ends its hold.
 
-        A tenant's own token reaches only what it may name itself (`POST /account`), also where the operator has set the
-        account. Raises `NotFound` and `TooMany`.
+        A tenant is not told what is behind a port that speaks no SMTP. Raises `NotFound` and `TooMany`.
         """
         account = await self._accounts.get(tenant_id, account_id)
         self._turns.take(account, self._clock.monotonic())
         try:
-            result = await self._tried(account, self._guarded_probe if by_tenant else self._probe)
+            result = await self._tried(account)
         finally:
             self._turns.give_back(account)
         match result:
@@ -121,9 +121,9 @@ class AccountTests:
             case _:
                 assert_never(result)
 
-    async def _tried(self, account: Account, probe: Probe) -> ProbeResult:
+    async def _tried(self, account: Account) -> ProbeResult:
         with anyio.move_on_after(LONGEST):
-            return await probe(account)
+            return await self._probe(account)
         return HostFailed(f"no end of it within {LONGEST:g} s")
 
     async def _free(self, account: Account) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from urllib.parse import urlsplit
+from uuid import uuid4
 
-from mail_proxy.administration.account_rules import DEFAULT_CONNECTIONS, changed_account
+from mail_proxy.administration.account_rules import DEFAULT_CONNECTIONS, changed_account, moved
 from mail_proxy.administration.requests import AccountIn
 from mail_proxy.domain.account import Account
-from mail_proxy.domain.errors import Invalid, NotFound, Problem
-from mail_proxy.ports import Directory, Registry
+from mail_proxy.domain.errors import Invalid, NotFound, Problem, StoreUnavailable
+from mail_proxy.ports import Directory, Registry, Stale
 
+MAX_TRIES = 8
+"""How often a change is made anew because the account was set by somebody else in the same moment."""
 HostRefusal = Callable[[str], "str | None"]
-"""Says why a tenant may not have mail sent to a host, or None. A name is also checked by what it resolves to, later."""
+"""Says why a tenant may not name a host, or None. What a name resolves to is checked whenever it is connected to."""
 Notify = Callable[[frozenset[int]], None]
 """Told which accounts may have messages that can go now."""
 
@@ -55,15 +59,23 @@ class Accounts:
         """
         if await self._directory.tenant(tenant_id) is None:
             raise NotFound("There is no such tenant.")
-        existing = await self._find(tenant_id, wanted.id)
-        if by_tenant:
-            self._refuse_host(existing, wanted)
-        account = changed_account(existing, tenant_id, wanted, self._max_connections)
-        if wanted.fallback_account_id is not None and not await self._find(tenant_id, wanted.fallback_account_id):
-            raise Invalid(Problem("fallback_account_id", f"there is no account {wanted.fallback_account_id!r}"))
-        account = await self._registry.put_account(account)
-        self._notify(frozenset({account.pk}))
-        return existing is None
+        for _ in range(MAX_TRIES):
+            existing = await self._find(tenant_id, wanted.id)
+            if by_tenant:
+                self._refuse_hosts(existing, wanted)
+            account = changed_account(
+                existing, tenant_id, wanted, self._max_connections, by_tenant=by_tenant, grant=uuid4().hex
+            )
+            fallback = wanted.fallback_account_id
+            if fallback is not None and not await self._find(tenant_id, fallback):
+                raise Invalid(Problem("fallback_account_id", f"there is no account {fallback!r}"))
+            try:
+                account = await self._registry.put_account(account, existing)
+            except Stale:
+                continue
+            self._notify(frozenset({account.pk}))
+            return existing is None
+        raise StoreUnavailable("the account is being changed by others all the time")
 
     async def delete(self, tenant_id: str, account_id: str, *, force: bool) -> None:
         """Remove an account; raises `NotFound`, and `Conflict` while messages wait for it, unless `force`."""
@@ -75,13 +87,20 @@ class Accounts:
         """Return the accounts of all tenants that are not used for now."""
         return await self._registry.accounts_on_hold()
 
-    def _refuse_host(self, existing: Account | None, wanted: AccountIn) -> None:
-        """Raise `Invalid` where a tenant may not have mail sent there; nor to another port of such a host."""
-        moved = existing is not None and wanted.port is not None and wanted.port != existing.port
-        host = wanted.host if wanted.host is not None else existing.host if existing is not None and moved else None
+    def _refuse_hosts(self, existing: Account | None, wanted: AccountIn) -> None:
+        """Raise `Invalid` where a tenant may not have something sent there; nor to another port of such a host."""
+        if existing is None or moved(existing, wanted):
+            host = existing.host if wanted.host is None and existing is not None else wanted.host
+            self._refuse(host, "port" if wanted.host is None else "host")
+        token_url = None if wanted.oauth is None else wanted.oauth.token_url
+        stored = None if existing is None or existing.oauth is None else existing.oauth.token_url
+        if token_url is not None and token_url != stored:
+            self._refuse(urlsplit(token_url).hostname, "oauth.token_url")
+
+    def _refuse(self, host: str | None, field: str) -> None:
         refusal = None if host is None else self._host_refusal(host)
         if refusal is not None:
-            raise Invalid(Problem("host" if wanted.host is not None else "port", refusal))
+            raise Invalid(Problem(field, refusal))
 
     async def _find(self, tenant_id: str, account_id: str) -> Account | None:
         return next((account for account in await self.of(tenant_id) if account.id == account_id), None)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr
 
+from mail_proxy.domain.oauth import LONGEST_REFRESH_TOKEN
 from mail_proxy.domain.tenant import id_problem
 
 MILLISECONDS = 1e11
@@ -71,6 +72,29 @@ def _http_url(text: str) -> str:
     return text
 
 
+def _token_url(text: str) -> str:
+    """Take a URL that a client's secrets may be sent to: RFC 6749 section 3.2 wants TLS, and no fragment."""
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        host, parts = "", urlsplit("")
+    if not host or not (parts.scheme == "https" or (parts.scheme == "http" and _is_this_machine(host))):
+        raise ValueError("must be a URL that starts with https://; http:// is only for this machine")
+    if "@" in parts.netloc:
+        raise ValueError("must not hold a user or password")
+    if parts.fragment:
+        raise ValueError("must not have a fragment")
+    return text
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _path(text: str) -> str:
     if "://" in text or text.startswith("//"):
         raise ValueError("must be a path: it is put behind client_base_url")
@@ -81,6 +105,18 @@ def _no_spaces(text: str) -> str:
     if not text.isascii() or not text.isprintable() or " " in text:
         raise ValueError("must be printable ASCII without spaces")
     return text
+
+
+def _ascii(text: str) -> str:
+    """RFC 6749, appendix A: what is said to a token server is printable ASCII."""
+    if not text.isascii() or not text.isprintable():
+        raise ValueError("must be printable ASCII")
+    return text
+
+
+def _oauth_secret(secret: SecretStr) -> SecretStr:
+    _ascii(secret.get_secret_value())
+    return secret
 
 
 def _secret(secret: SecretStr) -> SecretStr:
@@ -108,6 +144,10 @@ HttpUrl = Annotated[str, Field(max_length=2000), AfterValidator(_no_spaces), Aft
 UrlPath = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_no_spaces), AfterValidator(_path)]
 SecretText = Annotated[SecretStr, Field(max_length=4096), AfterValidator(_secret)]
 BearerToken = Annotated[SecretStr, Field(min_length=1, max_length=4096), AfterValidator(_bearer)]
+TokenUrl = Annotated[str, Field(max_length=2000), AfterValidator(_no_spaces), AfterValidator(_token_url)]
+ClientId = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_ascii)]
+OAuthSecret = Annotated[SecretStr, Field(min_length=1, max_length=LONGEST_REFRESH_TOKEN), AfterValidator(_oauth_secret)]
+Scope = Annotated[str, Field(min_length=1, max_length=2000), AfterValidator(_ascii)]
 UnixTime = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_time)]
 BatchCode = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_printable)]
 Limit = Annotated[int, Field(ge=0, le=1_000_000_000)]

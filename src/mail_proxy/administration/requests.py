@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from mail_proxy.administration.fields import (
     BatchCode,
     BearerToken,
+    ClientId,
     Cursor,
     Host,
     HttpUrl,
@@ -19,8 +20,11 @@ from mail_proxy.administration.fields import (
     Ids,
     InstanceName,
     Limit,
+    OAuthSecret,
+    Scope,
     SecretText,
     Text,
+    TokenUrl,
     UnixTime,
     UrlPath,
 )
@@ -131,10 +135,36 @@ class ApiKeyIn(Request):
     )
 
 
+class OAuthIn(Request):
+    """How access tokens are obtained (RFC 6749 section 6). A field that is left out keeps its value."""
+
+    token_url: TokenUrl | None = Field(
+        None,
+        description="The token server's URL, `https` unless it is on this machine. Required at first. When it changes, "
+        "both secrets have to be given anew.",
+        examples=["https://login.acme.example/oauth2/v2.0/token"],
+    )
+    client_id: ClientId | None = Field(
+        None, description="The application's id there. Required at first.", examples=["my-application"]
+    )
+    client_secret: OAuthSecret | None = Field(
+        None, description="The application's secret. Required at first. Never read back.", examples=["its-secret"]
+    )
+    refresh_token: OAuthSecret | None = Field(
+        None,
+        description="What the user's consent gave. Required at first. Never read back; where the token server replaces "
+        "it, the new one is kept.",
+        examples=["the-refresh-token"],
+    )
+    scope: Scope | None = Field(
+        None,
+        description="What is asked for, where the token server wants to be told.",
+        examples=["https://outlook.office.com/SMTP.Send offline_access"],
+    )
+
+
 class AccountIn(Request):
     """An SMTP account to create, or to change where it exists."""
-
-    later: ClassVar[dict[str, str]] = {"oauth": _NOT_YET}
 
     id: Id = Field(
         description="1 to 64 of letters, digits, `.`, `_`, `-`, `@`; unique for the tenant; not a word of the "
@@ -156,13 +186,20 @@ class AccountIn(Request):
     password: SecretText | None = Field(
         None,
         description="Password for the login, needed with `user`. Never read back. When `host` or `port` change it has "
-        "to be given anew, so that a stored password cannot be sent elsewhere.",
+        "to be given anew, so that a stored password cannot be sent elsewhere; also when a tenant's token says `tls: "
+        "none` or `verify_tls: false` where that was not so.",
         examples=["its-password"],
     )
-    auth: Literal["auto", "plain", "login", "cram-md5"] | None = Field(
+    auth: Literal["auto", "plain", "login", "cram-md5", "xoauth2"] | None = Field(
         None,
-        description="How to log in; `auto` (the default) takes the best that the server offers.",
+        description="How to log in; `auto` (the default) takes the best with a password that the server offers. "
+        "`xoauth2` needs `user` and `oauth`.",
         examples=["auto"],
+    )
+    oauth: OAuthIn | None = Field(
+        None,
+        description="With `auth: xoauth2`, in place of `password`. When `host` or `port` change, its secrets have to "
+        "be given anew, as a password has.",
     )
     tls: Literal["auto", "starttls", "implicit", "none"] | None = Field(
         None,

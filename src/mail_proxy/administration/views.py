@@ -64,6 +64,22 @@ def probe_view(result: ProbeResult) -> dict[str, object]:
             assert_never(result)
 
 
+def _oauth_view(account: Account) -> dict[str, object] | None:
+    oauth = account.oauth
+    if oauth is None:
+        return None
+    return {
+        "token_url": oauth.token_url,
+        "token_url_set_by": _setter(by_tenant=account.token_url_by_tenant),
+        "client_id": oauth.client_id,
+        "scope": oauth.scope,
+    }
+
+
+def _setter(*, by_tenant: bool) -> str:
+    return "tenant" if by_tenant else "operator"
+
+
 def account_view(account: Account, outage: Outage | None = None) -> dict[str, object]:
     """Return an account for JSON; `outage` is what this instance knows of its server."""
     hold = account.hold
@@ -74,6 +90,9 @@ def account_view(account: Account, outage: Outage | None = None) -> dict[str, ob
         "port": account.port,
         "user": account.user,
         "has_password": account.password is not None,
+        "has_oauth": account.oauth is not None,
+        "oauth": _oauth_view(account),
+        "host_set_by": _setter(by_tenant=account.host_by_tenant),
         "auth": account.auth.value,
         "tls": account.tls.value,
         "verify_tls": account.verify_tls,

@@ -32,6 +32,21 @@ _NEW: dict[str, dict[str, Any]] = {
         "password": "its-password",
         "is_default": True,
     },
+    "With OAuth": {
+        "id": "office",
+        "tenant_id": "acme",
+        "host": "smtp.office365.com",
+        "port": 587,
+        "user": "mailer@acme.example",
+        "auth": "xoauth2",
+        "oauth": {
+            "token_url": "https://login.microsoftonline.com/common/oauth2/v2.0/token",
+            "client_id": "my-application",
+            "client_secret": "its-secret",
+            "refresh_token": "the-refresh-token",
+            "scope": "https://outlook.office.com/SMTP.Send offline_access",
+        },
+    },
     "A relay without login": {"id": "relay", "tenant_id": "acme", "host": "relay.acme.example", "port": 25},
 }
 
@@ -46,7 +61,8 @@ _NEW: dict[str, dict[str, Any]] = {
 async def put_account(request: Request, caller: AnyCaller, _query: Annotated[NoQuery, Query()]) -> Response:
     """Create an SMTP account, or change it: what is left out stays, null means the default. Ends its hold.
 
-    Secrets are written, never read back. When `host` or `port` change, the password has to be given anew.
+    Secrets are written, never read back. When `host`, `port` or the token URL change, they have to be given anew. For
+    what a tenant's token sets, no address inside the network is connected to.
     """
     services = services_of(request)
     wanted = await read_model(request, AccountIn, services.settings.max_request_bytes)
@@ -95,8 +111,8 @@ async def test_account(
 ) -> Response:
     """Connect, TLS, EHLO, AUTH, QUIT: say which step fails and what the server replies. Nothing is sent.
 
-    It takes at most 30 s. When it gets through, a hold of the account ends. With a tenant's token addresses of private
-    networks are not tried, and what is behind a port that speaks no SMTP is not told.
+    It takes at most 30 s, and tries what sending would try. When it gets through, a hold of the account ends. With a
+    tenant's token what is behind a port that speaks no SMTP is not told.
     """
     services = services_of(request)
     await refuse_body(request, services.settings.max_request_bytes)

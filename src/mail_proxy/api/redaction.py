@@ -36,6 +36,7 @@ SHOWN = frozenset(
         # accounts
         *("host", "port", "auth", "tls", "use_tls", "verify_tls", "ttl", "max_connections", "batch_size"),
         *("limit_per_minute", "limit_per_hour", "limit_per_day", "limit_behavior", "fallback_account_id", "is_default"),
+        *("oauth", "token_url", "client_id", "scope"),
     }
 )
 """Fields of bodies and parameters of queries whose values are shown. Other fields are only named."""

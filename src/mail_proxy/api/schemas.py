@@ -11,7 +11,7 @@ from mail_proxy.domain.explanation import Reason
 Time = Annotated[float, Field(examples=[1785492000.25])]
 StateWord = Literal["waiting", "sending", "sent", "failed", "expired", "cancelled"]
 StatusWord = Literal["pending", "deferred", "sent", "error", "cancelled"]
-StepWord = Literal["connect", "greeting", "tls", "hello", "login"]
+StepWord = Literal["token", "connect", "greeting", "tls", "hello", "login"]
 SkippedWord = Literal["not_found", "not_failed", "cancelled", "expired", "no_account"]
 EventWord = Literal["queued", "sent", "deferred", "failed", "expired", "cancelled", "uncertain"]
 
@@ -348,6 +348,19 @@ class ServerOut(BaseModel):
     next_probe_ts: Time = Field(description="When it is tried again, with no message at stake.")
 
 
+class OAuthOut(BaseModel):
+    """How access tokens are obtained, secrets left out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    token_url: str = Field(description="The token server's URL.", examples=["https://login.acme.example/token"])
+    token_url_set_by: Literal["operator", "tenant"] = Field(
+        description="Whose token has set it; as `host_set_by`.", examples=["operator"]
+    )
+    client_id: str = Field(description="The application's id there.", examples=["my-application"])
+    scope: str | None = Field(description="What is asked for.", examples=[None])
+
+
 class AccountOut(BaseModel):
     """An SMTP account, secrets left out."""
 
@@ -359,7 +372,15 @@ class AccountOut(BaseModel):
     port: int = Field(description="Its port.", examples=[587])
     user: str | None = Field(description="User for the login.", examples=["mailer@acme.example"])
     has_password: bool = Field(description="Whether there is a password.", examples=[True])
-    auth: Literal["auto", "plain", "login", "cram-md5"] = Field(description="How to log in.", examples=["auto"])
+    has_oauth: bool = Field(description="Whether there are secrets for `xoauth2`.", examples=[False])
+    oauth: OAuthOut | None = Field(description="How access tokens are obtained, secrets left out.", examples=[None])
+    host_set_by: Literal["operator", "tenant"] = Field(
+        description="Whose token has set host and port. Of a tenant's, no address inside the network is connected to.",
+        examples=["operator"],
+    )
+    auth: Literal["auto", "plain", "login", "cram-md5", "xoauth2"] = Field(
+        description="How to log in.", examples=["auto"]
+    )
     tls: Literal["auto", "starttls", "implicit", "none"] = Field(
         description="How the connection is protected.", examples=["starttls"]
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from mail_proxy.domain.oauth import OAuth
 from mail_proxy.domain.rate_limit import LimitBehavior, Limits
 from mail_proxy.domain.secret import Secret
 
@@ -25,12 +26,14 @@ class TlsMode(str, Enum):
 
 
 class AuthMethod(str, Enum):
-    """Which SASL mechanism is used; `auto` takes the strongest one that the server offers."""
+    """Which SASL mechanism is used; `auto` takes the strongest one with a password that the server offers."""
 
     AUTO = "auto"
     PLAIN = "plain"
     LOGIN = "login"
     CRAM_MD5 = "cram-md5"
+    XOAUTH2 = "xoauth2"
+    """With an access token in place of a password."""
 
 
 class OnUncertain(str, Enum):
@@ -68,6 +71,8 @@ class Account:
     port: int
     user: str | None = None
     password: Secret | None = None
+    oauth: OAuth | None = None
+    """For XOAUTH2."""
     auth: AuthMethod = AuthMethod.AUTO
     tls: TlsMode = TlsMode.AUTO
     verify_tls: bool = True
@@ -84,12 +89,16 @@ class Account:
     limit_behavior: LimitBehavior = LimitBehavior.DEFER
     fallback_account_id: str | None = None
     """The account of the same tenant that its messages may go by while it cannot be used."""
+    host_by_tenant: bool = False
+    """The tenant's own token has set host or port: only addresses that a tenant may name are connected to."""
+    token_url_by_tenant: bool = False
+    """The same for `oauth.token_url`."""
     hold: Hold | None = None
 
     @property
     def has_credentials(self) -> bool:
         """True when a login is made before mail is sent."""
-        return bool(self.user) and self.password is not None
+        return bool(self.user) and (self.password is not None or self.oauth is not None)
 
     @property
     def implicit_tls(self) -> bool:

@@ -58,6 +58,7 @@ class Answer:
 class Step(str, Enum):
     """How far the opening of a session had come, in words for a person."""
 
+    TOKEN = "getting an access token"  # noqa: S105 - words, no password
     CONNECT = "connecting"
     GREETING = "waiting for the greeting"
     TLS = "starting TLS"
@@ -69,8 +70,8 @@ class Step(str, Enum):
 class HostFailed:
     """The host cannot be talked to: connect, DNS, greeting, EHLO, 421, or loss before the final dot.
 
-    Costs the message that met it an attempt, and opens the account's breaker. `shared`: another message met it, whose
-    session this one was waiting for; this one was not tried.
+    Costs the message that met it an attempt, and opens the account's breaker. `shared`: this message was not tried:
+    another one met it, whose session this one was waiting for, or it was met before the mail server was asked.
     """
 
     text: str

@@ -31,6 +31,7 @@ from mail_proxy.domain.retry import RetrySchedule
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod
 from mail_proxy.intake.intake import Intake, IntakeSettings
+from mail_proxy.outbound.access_tokens import RefreshedTokens
 from mail_proxy.outbound.callback import Endpoint, HttpReportSink
 from mail_proxy.outbound.client import OutboundClient
 from mail_proxy.outbound.guard import Guarded, Trusted, refusal
@@ -138,16 +139,19 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
         stack.push_async_callback(audit.close)
         journal = FlightJournal(settings.data_folder / f"flight-{worker}.log", instance_id, boot_id())
         stack.callback(journal.close)
-        transport = SmtpTransport(timeouts=_timeouts(settings))
-        stack.push_async_callback(transport.close)
+        guard = Guarded(tuple(settings.allow_networks))
         http = await stack.enter_async_context(OutboundClient(Trusted()))
+        guarded_http = await stack.enter_async_context(OutboundClient(guard))
+        alone = store.database.dialect == "sqlite"
+        tokens_for = RefreshedTokens(http, guarded_http, store.directory, store.directory, clock, alone=alone)
+        stack.push_async_callback(tokens_for.close)
+        transport = _transport(stack, _timeouts(settings), guard, tokens_for)
         sink = HttpReportSink(http, clock, _fallback(settings))
         directory = store.directory
         rng = SystemRandom()
         turns = Turns(store.sync_leases, lambda: delivery.standing(), clock, rng)  # noqa: PLW0108 - it comes below
         reporter = Reporter(store.outbox, directory, sink, clock, meter, _reporting(settings), rng, turns)
         needs = Needs(instance_id, store.queue, directory, directory, transport, sink, clock, meter)
-        alone = store.database.dialect == "sqlite"
         delivery = Delivery(needs, _delivery(settings), journal, reporter.notify, alone=alone)
         intake = Intake(
             store.queue,
@@ -156,7 +160,6 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
             IntakeSettings(socket.getfqdn(), settings.default_priority, settings.max_batch),
             lambda pks, urgent: delivery.notify(pks, urgent=urgent),
         )
-        guard = Guarded(tuple(settings.allow_networks))
         pending = Pending(store.archive, lambda: delivery.maintenance.surveyed)
         accounts = Accounts(
             directory,
@@ -170,8 +173,8 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
             directory,
             directory,
             clock,
-            _tester(stack, None).probe,
-            _tester(stack, guard).probe,
+            # It shares no sessions with the one that sends, and waits less.
+            _transport(stack, TEST_TIMEOUTS, guard, tokens_for).probe,
             delivery.server_answers,
         )
         yield App(
@@ -202,14 +205,11 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
         )
 
 
-def _tester(stack: AsyncExitStack, guard: Guarded | None) -> SmtpTransport:
-    """Return a transport that only tests accounts: it shares no sessions with the one that sends, and waits less."""
-    if guard is None:
-        transport = SmtpTransport(timeouts=TEST_TIMEOUTS)
-    else:
-        transport = SmtpTransport(timeouts=TEST_TIMEOUTS, address_refusal=lambda address: refusal(address, guard))
-    stack.push_async_callback(transport.close)
-    return transport
+def _transport(stack: AsyncExitStack, timeouts: Timeouts, guard: Guarded, tokens_for: RefreshedTokens) -> SmtpTransport:
+    """Return a transport that connects to whatever the operator has set, and for tenants to what they may name."""
+    made = SmtpTransport(timeouts=timeouts, address_refusal=lambda address: refusal(address, guard), tokens=tokens_for)
+    stack.push_async_callback(made.close)
+    return made
 
 
 def _instance_id(settings: Settings) -> str:

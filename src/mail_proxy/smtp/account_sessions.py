@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from mail_proxy.domain.account import Account, AuthMethod, TlsMode
 from mail_proxy.domain.attempt import AccountRefused, HostFailed, Step
+from mail_proxy.domain.oauth import OAuth
 from mail_proxy.domain.reply import Reply
 from mail_proxy.domain.secret import Secret
 from mail_proxy.smtp.connection import CLOSING
@@ -30,9 +31,12 @@ class Identity:
     port: int
     user: str | None
     password: Secret | None
+    oauth: OAuth | None
     auth: AuthMethod
     tls: TlsMode
     verify_tls: bool
+    host_by_tenant: bool
+    """Where a guarded account may not go a trusted one may, and the session is the proof."""
 
     @classmethod
     def of(cls, account: Account) -> Identity:
@@ -42,9 +46,11 @@ class Identity:
             account.port,
             account.user,
             account.password,
+            account.oauth,
             account.auth,
             account.tls,
             account.verify_tls,
+            account.host_by_tenant,
         )
 
 

@@ -29,6 +29,6 @@ def unechoed(user: str | None, *secrets: Secret | None) -> Iterator[None]:
 
 
 def _masked(text: str, user: str, secret: str) -> str:
-    for spoken in (f"\0{user}\0{secret}", secret):
+    for spoken in (f"\0{user}\0{secret}", f"user={user}\1auth=Bearer {secret}\1\1", secret):
         text = text.replace(b64encode(spoken.encode()).decode(), MASK)
     return text.replace(secret, MASK)

@@ -9,6 +9,7 @@ from typing_extensions import assert_never
 
 from mail_proxy.domain.account import Account, AuthMethod, TlsMode
 from mail_proxy.domain.attempt import AccountRefused, Step
+from mail_proxy.domain.secret import Secret
 from mail_proxy.smtp.dialling import is_loopback
 from mail_proxy.smtp.errors import NotOpened
 
@@ -23,17 +24,17 @@ def mechanisms(wanted: AuthMethod, offered: Sequence[str]) -> tuple[AuthMethod, 
     """
     possible = tuple(method for method in _STRENGTH if method.value in offered)
     if wanted is not AuthMethod.AUTO:
-        return (wanted,) if wanted in possible else ()
+        return (wanted,) if wanted.value in offered else ()
     return possible[:2] if possible[:1] == (AuthMethod.CRAM_MD5,) else possible[:1]
 
 
-async def log_in(client: aiosmtplib.SMTP, account: Account, *, encrypted: bool) -> None:
+async def log_in(client: aiosmtplib.SMTP, account: Account, secret: Secret, *, encrypted: bool) -> None:
     """Log in where nobody can listen, or where the account says itself that it is to be in clear.
 
-    Raises `NotOpened`, or what aiosmtplib raises.
+    `secret` is the password, with XOAUTH2 the access token. Raises `NotOpened`, or what aiosmtplib raises.
     """
-    user, password = account.user, account.password
-    if user is None or password is None:
+    user = account.user
+    if user is None:
         raise ValueError("an account without credentials cannot log in")
     overheard = not (encrypted or is_loopback(account.host))
     if overheard and account.tls is not TlsMode.NONE:
@@ -46,11 +47,11 @@ async def log_in(client: aiosmtplib.SMTP, account: Account, *, encrypted: bool) 
         raise NotOpened(AccountRefused(f"logging in: {wanted} is wanted, the server offers {names}"), Step.LOGIN)
     first, *others = methods[:1] if overheard else methods
     try:
-        await _mechanism(client, first)(user, password.reveal())
+        await _mechanism(client, first)(user, secret.reveal())
     except aiosmtplib.SMTPAuthenticationError as refused:
         if not others or not 500 <= refused.code < 600:
             raise
-        await _mechanism(client, others[0])(user, password.reveal())
+        await _mechanism(client, others[0])(user, secret.reveal())
 
 
 def _mechanism(client: aiosmtplib.SMTP, method: AuthMethod) -> Callable[[str, str], Awaitable[object]]:
@@ -61,6 +62,9 @@ def _mechanism(client: aiosmtplib.SMTP, method: AuthMethod) -> Callable[[str, st
             return client.auth_plain
         case AuthMethod.LOGIN:
             return client.auth_login
+        case AuthMethod.XOAUTH2:
+            # A refusal comes as a challenge first, which is answered with an empty line.
+            return client.auth_xoauth2
         case AuthMethod.AUTO:
             raise ValueError("auto is no mechanism")
         case _:

@@ -24,7 +24,7 @@ from mail_proxy.domain.attempt import (
 )
 from mail_proxy.domain.compose import Wire
 from mail_proxy.domain.poison import error_words
-from mail_proxy.ports import BeforeDot, Transport
+from mail_proxy.ports import AccessTokens, BeforeDot, Transport
 from mail_proxy.smtp.account_sessions import AccountSessions, Ended
 from mail_proxy.smtp.connection import Loss, LossKind
 from mail_proxy.smtp.dialling import AddressRefusal, any_address
@@ -45,7 +45,8 @@ class SmtpTransport(Transport):
     """Sends by SMTP. Sessions are shared only within one account with the same settings.
 
     `local_hostname` is said in EHLO; None says the address that a connection comes from. `extra_ca` is a file with
-    authorities to trust besides the system's. `address_refusal` says why an address may not be connected to, or None.
+    authorities to trust besides the system's. `address_refusal` says why an address may not be connected to for a host
+    that its tenant has set, or None. Accounts that log in with XOAUTH2 need `tokens`.
     """
 
     def __init__(
@@ -56,12 +57,13 @@ class SmtpTransport(Transport):
         recipients_limit: int = RECIPIENTS_LIMIT,
         extra_ca: Path | None = None,
         address_refusal: AddressRefusal = any_address,
+        tokens: AccessTokens | None = None,
     ) -> None:
         self._recipients_limit = recipients_limit
         self._timeouts = timeouts or Timeouts()
         self._resolver = ThreadPoolExecutor(_RESOLVER_THREADS, thread_name_prefix="smtp-resolver")
         contexts = TlsContexts(extra_ca)
-        self._opener = Opener(contexts, self._timeouts, self._resolver, local_hostname, address_refusal)
+        self._opener = Opener(contexts, self._timeouts, self._resolver, local_hostname, address_refusal, tokens)
         self._accounts: dict[tuple[str, str], AccountSessions] = {}
         self._tidy_at = 64
         self._closed = False

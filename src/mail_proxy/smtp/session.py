@@ -15,7 +15,8 @@ import aiosmtplib
 from mail_proxy.domain.account import Account
 from mail_proxy.domain.attempt import AccountRefused, HostFailed, Step
 from mail_proxy.domain.compose import Wire
-from mail_proxy.ports import BeforeDot
+from mail_proxy.domain.secret import Secret
+from mail_proxy.ports import AccessTokens, BeforeDot
 from mail_proxy.smtp.connection import Connection, ConnectionLost
 from mail_proxy.smtp.dialling import AddressRefusal, AddressRefused, address_literal, any_address, dial
 from mail_proxy.smtp.echoes import unechoed
@@ -26,6 +27,9 @@ from mail_proxy.smtp.recipients import Recipients
 from mail_proxy.smtp.timeouts import Timeouts
 from mail_proxy.smtp.tls import Protection, TlsContexts, protection
 from mail_proxy.smtp.transaction import Result, transact
+
+_NOT_TAKEN = 535
+"""RFC 4954 section 6: the credentials are not valid."""
 
 # RFC 5321 section 3.2: a server that does not know EHLO is greeted with HELO.
 _EHLO_UNKNOWN = frozenset({500, 501, 502, 504})
@@ -95,7 +99,7 @@ class Session:
 class Opener:
     """Opens sessions. `local_hostname` is said in EHLO; None says the address that the connection comes from.
 
-    `address_refusal` is asked about each address before it is connected to.
+    `address_refusal` is asked about each address before it is connected to, for a host that its tenant has set.
     """
 
     contexts: TlsContexts
@@ -103,9 +107,12 @@ class Opener:
     resolver: Executor
     local_hostname: str | None
     address_refusal: AddressRefusal = any_address
+    tokens: AccessTokens | None = None
 
     async def open(self, account: Account) -> Session:
         """Return a session that is logged in; raises `NotOpened`, and nothing else for what server or network do.
+
+        `StoreUnavailable` comes from the tokens of accounts that need one.
 
         It runs in a task of its own, because below Python 3.12 `asyncio.wait_for`, which aiosmtplib makes use of, may
         swallow a cancellation.
@@ -122,15 +129,37 @@ class Opener:
         return opening.result()
 
     async def _open(self, account: Account) -> Session:
+        if account.oauth is None:
+            return await self._logged_in(account, account.password)
+        token = await self._token(account)
+        try:
+            return await self._logged_in(account, token)
+        except NotOpened as error:
+            reply = error.failure.reply
+            if error.step is not Step.LOGIN or reply is None or reply.code != _NOT_TAKEN:
+                raise
+        # It may have been revoked before its time. On a new connection: many servers end the one that was refused.
+        return await self._logged_in(account, await self._token(account, refused=token))
+
+    async def _token(self, account: Account, refused: Secret | None = None) -> Secret:
+        """Return an access token. It is asked for before the server is connected to, which need not wait for it."""
+        if self.tokens is None:
+            raise NotOpened(AccountRefused(f"{Step.TOKEN.value}: this transport cannot"), Step.TOKEN)
+        token = await self.tokens.token(account, refused)
+        if isinstance(token, Secret):
+            return token
+        raise NotOpened(token, Step.TOKEN)
+
+    async def _logged_in(self, account: Account, secret: Secret | None) -> Session:
         raw = await self._connected(account)
         client = await self._greeted(account, raw)
         try:
             with _translated(Step.HELLO):
                 await _say_hello(client)
             encrypted = await self._encrypted(client, account)
-            if account.has_credentials:
-                with _translated(Step.LOGIN), unechoed(account.user, account.password):
-                    await log_in(client, account, encrypted=encrypted)
+            if account.has_credentials and secret is not None:
+                with _translated(Step.LOGIN), unechoed(account.user, secret):
+                    await log_in(client, account, secret, encrypted=encrypted)
             return self._take_over(client)
         except BaseException:
             if client.transport is not None:
@@ -142,9 +171,8 @@ class Opener:
         """Return a socket that is connected to the host, at an address that may be connected to."""
         with _translated(Step.CONNECT):
             try:
-                return await dial(
-                    account.host, account.port, self.timeouts.connect, self.resolver, self.address_refusal
-                )
+                refusal = self.address_refusal if account.host_by_tenant else any_address
+                return await dial(account.host, account.port, self.timeouts.connect, self.resolver, refusal)
             except AddressRefused as refused:
                 text = f"{Step.CONNECT.value}: the host must not be {refused}; ask the operator"
                 raise NotOpened(AccountRefused(text), Step.CONNECT) from None

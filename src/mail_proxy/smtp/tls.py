@@ -53,6 +53,8 @@ def steps(account: Account, *, encrypted: bool) -> tuple[Step, ...]:
         way = (Step.CONNECT, Step.GREETING, Step.HELLO, Step.TLS)
     else:
         way = (Step.CONNECT, Step.GREETING, Step.HELLO)
+    if account.oauth is not None:
+        way = (Step.TOKEN, *way)
     return (*way, Step.LOGIN) if account.has_credentials else way
 
 

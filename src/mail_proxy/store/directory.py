@@ -14,8 +14,10 @@ from mail_proxy.domain.backlog import MANY
 from mail_proxy.domain.errors import Conflict
 from mail_proxy.domain.instance import InstanceSettings
 from mail_proxy.domain.message import MessageState
+from mail_proxy.domain.oauth import OAuth
+from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.tenant import Suspension, Tenant
-from mail_proxy.ports import Cipher, Clock, KeyedTenant
+from mail_proxy.ports import Cipher, Clock, KeyedTenant, Stale
 from mail_proxy.store.database import Database, Operation, Transaction
 from mail_proxy.store.directory_rows import DirectoryRows
 from mail_proxy.store.hints import Hint
@@ -23,7 +25,7 @@ from mail_proxy.store.instance_settings import read_instance_settings, write_ins
 from mail_proxy.store.prune import Prune
 from mail_proxy.store.removal import CancelWaiting
 from mail_proxy.store.schema import accounts, events, messages, sync_leases, tenants
-from mail_proxy.store.sealed import sealed_as_the_database_is
+from mail_proxy.store.sealed import key_of_the_database, sealed_as_the_database_is
 from mail_proxy.store.survey import count_unfinished
 from mail_proxy.store.suspensions import free_poison, read_suspension, suspended_batches_of, write_suspension
 from mail_proxy.store.usage import account_scope, forget_usage, tenant_scope
@@ -275,27 +277,52 @@ class StoreDirectory:
         )
         return await self._change(lambda t: t.connection.execute(statement).rowcount > 0)
 
-    async def put_account(self, account: Account) -> Account:
+    async def put_account(self, account: Account, based_on: Account | None = None) -> Account:
         """See `Registry.put_account`."""
-        sealed = self._rows.account_values(account)
 
-        def change(transaction: Transaction) -> int:
+        def change(transaction: Transaction) -> Account:
             connection = transaction.connection
-            values = sealed_as_the_database_is(
-                connection, self._cipher, accounts, sealed, account.tenant_id, account.id
-            )
-            if account.is_default:
-                connection.execute(
-                    update(accounts).where(accounts.c.tenant_id == account.tenant_id).values(is_default=False)
-                )
             mine = (accounts.c.tenant_id == account.tenant_id) & (accounts.c.id == account.id)
-            if not connection.execute(update(accounts).where(mine).values(values)).rowcount:
-                first = {"tenant_id": account.tenant_id, "id": account.id, "created_ts": self._clock.now()}
+            key_of_the_database(connection, self._cipher)
+            stored = self._load_accounts(connection, mine)
+            if based_on is not None and not (stored and replace(stored[0], hold=based_on.hold) == based_on):
+                raise Stale
+            put = _with_current_refresh_token(account, stored[0]) if stored else account
+            if put.is_default:
+                connection.execute(
+                    update(accounts).where(accounts.c.tenant_id == put.tenant_id).values(is_default=False)
+                )
+            values = sealed_as_the_database_is(
+                connection, self._cipher, accounts, self._rows.account_values(put), put.tenant_id, put.id
+            )
+            if stored:
+                connection.execute(update(accounts).where(mine).values(values))
+            else:
+                first = {"tenant_id": put.tenant_id, "id": put.id, "created_ts": self._clock.now()}
                 connection.execute(insert(accounts).values(values | first))
             pk: int = connection.execute(select(accounts.c.pk).where(mine)).scalar_one()
-            return pk
+            return replace(put, pk=pk, hold=None)
 
-        return replace(account, pk=await self._change(change), hold=None)
+        return await self._change(change)
+
+    async def replace_refresh_token(self, account_pk: int, used: OAuth, fresh: Secret) -> bool:
+        """See `Registry.replace_refresh_token`."""
+
+        def change(transaction: Transaction) -> bool:
+            connection, mine = transaction.connection, accounts.c.pk == account_pk
+            key_of_the_database(connection, self._cipher)
+            row = connection.execute(select(accounts).where(mine)).first()
+            stored = None if row is None else self._rows.open_oauth(row)
+            if row is None or stored is None or stored.grant != used.grant:
+                return False
+            if stored.refresh_token != used.refresh_token:
+                return transaction.again and stored.refresh_token == fresh  # by the commit that this one repeats
+            sealed = {"oauth": self._rows.seal_oauth(row.tenant_id, row.id, replace(stored, refresh_token=fresh))}
+            values = sealed_as_the_database_is(connection, self._cipher, accounts, sealed, row.tenant_id, row.id)
+            connection.execute(update(accounts).where(mine).values(values))
+            return True
+
+        return await self._change(change)
 
     async def delete_account(self, tenant_id: str, account_id: str, *, force: bool) -> bool:
         """See `Registry.delete_account`."""
@@ -374,6 +401,13 @@ def _run_changes(
     transaction.hints.add(Hint.DIRECTORY.value)
     results = [change(transaction) for change in changes]
     return [(result, version) for result in results]
+
+
+def _with_current_refresh_token(account: Account, stored: Account) -> Account:
+    """Keep the refresh token that the token server gave last, where nobody gives another one."""
+    if account.oauth is None or stored.oauth is None or account.oauth.grant != stored.oauth.grant:
+        return account
+    return replace(account, oauth=replace(account.oauth, refresh_token=stored.oauth.refresh_token))
 
 
 def _refuse_while_untold(transaction: Transaction, tenant_id: str) -> None:

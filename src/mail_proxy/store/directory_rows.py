@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from mail_proxy.domain.account import Account, AuthMethod, Hold, OnUncertain, TlsMode
+from mail_proxy.domain.oauth import OAuth
 from mail_proxy.domain.rate_limit import LimitBehavior, Limits
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Suspension, Tenant
@@ -67,6 +68,7 @@ class DirectoryRows:
             port=row.port,
             user=row.user,
             password=password,
+            oauth=self.open_oauth(row),
             auth=AuthMethod(row.auth),
             tls=TlsMode(row.tls),
             verify_tls=row.verify_tls,
@@ -78,6 +80,8 @@ class DirectoryRows:
             limits=Limits(row.limit_per_minute, row.limit_per_hour, row.limit_per_day),
             limit_behavior=LimitBehavior(row.limit_behavior),
             fallback_account_id=row.fallback_account_id,
+            host_by_tenant=row.host_by_tenant,
+            token_url_by_tenant=row.token_url_by_tenant,
             hold=None if row.hold_since is None else Hold(row.hold_reason or "", row.hold_since),
         )
 
@@ -91,6 +95,7 @@ class DirectoryRows:
             "port": account.port,
             "user": account.user,
             "password": sealed,
+            "oauth": self.seal_oauth(account.tenant_id, account.id, account.oauth),
             "auth": account.auth.value,
             "tls": account.tls.value,
             "verify_tls": account.verify_tls,
@@ -106,9 +111,41 @@ class DirectoryRows:
             "limited_until": None,
             "limited_reason": None,
             "fallback_account_id": account.fallback_account_id,
+            "host_by_tenant": account.host_by_tenant,
+            "token_url_by_tenant": account.token_url_by_tenant,
             "hold_reason": None,
             "hold_since": None,
         }
+
+    def open_oauth(self, row: Row[Any]) -> OAuth | None:
+        """Return what an account's row has for XOAUTH2."""
+        if row.oauth is None:
+            return None
+        values = json.loads(self._cipher.open(row.oauth, _oauth_place(row.tenant_id, row.id)))
+        return OAuth(
+            token_url=values["token_url"],
+            client_id=values["client_id"],
+            client_secret=Secret(values["client_secret"]),
+            refresh_token=Secret(values["refresh_token"]),
+            grant=values["grant"],
+            scope=values["scope"],
+        )
+
+    def seal_oauth(self, tenant_id: str, account_id: str, oauth: OAuth | None) -> str | None:
+        """Return what an account's row is to have for XOAUTH2."""
+        if oauth is None:
+            return None
+        text = json.dumps(
+            {
+                "token_url": oauth.token_url,
+                "client_id": oauth.client_id,
+                "client_secret": oauth.client_secret.reveal(),
+                "refresh_token": oauth.refresh_token.reveal(),
+                "grant": oauth.grant,
+                "scope": oauth.scope,
+            }
+        )
+        return self._cipher.seal(text, _oauth_place(tenant_id, account_id))
 
     def _seal_client_auth(self, tenant: Tenant) -> str | None:
         auth = tenant.client_auth
@@ -142,6 +179,10 @@ def _revealed(secret: Secret | None) -> str | None:
 
 def _password_place(tenant_id: str, account_id: str) -> str:
     return f"accounts.password/{tenant_id}/{account_id}"
+
+
+def _oauth_place(tenant_id: str, account_id: str) -> str:
+    return f"accounts.oauth/{tenant_id}/{account_id}"
 
 
 def _client_auth_place(tenant_id: str) -> str:

@@ -124,6 +124,9 @@ accounts = Table(
     Column("limited_until", Double),  # a rate limit lets nothing through before; of the account, not of its messages
     Column("limited_reason", Text),
     Column("fallback_account_id", Text),
+    Column("oauth", Text, info=SEALED),  # JSON
+    Column("host_by_tenant", Boolean, nullable=False, server_default=false()),
+    Column("token_url_by_tenant", Boolean, nullable=False, server_default=false()),
     UniqueConstraint("tenant_id", "id"),
     Index("ix_accounts_id", "id"),
     sqlite_autoincrement=True,

@@ -78,17 +78,23 @@ class DeclaredPlaces:
         return self._cipher.open(sealed, place)
 
 
-def sealed_as_the_database_is(
-    connection: Connection, cipher: Cipher, table: Table, values: Mapping[str, Any], *identity: str
-) -> dict[str, Any]:
-    """Return a row's values with its sealed texts sealed with the key that the database goes by.
+def key_of_the_database(connection: Connection, cipher: Cipher) -> str:
+    """Return the id of the key that the database goes by.
 
     To be called under the directory's lock. Raises `StoreUnavailable` where this instance does not have the key: it is
-    about to end.
+    about to end, and may not be able to read what is there.
     """
     key_id = cipher.key_of(connection.execute(_CHECK).scalar_one())
     if key_id not in cipher.key_ids:
         raise StoreUnavailable("the encryption key was changed; this instance does not have the new one")
+    return key_id
+
+
+def sealed_as_the_database_is(
+    connection: Connection, cipher: Cipher, table: Table, values: Mapping[str, Any], *identity: str
+) -> dict[str, Any]:
+    """Return a row's values with its sealed texts sealed with that key; raises as `key_of_the_database`."""
+    key_id = key_of_the_database(connection, cipher)
     sealed = dict(values)
     for each in SEALED_COLUMNS:
         text = values.get(each.column.name) if each.column.table is table else None

@@ -85,21 +85,10 @@ async def test_an_account_that_was_changed_meanwhile_is_not_freed_by_a_test_of_w
         return Probed(None)
 
     told: list[int] = []
-    tests = account_tests.AccountTests(
-        services.accounts, store, store, instance.clock, change_meanwhile, change_meanwhile, told.append
-    )
+    tests = account_tests.AccountTests(services.accounts, store, store, instance.clock, change_meanwhile, told.append)
     assert isinstance(await tests.test("acme", "main", by_tenant=False), Probed)
     assert (await main_account(instance)).hold is not None
     assert told == []
-
-
-async def test_a_tenants_token_is_guarded_and_the_operators_is_not(
-    instance: Instance, acme: httpx.AsyncClient, admin: httpx.AsyncClient
-) -> None:
-    await acme.post(URL)
-    assert (len(instance.told.tested_with_guard), len(instance.told.tested)) == (1, 0)
-    await admin.post(f"{URL}?tenant_id=acme")
-    assert (len(instance.told.tested_with_guard), len(instance.told.tested)) == (1, 1)
 
 
 async def test_a_tenant_is_not_told_what_is_behind_a_port_that_speaks_no_smtp(
@@ -112,6 +101,9 @@ async def test_a_tenant_is_not_told_what_is_behind_a_port_that_speaks_no_smtp(
     assert said[0]["code"] == "server_unreachable"
     instance.probed = BANNER
     assert "SSH-2.0" in (await admin.post(f"{URL}?tenant_id=acme")).json()["error"]
+    instance.probed = HostFailed("getting an access token: 10.0.0.1: Connection refused", None, Step.TOKEN)
+    told = (await acme.post(URL)).json()
+    assert (told["step"], "refused" in told["error"]) == ("token", False)
     greeted = HostFailed("waiting for the greeting: the server said 421 busy", Reply(421, None, "busy"), Step.GREETING)
     assert told_to_a_tenant(greeted) is greeted  # it speaks SMTP
 
@@ -122,7 +114,7 @@ async def test_a_tenant_tests_a_few_times_a_minute(instance: Instance, acme: htt
     refused = await acme.post(URL)
     assert (refused.status_code, refused.json()["code"]) == (429, "too_many_tests")
     assert refused.headers["Retry-After"] == "60"
-    assert len(instance.told.tested_with_guard) == PER_MINUTE
+    assert len(instance.told.tested) == PER_MINUTE
     instance.clock.time += 60
     assert (await acme.post(URL)).status_code == 200
 
@@ -172,7 +164,7 @@ async def test_a_test_without_end_is_ended(instance: Instance, monkeypatch: pyte
         await asyncio.Event().wait()
         raise AssertionError
 
-    tests = account_tests.AccountTests(services.accounts, store, store, SystemClock(), hang, hang, lambda _: None)
+    tests = account_tests.AccountTests(services.accounts, store, store, SystemClock(), hang, lambda _: None)
     result = await tests.test("acme", "main", by_tenant=True)
     assert isinstance(result, HostFailed)
     assert result.step is None

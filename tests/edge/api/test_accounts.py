@@ -6,11 +6,22 @@ from typing import Any
 
 import httpx
 
-from mail_proxy.domain.account import Hold
+from mail_proxy.domain.account import Account, Hold
 from tests.support.api import Instance, a_submission
 
 NEW = {"id": "second", "host": "smtp.example.com", "port": 587}
 LOGIN = {**NEW, "user": "u", "password": "p"}
+OAUTH = {
+    "token_url": "https://login.example/token",
+    "client_id": "app",
+    "client_secret": "canary-client-secret",
+    "refresh_token": "canary-refresh-token",
+}
+XOAUTH2: dict[str, Any] = {"auth": "xoauth2", "user": "u", "oauth": OAUTH}
+
+
+def with_oauth(**changes: object) -> dict[str, Any]:
+    return {**XOAUTH2, "oauth": {**OAUTH, **changes}}
 
 
 async def put(client: httpx.AsyncClient, **fields: Any) -> httpx.Response:
@@ -32,6 +43,9 @@ async def test_an_account_is_shown_with_its_defaults_and_without_its_secret(acme
         "port": 587,
         "user": "u",
         "has_password": True,
+        "has_oauth": False,
+        "oauth": None,
+        "host_set_by": "tenant",
         "auth": "auto",
         "tls": "auto",
         "verify_tls": True,
@@ -57,6 +71,113 @@ async def test_the_password_is_kept_sealed_and_opens_for_sending(instance: Insta
     accounts = await instance.store.directory.accounts_of("acme")
     assert accounts[1].password is not None
     assert accounts[1].password.reveal() == "p"
+
+
+async def stored(instance: Instance) -> Account:
+    """The account `second` of the tenant `acme` as it is used for sending."""
+    (found,) = (each for each in await instance.store.directory.accounts_of("acme") if each.id == "second")
+    return found
+
+
+async def test_oauth_is_shown_without_its_secrets(instance: Instance, acme: httpx.AsyncClient) -> None:
+    assert (await put(acme, **NEW, **with_oauth(scope="mail.send"))).status_code == 200
+    shown = await acme.get("/account/second")
+    assert (shown.json()["has_oauth"], shown.json()["has_password"]) == (True, False)
+    assert shown.json()["oauth"] == {
+        "token_url": "https://login.example/token",
+        "token_url_set_by": "tenant",
+        "client_id": "app",
+        "scope": "mail.send",
+    }
+    assert "canary" not in shown.text + (await acme.get("/accounts")).text
+    first = (await stored(instance)).oauth
+    assert first is not None
+    assert (first.client_secret.reveal(), first.refresh_token.reveal()) == (
+        OAUTH["client_secret"],
+        "canary-refresh-token",
+    )
+    # A field that is left out keeps its value; another refresh token is another grant.
+    assert (await put(acme, id="second", oauth={"refresh_token": "another", "scope": None})).status_code == 200
+    second = (await stored(instance)).oauth
+    assert second is not None
+    assert (second.client_secret, second.scope) == (first.client_secret, None)
+    assert second.grant != first.grant
+    assert (await put(acme, id="second", ttl=5)).status_code == 200
+    assert (await stored(instance)).oauth == second
+    assert (await put(acme, id="second", auth="plain", password="p")).status_code == 200
+    assert (await stored(instance)).oauth is None
+
+
+BOTH = ["oauth.client_secret", "oauth.refresh_token"]
+MOVES: list[tuple[dict[str, Any], bool]] = [
+    ({"host": "evil.example"}, True),
+    ({"port": 2525}, True),
+    ({"oauth": {"token_url": "https://evil.example/token"}}, False),
+]
+"""What secrets do not follow; True: a password neither."""
+WEAKER: list[dict[str, Any]] = [{"tls": "none"}, {"verify_tls": False}]
+HARMLESS: list[dict[str, Any]] = [
+    {"host": "SMTP.example.com", "port": 587},
+    {"user": "v"},
+    {"tls": "implicit"},
+    {"verify_tls": True},
+    {"fallback_account_id": "main"},
+    {"ttl": 5},
+]
+
+
+async def test_secrets_stay_only_where_they_were_given_for(
+    instance: Instance, admin: httpx.AsyncClient, acme: httpx.AsyncClient
+) -> None:
+    """Whoever changes the account, and whoever gave the secret."""
+    for by_admin in (True, False):
+        client, whose = (admin, {"tenant_id": "acme"}) if by_admin else (acme, {})
+        for login in (LOGIN, {**NEW, **XOAUTH2}):
+            assert (await put(admin, tenant_id="acme", **login)).status_code == 200
+            before = await stored(instance)
+            with_password = "password" in login
+            for change, password_too in [*MOVES, *((each, True) for each in WEAKER if not by_admin)]:
+                if with_password and not password_too:
+                    continue
+                answer = await put(client, id="second", **whose, **change)
+                assert answer.status_code == 422, (by_admin, change)
+                named = [each["field"] for each in answer.json()["detail"]]
+                assert named == (["password"] if with_password else BOTH), (by_admin, change)
+                assert "must be given again" in answer.json()["error"]
+                assert await stored(instance) == before
+            for change in HARMLESS + (WEAKER if by_admin else []):
+                assert (await put(client, id="second", **whose, **change)).status_code == 200, (by_admin, change)
+                now = await stored(instance)
+                assert (now.password, now.oauth) == (before.password, before.oauth), (by_admin, change)
+            assert (await admin.delete("/account/second?tenant_id=acme")).status_code == 200
+    # One of the two secrets is not enough, and what is given anew is taken.
+    await put(acme, **NEW, **XOAUTH2)
+    half = {"token_url": "https://new.example/token", "client_secret": "new"}
+    assert (await put(acme, id="second", oauth=half)).json()["detail"][0]["field"] == "oauth.refresh_token"
+    assert (await put(acme, id="second", oauth={**half, "refresh_token": "new"})).status_code == 200
+
+
+async def test_what_a_tenant_sets_is_marked_as_its_until_the_operator_gives_it(
+    instance: Instance, admin: httpx.AsyncClient, acme: httpx.AsyncClient
+) -> None:
+    async def set_by(client: httpx.AsyncClient, **change: Any) -> tuple[bool, bool]:
+        whose = {"tenant_id": "acme"} if client is admin else {}
+        assert (await put(client, **{"id": "second", **whose, **change})).status_code == 200, change
+        now = await stored(instance)
+        return now.host_by_tenant, now.token_url_by_tenant
+
+    url, secrets = OAUTH["token_url"], {name: OAUTH[name] for name in ("client_secret", "refresh_token")}
+    assert await set_by(admin, **NEW, **XOAUTH2) == (False, False)
+    assert await set_by(acme, ttl=5, tls="starttls", **NEW, oauth={"token_url": url}) == (False, False)  # the same
+    assert await set_by(acme, port=25, oauth=secrets) == (True, False)
+    assert await set_by(acme, port=587, oauth=secrets) == (True, False)  # no way back
+    assert await set_by(admin, ttl=6, port=588, oauth=secrets) == (True, False)
+    assert await set_by(acme, oauth={**secrets, "token_url": "https://other.example/token"}) == (True, True)
+    assert await set_by(admin, host="smtp.example.com") == (False, True)
+    assert await set_by(admin, oauth={**secrets, "token_url": url}) == (False, False)
+    assert await set_by(acme, auth="auto", password="p") == (False, False)
+    assert await set_by(acme, **XOAUTH2) == (False, True)
+    assert await set_by(acme, host="new.example", oauth=secrets) == (True, True)
 
 
 async def test_what_a_change_leaves_out_stays_as_it_is(acme: httpx.AsyncClient) -> None:
@@ -134,13 +255,27 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a password alone": ({"password": "p"}, "user"),
     "a user with a line break": ({"user": "u\n", "password": "p"}, "user"),
     "an unknown mechanism": ({"auth": "ntlm"}, "auth"),
-    "a mechanism for later": ({"auth": "xoauth2"}, "auth"),
+    "xoauth2 without a user": ({"auth": "xoauth2", "oauth": OAUTH}, "user"),
+    "xoauth2 with a password": ({**XOAUTH2, "password": "p"}, "password"),
+    "xoauth2 without oauth": ({"auth": "xoauth2", "user": "u"}, "oauth"),
+    "oauth for another mechanism": ({"oauth": OAUTH}, "oauth"),
+    "oauth without a secret": (with_oauth(client_secret=None), "oauth.client_secret"),
+    "oauth without consent": ({**XOAUTH2, "oauth": {**OAUTH, "refresh_token": ""}}, "oauth.refresh_token"),
+    "a refresh token with a line break": (with_oauth(refresh_token="a\nb"), "oauth.refresh_token"),
+    "a token URL in clear": (with_oauth(token_url="http://login.example/token"), "oauth.token_url"),
+    "a token URL that only begins like this machine": (
+        with_oauth(token_url="http://127.0.0.1.example/token"),
+        "oauth.token_url",
+    ),
+    "a token URL with a password": (with_oauth(token_url="https://u:p@login.example/"), "oauth.token_url"),
+    "a token URL with a fragment": (with_oauth(token_url="https://login.example/#x"), "oauth.token_url"),
+    "a token URL of another kind": (with_oauth(token_url="file:///etc/passwd"), "oauth.token_url"),
+    "an unknown field of oauth": (with_oauth(colour="red"), "oauth.colour"),
     "tls twice": ({"tls": "none", "use_tls": True}, "use_tls"),
     "an unknown tls": ({"tls": "yes"}, "tls"),
     "an unknown behaviour": ({"limit_behavior": "drop"}, "limit_behavior"),
     "a fallback that is no id": ({"fallback_account_id": "a b"}, "fallback_account_id"),
     "a fallback to itself": ({"fallback_account_id": "second"}, "fallback_account_id"),
-    "oauth for later": ({"oauth": {}}, "oauth"),
     "a negative limit": ({"limit_per_day": -1}, "limit_per_day"),
     "no connections": ({"max_connections": 0}, "max_connections"),
     "a batch of none": ({"batch_size": 0}, "batch_size"),
@@ -168,6 +303,12 @@ async def test_a_tenant_may_not_name_a_host_inside_the_network_but_the_operator_
     assert (answer.status_code, answer.json()["detail"][0]["field"]) == (422, "host")
     assert (await put(admin, **inside, tenant_id="acme")).status_code == 200
     assert (await put(acme, id="second", ttl=5)).status_code == 200  # the host stays the operator's
+    assert (await put(acme, **inside)).status_code == 200  # as it was
+    answer = await put(acme, **{**NEW, "id": "third"}, **with_oauth(token_url="http://localhost/token"))
+    assert (answer.status_code, answer.json()["detail"][0]["field"]) == (422, "oauth.token_url")
+    assert (
+        await put(admin, **inside, **with_oauth(token_url="http://127.0.0.1/"), tenant_id="acme")
+    ).status_code == 200
 
 
 async def test_an_address_of_version_six_may_be_in_brackets(acme: httpx.AsyncClient) -> None:

@@ -215,6 +215,11 @@ def test_no_secret_of_any_body_is_shown() -> None:
     assert not found & SHOWN
     account = AccountIn.model_validate({"id": "main", "password": None, "user": "u", "port": 25})
     assert shown_body(account) == {"id": "main", "port": 25, "user": MASK, "password": None}
+    oauth = {"token_url": "https://login.example/secret", "client_secret": "s", "refresh_token": "r"}
+    assert shown_body(AccountIn.model_validate({"id": "main", "oauth": oauth})) == {
+        "id": "main",
+        "oauth": {"token_url": "https://login.example", "client_secret": MASK, "refresh_token": MASK},
+    }
     auth = {"method": "bearer", "token": "a-token"}
     tenant = TenantIn.model_validate(
         {"id": "acme", "client_auth": auth, "client_base_url": "https://hooks.example/secret", "client_sync_path": "/s"}

@@ -6,15 +6,23 @@ import asyncio
 import base64
 import hashlib
 import hmac
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
+from typing_extensions import override
 
-from mail_proxy.domain.account import AuthMethod
-from mail_proxy.domain.attempt import AccountRefused, HostFailed, Probed
+from mail_proxy.domain.account import Account, AuthMethod, TlsMode
+from mail_proxy.domain.attempt import AccountRefused, HostFailed, Probed, Step
+from mail_proxy.domain.oauth import OAuth
+from mail_proxy.domain.secret import Secret
+from mail_proxy.ports import AccessTokens
 from mail_proxy.smtp.login import mechanisms
 from mail_proxy.smtp.pool import SmtpTransport
+from tests.edge.smtp.conftest import SHORT
 from tests.edge.smtp.making import Dots, account, envelope, wire
-from tests.support.smtp_servers import EXTENSIONS, Dialogue, Peer, Said, scripted_server
+from tests.support.certificates import Authority
+from tests.support.smtp_servers import EXTENSIONS, Dialogue, Peer, Said, real_server, scripted_server
 
 ALL = (*EXTENSIONS, "AUTH LOGIN XOAUTH2 PLAIN CRAM-MD5")
 
@@ -33,6 +41,8 @@ ALL = (*EXTENSIONS, "AUTH LOGIN XOAUTH2 PLAIN CRAM-MD5")
         ("login", ["plain", "login"], ["login"]),
         ("cram-md5", ["plain", "cram-md5"], ["cram-md5"]),
         ("cram-md5", ["plain"], []),
+        ("xoauth2", ["plain", "xoauth2"], ["xoauth2"]),
+        ("xoauth2", ["plain"], []),
     ],
 )
 def test_which_mechanisms_are_tried(wanted: str, offered: list[str], expected: list[str]) -> None:
@@ -109,6 +119,71 @@ async def test_any_other_end_of_a_login_is_the_hosts_failure(transport: SmtpTran
         ann = account(server.port, user="ann", password="pw")
         attempt = await transport.send(ann, envelope(), wire(), Dots())
     assert isinstance(attempt.failure, HostFailed)
+
+
+# XOAUTH2
+
+
+@dataclass
+class Tokens(AccessTokens):
+    """Gives one token after the other; a new one only where the one before was refused."""
+
+    left: list[str]
+    asked: list[Secret | None] = field(default_factory=list)
+
+    @override
+    async def token(self, account: Account, refused: Secret | None = None) -> Secret | HostFailed | AccountRefused:
+        self.asked.append(refused)
+        if refused is not None:
+            self.left.pop(0)
+        return Secret(self.left[0]) if self.left else HostFailed("no token", step=Step.TOKEN, shared=True)
+
+
+def oauth_account(port: int, **settings: Any) -> Account:
+    oauth = OAuth("https://login.example/token", "app", Secret("secret"), Secret("refresh"), "g1")
+    return account(port, user="ann@example.com", oauth=oauth, auth=AuthMethod.XOAUTH2, **settings)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "end", "logins"),
+    [(["good"], type(None), 1), (["old", "good"], type(None), 2), (["old", "older", "good"], AccountRefused, 2)],
+)
+async def test_a_token_that_is_not_taken_is_replaced_once(
+    authority: Authority, tokens: list[str], end: type, logins: int
+) -> None:
+    given = Tokens(list(tokens))
+    context = authority.server_context("127.0.0.1")
+    async with real_server(starttls=context, access_tokens={"ann@example.com": "good"}) as server:
+        transport = SmtpTransport(timeouts=SHORT, extra_ca=authority.path, tokens=given)
+        ann = oauth_account(server.port, tls=TlsMode.STARTTLS)
+        attempt = await transport.send(ann, envelope(), wire(), Dots())
+        assert type(attempt.failure) is end
+        assert server.logins == [("XOAUTH2", "ann@example.com")] * logins
+        assert given.asked == [None, *(Secret(token) for token in tokens[: logins - 1])]
+        if end is AccountRefused:
+            assert "535" in str(attempt.failure)
+        else:
+            assert server.messages[0].user == "ann@example.com"
+            # The session is kept although the token server has given another refresh token meanwhile.
+            assert ann.oauth is not None
+            later = replace(ann, oauth=replace(ann.oauth, refresh_token=Secret("next")))
+            assert (await transport.send(later, envelope(), wire(), Dots())).answers[0].accepted
+            assert len(server.logins) == logins
+        await transport.close()
+
+
+async def test_without_a_token_the_server_is_not_connected_to() -> None:
+    transport = SmtpTransport(timeouts=SHORT, tokens=Tokens([]))
+    async with scripted_server(Dialogue()) as server:
+        ann = oauth_account(server.port)
+        failure = (await transport.send(ann, envelope(), wire(), Dots())).failure
+        assert isinstance(failure, HostFailed)
+        assert failure.shared
+        probed = await transport.probe(ann)
+        assert isinstance(probed, HostFailed)
+        assert probed.step is Step.TOKEN
+        assert server.peers == []
+    await transport.close()
 
 
 # The first login

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from mail_proxy.domain.account import TlsMode
 from mail_proxy.domain.attempt import AccountRefused, HostFailed, Probed, Step
+from mail_proxy.outbound.guard import Guarded, refusal
 from mail_proxy.smtp.pool import SmtpTransport
 from tests.acceptance.sinks import reserved_port
 from tests.edge.smtp.conftest import SHORT
@@ -68,6 +71,49 @@ async def test_a_probe_that_does_not_get_through_tells_the_step_and_the_reply(tr
     assert (no_tls.step, no_tls.reply) == (Step.TLS, None)
 
 
+INSIDE = [
+    "10.1.2.3",
+    "127.0.0.1",
+    "169.254.169.254",
+    "100.100.100.200",
+    "168.63.129.16",
+    "::1",
+    "::ffff:127.0.0.1",
+    "64:ff9b::7f00:1",
+    "fd00:ec2::254",
+    "fe80::1",
+    "0.0.0.0",  # noqa: S104 - a destination here
+]
+
+
+async def test_a_name_that_leads_inside_is_connected_to_for_the_operator_and_not_for_a_tenant(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever the name server says, and however often it changes its mind: it is asked once for each connection."""
+    answers: list[str] = []
+    lookups = 0
+
+    def look_up(_host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        nonlocal lookups
+        lookups += 1
+        return [(socket.AF_INET6 if ":" in each else socket.AF_INET, 1, 6, "", (each, port)) for each in answers]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    guarded = SmtpTransport(timeouts=SHORT, address_refusal=lambda address: refusal(address, Guarded()))
+    async with scripted_server(Dialogue()) as server:
+        tenants = account(server.port, host="rebound.example", host_by_tenant=True)
+        for number, answers in enumerate([[address] for address in INSIDE] + [INSIDE]):
+            attempt = await guarded.send(tenants, envelope(), wire(), Dots())
+            assert isinstance(attempt.failure, AccountRefused), answers
+            assert lookups == number + 1
+        assert server.peers == []
+        answers = ["127.0.0.1"]
+        assert (await guarded.send(replace(tenants, host_by_tenant=False), envelope(), wire(), Dots())).failure is None
+        # The operator's session is not the tenant's.
+        assert isinstance((await guarded.send(tenants, envelope(), wire(), Dots())).failure, AccountRefused)
+    await guarded.close()
+
+
 async def test_an_address_that_is_refused_is_not_connected_to_whichever_name_leads_there() -> None:
     asked: list[str] = []
 
@@ -81,7 +127,7 @@ async def test_an_address_that_is_refused_is_not_connected_to_whichever_name_lea
     guarded = SmtpTransport(timeouts=SHORT, address_refusal=refuse)
     async with scripted_server(nobody) as server:
         for host in ("127.0.0.1", "localhost"):
-            result = await guarded.probe(account(server.port, host=host))
+            result = await guarded.probe(account(server.port, host=host, host_by_tenant=True))
             assert isinstance(result, AccountRefused)
             assert (result.step, result.text) == (
                 Step.CONNECT,

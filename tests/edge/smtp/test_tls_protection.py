@@ -9,6 +9,7 @@ import pytest
 
 from mail_proxy.domain.account import AuthMethod, TlsMode
 from mail_proxy.domain.attempt import AccountRefused, HostFailed, Probed
+from mail_proxy.domain.secret import Secret
 from mail_proxy.smtp.errors import NotOpened
 from mail_proxy.smtp.login import log_in
 from mail_proxy.smtp.pool import SmtpTransport
@@ -204,7 +205,7 @@ async def test_a_connection_that_ends_in_the_handshake_is_the_hosts_failure(tran
 async def test_no_login_is_made_in_clear_even_if_all_before_it_failed_to_notice() -> None:
     ann = account(25, host="mail.example.com", user="ann", password="secret", tls=TlsMode.AUTO)
     with pytest.raises(NotOpened, match="not without TLS"):
-        await log_in(aiosmtplib.SMTP(), ann, encrypted=False)
+        await log_in(aiosmtplib.SMTP(), ann, Secret("secret"), encrypted=False)
 
 
 @pytest.mark.parametrize("verify", [True, False])
@@ -219,7 +220,7 @@ async def test_no_version_of_tls_before_1_2_is_spoken(verify: bool) -> None:
 async def test_a_login_in_clear_is_made_only_because_the_account_says_so(
     transport: SmtpTransport, method: AuthMethod
 ) -> None:
-    dialogue = Dialogue(extensions=(*EXTENSIONS, "AUTH PLAIN LOGIN CRAM-MD5"), auth="535 5.7.8 no")
+    dialogue = Dialogue(extensions=(*EXTENSIONS, "AUTH PLAIN LOGIN CRAM-MD5 XOAUTH2"), auth="535 5.7.8 no")
     async with scripted_server(dialogue) as server:
         ann = account(server.port, host="0", user="ann", password="secret", auth=method, tls=TlsMode.NONE)
         attempt = await transport.send(ann, envelope(), wire(), Dots())
