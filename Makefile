@@ -6,6 +6,8 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 # "--scale 0.1" or names of scenarios, for `make faults`
 FAULTS_ARGS ?=
+# "--minutes 60", "--seed 1", for `make fuzz`
+FUZZ_ARGS ?=
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 # Folders of Python code; bench is checked like the rest.
@@ -13,7 +15,7 @@ CODE := src tests $(wildcard bench)
 
 export PYTHON
 
-.PHONY: help setup setup-runtime demo test check format faults bench clean
+.PHONY: help setup setup-runtime demo test check format fuzz faults bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -40,6 +42,10 @@ check: setup ## Check formatting, lint, types and the direction of imports
 format: setup ## Format the code and apply the fixes that change no meaning
 	@$(RUN) ruff check --quiet --fix-only $(CODE)
 	@$(RUN) ruff format $(CODE)
+
+fuzz: setup ## Try requests and values that nobody thought of, at length (twenty minutes or so)
+	@$(RUN) tests.fuzz $(FUZZ_ARGS)
+	@$(RUN) pytest -n 2 --hypothesis-profile=fuzz --timeout=0 -m hypothesis $(PYTEST_ARGS)
 
 faults: setup ## Break things on purpose at length (ten minutes or so) and write docs/reliability.md
 	@$(RUN) tests.faults $(FAULTS_ARGS)

@@ -21,7 +21,7 @@ fail() {
 # What the environment was made from. The folder is part of it: a moved environment has scripts that point nowhere.
 fingerprint() {
     pwd
-    cksum pyproject.toml constraints.txt tools/setup.sh src/mail_proxy/__init__.py
+    cksum pyproject.toml constraints.txt tools/setup.sh tools/browser.sh src/mail_proxy/__init__.py
 }
 
 is_ready() {
@@ -106,7 +106,9 @@ if [ "$level" = dev ]; then
 else
     echo "Installing the program and what it needs into $venv (up to a minute the first time) ..."
 fi
+if [ "$level" = dev ]; then tools/browser.sh & browser=$!; fi # it takes about as long as what follows
 install hatchling editables
 install --no-build-isolation --editable ".$extras"
+if [ "$level" = dev ]; then wait "$browser"; fi
 fingerprint >"$venv/$stamp"
 echo "Ready after $(($(date +%s) - started)) s."

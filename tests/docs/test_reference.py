@@ -24,6 +24,7 @@ from mail_proxy.intake.validation import Accepted, check
 from mail_proxy.runtime.telemetry import PrometheusMeter
 from tests.docs.pages import ROOT, Page, page, pages, table_rows
 from tests.support.api import running_instance
+from tests.support.contract import operations
 
 API = page("docs/api.md")
 _ROUTE = re.compile(r"`(GET|POST|PUT|DELETE) (/[\w{}/-]*)`\Z")
@@ -43,6 +44,26 @@ async def test_every_route_and_no_other_is_in_the_table(openapi: dict[str, Any])
     there = {(method.upper(), path) for path, methods in openapi["paths"].items() for method in methods}
     told = {found.groups() for row in table_rows(API.text) if (found := _ROUTE.match(row[0]))}
     assert told == there
+
+
+async def test_the_table_says_who_may_call_what_as_the_document_does(openapi: dict[str, Any]) -> None:
+    told = {row[0].strip("`"): row[1] for row in table_rows(API.text) if _ROUTE.match(row[0])}
+    for operation in operations(openapi):
+        assert {"any": "tenant"}.get(told[str(operation)], told[str(operation)]) == operation.access, operation
+
+
+def test_every_row_about_hostile_input_names_the_tests_that_show_it() -> None:
+    rows = [
+        row
+        for row in table_rows(page("docs/security.md").text)
+        if row[:2] not in (["request", "answer"], ["input", "answer"])
+    ]
+    assert len(rows) > 20
+    for row in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py): (test_\w+)`", row[-1])
+        assert named, row[0]
+        for path, name in named:  # that they are there, tests/docs/test_pages.py sees to
+            assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("model", [MessageIn, AccountIn, TenantIn, ClientAuthIn, MessageOut, RecipientOut])

@@ -125,13 +125,14 @@ async def test_account(
     "/account/{account_id}",
     summary="Remove an account",
     response_model=schemas.Answer,
-    responses=failures(403, 404, 409),
+    responses=failures(403, 404, 409, *BODY),
 )
 async def delete_account(
     request: Request, caller: AnyCaller, account_id: AccountId, query: Annotated[ForceTenantQuery, Query()]
 ) -> Response:
     """Remove an account; 409 while messages wait for it. With `force` they are cancelled and reported."""
     services = services_of(request)
+    await refuse_body(request, services.settings.max_request_bytes)
     tenant_id = await tenant_meant(caller, query.tenant_id, services)
     await services.accounts.delete(tenant_id, account_id, force=query.force)
     return answer({"ok": True})

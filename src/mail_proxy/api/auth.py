@@ -45,6 +45,10 @@ class Caller:
         return self.tenant_id is None
 
 
+ADMIN_ROLE = "admin"
+"""What the OpenAPI document asks of a token where it has to be the admin's."""
+
+
 async def authenticate(scope: Scope, services: Services) -> Caller:
     """Return who calls; raises `Unauthorized` for a token that is missing, unknown, expired or revoked."""
     token = presented_token(scope)
@@ -106,8 +110,8 @@ async def any_caller(
     return caller
 
 
-async def admin_only(caller: Annotated[Caller, Depends(any_caller)]) -> Caller:
-    """Let nobody in but the admin token."""
+async def admin_only(caller: Annotated[Caller, Security(any_caller, scopes=[ADMIN_ROLE])]) -> Caller:
+    """Let nobody in but the admin token; the role tells the documentation so."""
     if not caller.is_admin:
         raise Forbidden("This needs the admin token.", code="admin_only")
     return caller

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from typing import Any
 
@@ -25,6 +26,7 @@ from mail_proxy.administration.requests import (
     TenantChanges,
     TenantIn,
 )
+from mail_proxy.api.auth import ADMIN_ROLE
 from mail_proxy.domain.errors import NotFound
 from mail_proxy.intake.submission import BatchIn, MessageIn
 
@@ -50,12 +52,46 @@ _POLICY = (
 DESCRIPTION = """
 Takes messages, writes them down, sends them by SMTP, and reports what became of them.
 
+## A first message
+
+Three calls: a tenant (an organisation with accounts of its own), the SMTP account that its mail goes by, the message.
+`TOKEN` is the admin token, `GMP_API_TOKEN` of the instance; put your own mail server in place of `smtp.acme.example`.
+Or in the browser, at `/docs`: **Authorize**, then execute the examples of `POST /tenant`, `POST /account` and
+`POST /commands/add-messages` as they stand.
+
+```sh
+API=http://127.0.0.1:8000
+curl -H "X-API-Token: $TOKEN" $API/tenant -d '{"id": "acme"}'
+curl -H "X-API-Token: $TOKEN" $API/account -d '{
+  "id": "main", "tenant_id": "acme",
+  "host": "smtp.acme.example", "port": 587,
+  "user": "mailer@acme.example", "password": "its-password"}'
+curl -H "X-API-Token: $TOKEN" $API/commands/add-messages -d '{
+  "messages": [{"id": "hello-1", "tenant_id": "acme",
+    "from": "shop@acme.example", "to": "anna@example.org",
+    "subject": "Hello", "body": "It works."}]}'
+```
+
+The answer says `queued: 1`: the message is on disk, and is being sent. What became of it:
+
+```sh
+curl -H "X-API-Token: $TOKEN" \\
+  "$API/messages/hello-1?tenant_id=acme"
+```
+
+`POST /tenant` has answered the tenant's own token, `api_key`: this once. With it `tenant_id` may be left out.
+
+## Tokens
+
+In the header `X-API-Token`, or in `Authorization: Bearer …`. The **admin token** may do everything. A **tenant's
+token** may do what is its tenant's own: `tenant_id` is implied and may be left out everywhere. With the admin token
+`tenant_id` may be left out where there is exactly one tenant.
+
+## Answers
+
 Every answer is an object with `ok`. A failure has `ok: false`, `error` (one plain sentence) and `code` (a stable word);
 with 422 also `detail`, which names each field. Unknown query parameters and unknown fields are errors, not ignored.
-
-**Authentication**: a token in `X-API-Token`, or in `Authorization: Bearer …`. The admin token may do everything. A
-tenant's token may do what is its tenant's own: with it `tenant_id` is implied and may be left out everywhere. With the
-admin token `tenant_id` may be left out where there is exactly one tenant.
+Times are Unix seconds, sizes bytes. Bodies are JSON in UTF-8, whatever their `Content-Type` says.
 """
 TAGS = [
     {"name": "commands", "description": "Submit messages; hold and free the sending."},
@@ -88,18 +124,43 @@ class DocumentedApi(FastAPI):
                 "$ref": "#/components/schemas/MessageIn"
             }
             _describe_successes(document)
+            _name_roles(document)
+            for schema in document["components"]["schemas"].values():
+                _without_noise(schema.get("properties", {}).values())
+            for operation in _operations(document):
+                _without_noise(each["schema"] for each in operation.get("parameters", []))
             self.openapi_schema = document
         return self.openapi_schema
 
 
 def _describe_successes(document: dict[str, Any]) -> None:
     """Say of each 200 what its answer is, in the words of its schema."""
-    for operation in (each for methods in document["paths"].values() for each in methods.values()):
+    for operation in _operations(document):
         success = operation["responses"]["200"]
         reference = success["content"].get("application/json", {}).get("schema", {}).get("$ref", "")
         schema = document["components"]["schemas"].get(reference.rpartition("/")[2])
         if schema is not None:
             success["description"] = schema["description"]
+
+
+def _name_roles(document: dict[str, Any]) -> None:
+    """Say it in words where only the admin token will do: the pages do not show roles."""
+    for operation in _operations(document):
+        if any(ADMIN_ROLE in roles for each in operation.get("security", []) for roles in each.values()):
+            operation["description"] += "\n\n**Needs the admin token.**"
+
+
+def _without_noise(properties: Iterable[dict[str, Any]]) -> None:
+    """Leave out what pydantic adds and tells a reader nothing: the name once more as a title, and null as a default."""
+    for each in properties:
+        each.pop("title", None)
+        if each.get("default", ...) is None:
+            del each["default"]
+
+
+def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for methods in document["paths"].values():
+        yield from methods.values()
 
 
 @router.get("/docs")

@@ -20,6 +20,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mail_proxy.api.validation import problems
@@ -176,8 +177,21 @@ _HTTP_CODES = {
 }
 
 
-async def _http(_request: Request, error: Exception) -> Response:
+_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+
+
+async def _http(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     sentence, code = _HTTP_CODES.get(error.status_code, (f"{HTTPStatus(error.status_code).phrase}.", "http_error"))
-    return failure(error.status_code, sentence, code, headers=error.headers)
+    headers = {"Allow": _methods(request)} if error.status_code == 405 else error.headers
+    return failure(error.status_code, sentence, code, headers=headers)
+
+
+def _methods(request: Request) -> str:
+    """Name all methods that a path has (RFC 9110 section 15.5.6); each route by itself knows only its own."""
+    routes = request.app.routes
+    asked = ((method, {**request.scope, "method": method}) for method in _METHODS)
+    return ", ".join(
+        method for method, scope in asked if any(route.matches(scope)[0] is Match.FULL for route in routes)
+    )

@@ -84,7 +84,7 @@ class Submission:
 
 
 async def add_messages(request: Request) -> Response:
-    """Queue messages.
+    """Take a batch of messages into the queue.
 
     One transaction, answered only after its commit. Each message is taken or refused by itself. No answer, or 503:
     sending the same request again is safe, as messages that were taken come back as `duplicates`.

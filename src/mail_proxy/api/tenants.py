@@ -106,13 +106,14 @@ async def update_tenant(request: Request, caller: AdminCaller, tenant_id: Tenant
     "/tenant/{tenant_id}",
     summary="Remove a tenant",
     response_model=schemas.Answer,
-    responses=failures(403, 404, 409),
+    responses=failures(403, 404, 409, *BODY),
 )
 async def delete_tenant(
     request: Request, caller: AdminCaller, tenant_id: TenantId, query: Annotated[ForceQuery, Query()]
 ) -> Response:
     """Remove a tenant and all its data; 409 while messages are unfinished or unreported, unless `force`."""  # G9
     services = services_of(request)
+    await refuse_body(request, services.settings.max_request_bytes)
     await services.tenants.delete(await tenant_meant(caller, tenant_id, services), force=query.force)
     return answer({"ok": True})
 

@@ -1,223 +1,241 @@
-"""Who may call what: every route of the OpenAPI document, with every kind of token."""
+"""Who may call what: a matrix over every operation of the OpenAPI document, with every kind of token.
+
+The requests are the examples that the document shows (`tests.support.contract`), so that a new route is in the matrix
+as soon as it is documented. Who may call a route, `docs/api.md` says as well: `tests/docs/test_reference.py` compares.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import create_engine
 
 from mail_proxy.api.application import create_app
 from mail_proxy.secrets.tokens import digest
+from mail_proxy.store.schema import metadata
 from tests.support.api import ADMIN_TOKEN, Instance, a_submission, new_tenant
+from tests.support.contract import Call, Operation, operations
 
 both_databases = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 
-Access = Literal["public", "tenant", "admin"]
-
-
-@dataclass(frozen=True)
-class Route:
-    """One route with a request to it that is right for the tenant `acme`."""
-
-    method: str
-    path: str
-    access: Access
-    query: dict[str, str] = field(default_factory=dict)
-    body: dict[str, Any] | None = None
-    by_id: bool = False
-    """The path names something of the tenant's, and the tenant may be left out."""
-
-    def __str__(self) -> str:
-        return f"{self.method} {self.path}"
-
-    @property
-    def url(self) -> str:
-        """The path with ids that there are."""
-        return self.path.format(tenant_id="acme", account_id="main", message_id="M1")
-
-
-OF_ACME = {"tenant_id": "acme"}
-ACCOUNT = {"id": "main", "host": "smtp.example.com", "port": 25}
-ROUTES = [
-    Route("GET", "/health", "public"),
-    Route("GET", "/ready", "public"),
-    Route("GET", "/metrics", "public"),
-    Route("GET", "/status", "tenant"),
-    Route("POST", "/commands/add-messages", "tenant", body={"messages": [a_submission("M2", **OF_ACME)]}),
-    Route("POST", "/commands/run-now", "tenant", OF_ACME),
-    Route("POST", "/commands/suspend", "tenant", OF_ACME),
-    Route("POST", "/commands/activate", "tenant", OF_ACME),
-    Route("POST", "/commands/retry-messages", "tenant", OF_ACME, {"ids": ["M1"]}),
-    Route("POST", "/commands/cleanup-messages", "tenant", OF_ACME),
-    Route("GET", "/messages", "tenant", OF_ACME),
-    Route("GET", "/messages/{message_id}", "tenant", OF_ACME, by_id=True),
-    Route("GET", "/messages/{message_id}/events", "tenant", OF_ACME, by_id=True),
-    Route("GET", "/messages/{message_id}/explain", "tenant", OF_ACME, by_id=True),
-    Route("POST", "/account", "tenant", body={**ACCOUNT, **OF_ACME}),
-    Route("GET", "/accounts", "tenant", OF_ACME),
-    Route("GET", "/account/{account_id}", "tenant", OF_ACME, by_id=True),
-    Route("POST", "/account/{account_id}/test", "tenant", OF_ACME, by_id=True),
-    Route("GET", "/command-log", "admin"),
-    Route("GET", "/command-log/export", "admin"),
-    Route("GET", "/instance", "admin"),
-    Route("PUT", "/instance", "admin", body={"scheduler_active": True}),
-    Route("POST", "/tenant", "admin", body={"id": "acme"}),
-    Route("GET", "/tenants", "admin"),
-    Route("GET", "/tenants/sync-status", "admin"),
-    Route("GET", "/tenant/{tenant_id}", "tenant"),
-    Route("PUT", "/tenant/{tenant_id}", "admin", body={"name": "changed"}),
-    Route("POST", "/tenant/{tenant_id}/api-key", "admin"),
-    Route("DELETE", "/tenant/{tenant_id}/api-key", "admin"),
-    # last, as nothing is left behind them
-    Route("POST", "/commands/delete-messages", "tenant", body={"ids": ["M1"], **OF_ACME}),
-    Route("DELETE", "/account/{account_id}", "tenant", {**OF_ACME, "force": "true"}, by_id=True),
-    Route("DELETE", "/tenant/{tenant_id}", "admin", {"force": "true"}),
-    Route("POST", "/instance/api-token", "admin"),
-]
-PROTECTED = [route for route in ROUTES if route.access != "public"]
-FOR_TENANTS = [route for route in ROUTES if route.access == "tenant"]
+ACCOUNT = "main"
+MESSAGE = "order-1042-confirmation"
+BATCH = "newsletter-2026-07"
+UNKNOWN = {each: f"x{each[1:]}" for each in (ACCOUNT, MESSAGE, BATCH)}
+"""Ids as long as those that the document shows, which nobody has."""
 
 
 @dataclass
-class Tenants:
-    """Two tenants with their tokens; `acme` has an account `main` and a message `M1`."""
+class World:
+    """The tenant `acme` of the document's examples with all that they name, and two strangers, `other` and `third`."""
 
+    instance: Instance
+    client: httpx.AsyncClient
+    """One without a token."""
     acme: str
     other: str
+    third: str
+    url: str
 
+    @property
+    def operations(self) -> list[Operation]:
+        """All operations of the document."""
+        return operations(self.instance.app.openapi())
 
-@pytest.fixture
-async def tenants(instance: Instance, admin: httpx.AsyncClient) -> Tenants:
-    both = Tenants(await new_tenant(admin, "acme", "main"), await new_tenant(admin, "other", "theirs"))
-    submitted = await admin.post("/commands/add-messages", json={"messages": [a_submission("M1", **OF_ACME)]})
-    assert submitted.json()["queued"] == 1
-    return both
+    @property
+    def protected(self) -> list[Operation]:
+        """Those that need a token."""
+        return [each for each in self.operations if each.access != "public"]
 
+    @property
+    def for_tenants(self) -> list[Operation]:
+        """Those that a tenant's token may call."""
+        return [each for each in self.operations if each.access == "tenant"]
 
-async def call(instance: Instance, route: Route, token: str | None, **changes: Any) -> httpx.Response:
-    query = changes.get("query", route.query)
-    body = changes.get("body", route.body)
-    async with instance.client(token) as client:
-        return await client.request(route.method, changes.get("url", route.url), params=query, json=body)
+    async def send(self, token: str | None, call: Call) -> httpx.Response:
+        """Send a request with a token."""
+        return await call.send(self.client, {} if token is None else {"X-API-Token": token})
 
+    async def outcomes(self, token: str | None, calls: list[Call]) -> dict[str, Outcome]:
+        """Send each request; return status and code of each answer."""
+        return {str(call): outcome(await self.send(token, call)) for call in calls}
 
-async def state_of_acme(admin: httpx.AsyncClient) -> list[Any]:
-    urls = ("/tenant/acme", "/accounts?tenant_id=acme", "/messages?tenant_id=acme")
-    return [(await admin.get(url)).json() for url in urls]
+    def rows(self) -> Counter[tuple[object, ...]]:
+        """Return every row of every table but the log of who called what."""
+        engine = create_engine(self.url)
+        with engine.connect() as connection:
+            found = Counter(
+                (table.name, *row)
+                for table in metadata.sorted_tables
+                if table.name != "command_log"
+                for row in connection.execute(table.select())
+            )
+        engine.dispose()
+        return found
 
+    def rows_of_acme(self) -> Counter[tuple[object, ...]]:
+        """Return those that belong to `acme`."""
+        columns = {table.name: ["", *(column.name for column in table.columns)] for table in metadata.sorted_tables}
+        rows = self.rows()
 
-def test_every_route_has_its_line_here(instance: Instance) -> None:
-    documented = {
-        (method.upper(), path) for path, methods in instance.app.openapi()["paths"].items() for method in methods
-    }
-    assert {(route.method, route.path) for route in ROUTES} == documented
+        def value(row: tuple[object, ...], name: str) -> object:
+            names = columns[str(row[0])]
+            return row[names.index(name)] if name in names else None
+
+        pks = {value(row, "pk") for row in rows if row[0] == "messages" and value(row, "tenant_id") == "acme"}
+        return Counter(
+            row
+            for row in rows.elements()
+            if "acme" in (value(row, "tenant_id"), value(row, "id")) or value(row, "message_pk") in pks
+        )
 
 
 Outcome = tuple[int, str | None]
 
 
-async def outcomes(instance: Instance, routes: list[Route], token: str | None, **changes: Any) -> dict[str, Outcome]:
-    """Call each route; return status and code of each answer."""
-    found: dict[str, Outcome] = {}
-    for route in routes:
-        answer = await call(instance, route, token, **changes)
-        is_json = answer.headers["content-type"] == "application/json"
-        found[str(route)] = (answer.status_code, answer.json().get("code") if is_json else None)
-    return found
+def outcome(answer: httpx.Response) -> Outcome:
+    """Return status and code of an answer."""
+    is_json = answer.headers["content-type"] == "application/json"
+    return answer.status_code, answer.json().get("code") if is_json else None
 
 
-def all_of(routes: list[Route], outcome: Outcome) -> dict[str, Outcome]:
-    return {str(route): outcome for route in routes}
+def all_of(calls: list[Call], expected: Outcome) -> dict[str, Outcome]:
+    return {str(call): expected for call in calls}
 
 
-async def test_the_admin_token_may_do_everything(instance: Instance, tenants: Tenants) -> None:
-    assert await outcomes(instance, ROUTES, ADMIN_TOKEN) == all_of(ROUTES, (200, None))
+@pytest.fixture
+async def world(
+    instance: Instance, admin: httpx.AsyncClient, tmp_path: Path, database_url: str | None
+) -> AsyncIterator[World]:
+    acme = await new_tenant(admin, "acme", ACCOUNT, "spare")
+    messages = [a_submission(MESSAGE, account_id=ACCOUNT), a_submission("M2", account_id=ACCOUNT, batch_code=BATCH)]
+    async with instance.client(acme) as client:
+        queued = await client.post("/commands/add-messages", json={"messages": messages})
+    assert queued.json()["queued"] == 2
+    await admin.post(f"/commands/suspend?tenant_id=acme&batch_code={BATCH}")
+    other, third = [await new_tenant(admin, each, "theirs") for each in ("other", "third")]
+    url = f"sqlite:///{tmp_path}/mail_service.db" if database_url is None else database_url
+    async with instance.client(None) as client:
+        yield World(instance, client, acme, other, third, url.replace("postgresql://", "postgresql+psycopg://"))
 
 
-async def test_without_a_token_only_public_routes_answer(instance: Instance, tenants: Tenants) -> None:
-    public = [route for route in ROUTES if route.access == "public"]
-    assert await outcomes(instance, ROUTES, None) == {
-        **all_of(public, (200, None)),
-        **all_of(PROTECTED, (401, "unauthorized")),
-    }
+# Who is let in
 
 
-async def test_a_tenant_may_do_what_is_its_own(instance: Instance, tenants: Tenants) -> None:
-    assert await outcomes(instance, PROTECTED, tenants.acme) == {
-        **all_of(PROTECTED, (403, "admin_only")),
-        **all_of(FOR_TENANTS, (200, None)),
-    }
+async def test_the_admin_token_may_do_everything(world: World) -> None:
+    calls = [forced(each.call()) for each in world.operations]
+    assert await world.outcomes(ADMIN_TOKEN, calls) == all_of(calls, (200, None))
 
 
-async def test_a_tenants_id_is_implied_by_its_token(instance: Instance, tenants: Tenants) -> None:
-    bare = [
-        replace(
-            route,
-            query={name: value for name, value in route.query.items() if name != "tenant_id"},
-            body=None if route.body is None else {n: value for n, value in route.body.items() if n != "tenant_id"},
-        )
-        for route in FOR_TENANTS
-    ]
-    assert await outcomes(instance, bare, tenants.acme) == all_of(bare, (200, None))
+def forced(call: Call) -> Call:
+    """Return a request that removes also what is in use."""
+    return (
+        replace(call, query={**call.query, "force": "true"}) if "force" in call.operation.parameters("query") else call
+    )
 
 
-@both_databases
-async def test_another_tenant_is_refused_and_changes_nothing(
-    instance: Instance, admin: httpx.AsyncClient, tenants: Tenants
-) -> None:
-    before = await state_of_acme(admin)
-    assert await outcomes(instance, PROTECTED, tenants.other) == {
-        **all_of(PROTECTED, (403, "admin_only")),
-        **all_of(FOR_TENANTS, (403, "wrong_tenant")),
-        "GET /status": (200, None),  # names nobody, and counts what is its own
-    }
-    assert await state_of_acme(admin) == before
-    assert not instance.told.run_now
+async def test_a_tenant_may_do_what_is_its_own(world: World) -> None:
+    calls = [forced(each.call()) for each in world.protected]
+    expected = {str(call): (403, "admin_only") if call.operation.access == "admin" else (200, None) for call in calls}
+    assert await world.outcomes(world.acme, calls) == expected
+
+
+async def test_a_tenants_id_is_implied_by_its_token(world: World) -> None:
+    calls = [forced(each.call()).unnamed() for each in world.for_tenants]
+    assert await world.outcomes(world.acme, calls) == all_of(calls, (200, None))
 
 
 @both_databases
-async def test_another_tenants_id_is_like_an_unknown_one(
-    instance: Instance, admin: httpx.AsyncClient, tenants: Tenants
+async def test_without_a_valid_token_nothing_is_told_and_nothing_changes(
+    world: World, admin: httpx.AsyncClient
 ) -> None:
-    before = await state_of_acme(admin)
-    for route in ROUTES:
-        if not route.by_id:
-            continue
-        query = {name: value for name, value in route.query.items() if name != "tenant_id"}
-        theirs = await call(instance, route, tenants.other, query=query)
-        unknown_url = route.path.format(account_id="xain", message_id="X1")
-        unknown = await call(instance, route, tenants.other, query=query, url=unknown_url)
-        assert theirs.status_code == unknown.status_code == 404, route
-        assert theirs.text.replace("main", "xain") == unknown.text, route
-    assert await state_of_acme(admin) == before
-
-
-@pytest.mark.parametrize("tenant_id", ["acme", "nobody"])
-async def test_a_tenants_id_in_the_path_tells_nothing_about_others(
-    instance: Instance, tenants: Tenants, tenant_id: str
-) -> None:
-    async with instance.client(tenants.other) as client:
-        answer = await client.get(f"/tenant/{tenant_id}")
-    assert (answer.status_code, answer.json()["code"]) == (403, "wrong_tenant")
-
-
-@both_databases
-async def test_a_revoked_token_ends_at_once(instance: Instance, admin: httpx.AsyncClient, tenants: Tenants) -> None:
+    end = world.instance.clock.now() + 60
+    made = await admin.post("/tenant/other/api-key", json={"api_key_expires_at": end})
+    world.instance.clock.time = end
     assert (await admin.delete("/tenant/acme/api-key")).status_code == 200
-    assert await outcomes(instance, PROTECTED, tenants.acme) == all_of(PROTECTED, (401, "unauthorized"))
+    before = world.rows()
+    answers = set()
+    for operation in world.protected:
+        world.instance.clock.time += 60  # a caller who is not slowed down for what he tried before
+        for token in (None, "", "unknown", world.acme, made.json()["api_key"]):  # the last two: revoked, expired
+            answer = await world.send(token, operation.call())
+            assert answer.status_code == 401, operation
+            answers.add((answer.content, answer.headers["www-authenticate"]))
+    assert len(answers) == 1
+    assert world.rows() == before
+    public = [each.call() for each in world.operations if each.access == "public"]
+    assert await world.outcomes(None, public) == all_of(public, (200, None))
+
+
+async def test_what_is_not_known_is_an_error_everywhere(world: World) -> None:
+    before = world.rows()
+    calls = [each.call() for each in world.operations]
+    queries = [replace(call, query={**call.query, "nonsense": "1"}) for call in calls]
+    fields = [
+        replace(call, body={**(call.body or {}), "nonsense": 1}) for call in calls if call.operation.method != "GET"
+    ]
+    for call in (*queries, *fields):
+        answer = await world.send(ADMIN_TOKEN, call)
+        assert outcome(answer) == (422, "invalid"), call
+        assert "nonsense" in answer.text or call.operation.spec.get("requestBody") is None, call
+    assert world.rows() == before
+
+
+# Tenants walled off
 
 
 @both_databases
-async def test_an_expired_token_is_none(instance: Instance, admin: httpx.AsyncClient, tenants: Tenants) -> None:
-    end = instance.clock.now() + 60
-    key = (await admin.post("/tenant/acme/api-key", json={"api_key_expires_at": end})).json()["api_key"]
-    instance.clock.time = end
-    assert await outcomes(instance, PROTECTED, key) == all_of(PROTECTED, (401, "unauthorized"))
+async def test_another_tenants_id_is_refused_and_changes_nothing(world: World) -> None:
+    before = world.rows()
+    seen = 0
+    for operation in world.protected:
+        for call in operation.calls():
+            if operation.access == "tenant" and not operation.names_a_tenant:
+                continue  # there is nowhere to name a tenant: it is about the token's own
+            theirs = await world.send(world.other, call.about("acme"))
+            nobodys = await world.send(world.other, call.about("xcme"))
+            code = "admin_only" if operation.access == "admin" else "wrong_tenant"
+            assert outcome(theirs) == (403, code), call
+            assert theirs.content == nobodys.content, call
+            seen += 1
+    assert seen > 30
+    assert world.rows() == before
+    assert not world.instance.told.run_now
+    assert not world.instance.told.tested
 
 
-async def test_a_token_holds_until_it_expires(instance: Instance, admin: httpx.AsyncClient, tenants: Tenants) -> None:
+@both_databases
+async def test_ids_of_another_tenants_things_are_like_unknown_ones(world: World) -> None:
+    before = world.rows_of_acme()
+    assert len(before) > 6
+    as_known = {unknown: known for known, unknown in UNKNOWN.items()} | {"third": "other"}
+    missed = set()
+    for operation in world.for_tenants:
+        for example in operation.calls():
+            call = example.unnamed()
+            if "tenant_id" in call.path:
+                continue
+            # two strangers, as one that asks twice would see what its first request had done
+            theirs = await world.send(world.other, call)
+            unknown = await world.send(world.third, call.renamed(UNKNOWN))
+            said = unknown.text
+            for name, known in as_known.items():
+                said = said.replace(name, known)
+            assert (theirs.status_code, theirs.text) == (unknown.status_code, said), call
+            if theirs.status_code == 404:
+                missed.add(str(operation))
+            else:
+                assert theirs.status_code < 500, call
+    assert {str(each) for each in world.for_tenants if set(each.parameters("path")) - {"tenant_id"}} <= missed
+    assert world.rows_of_acme() == before
+
+
+async def test_a_token_holds_until_it_expires(instance: Instance, admin: httpx.AsyncClient, world: World) -> None:
     end = instance.clock.now() + 60
     made = await admin.post("/tenant/acme/api-key", json={"api_key_expires_at": end})
     instance.clock.time = end - 0.001
@@ -225,18 +243,18 @@ async def test_a_token_holds_until_it_expires(instance: Instance, admin: httpx.A
         assert (await client.get("/status")).status_code == 200
 
 
-async def test_a_new_token_ends_the_old_one(instance: Instance, admin: httpx.AsyncClient, tenants: Tenants) -> None:
+async def test_a_new_token_ends_the_old_one(instance: Instance, admin: httpx.AsyncClient, world: World) -> None:
     new = (await admin.post("/tenant/acme/api-key")).json()["api_key"]
-    async with instance.client(tenants.acme) as client:
+    async with instance.client(world.acme) as client:
         assert (await client.get("/status")).status_code == 401
     async with instance.client(new) as client:
         assert (await client.get("/status")).status_code == 200
 
 
 async def test_a_batch_with_one_message_of_another_tenant_is_refused_as_a_whole(
-    instance: Instance, admin: httpx.AsyncClient, tenants: Tenants
+    instance: Instance, admin: httpx.AsyncClient, world: World
 ) -> None:
-    async with instance.client(tenants.other) as client:
+    async with instance.client(world.other) as client:
         body = {"messages": [a_submission("A"), a_submission("B", tenant_id="acme")]}
         answer = await client.post("/commands/add-messages", json=body)
     assert (answer.status_code, answer.json()["code"]) == (403, "wrong_tenant")

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -182,11 +183,34 @@ async def test_what_is_unknown_is_not_found(admin: httpx.AsyncClient, acme: http
     assert (await admin.put("/tenant/nope", json={})).status_code == 404
 
 
+STRANGE = ["a'b", 'a"b', "a%", "a_", "a\\", "a'; DROP TABLE messages; --", "{a}", "a*", "ab"]
+
+
+@both_databases
+async def test_metacharacters_of_sql_and_of_patterns_are_taken_literally(acme: httpx.AsyncClient) -> None:
+    messages = [a_submission(each, batch_code=each, metadata={each: each}) for each in STRANGE]
+    answer = await acme.post("/commands/add-messages", json={"messages": messages})
+    assert answer.json()["queued"] == len(STRANGE), answer.text
+    for each in STRANGE:
+        found = (await acme.get("/messages", params={"batch_code": each})).json()["messages"]
+        assert [message["id"] for message in found] == [each]
+        shown = (await acme.get(f"/messages/{quote(each, safe='')}")).json()
+        assert (shown["id"], shown["metadata"]) == (each, {each: each})
+        held = await acme.post("/commands/suspend", params={"batch_code": each})
+        assert (held.json()["suspended_batches"], held.json()["pending_messages"]) == ([each], 1)
+        await acme.post("/commands/activate", params={"batch_code": each})
+
+
 async def test_another_method_is_named_as_such(acme: httpx.AsyncClient) -> None:
-    for method, url in [("PUT", "/health"), ("GET", "/commands/add-messages"), ("PATCH", "/tenant/acme")]:
+    for method, url, allowed in [
+        ("PUT", "/health", "GET"),
+        ("GET", "/commands/add-messages", "POST"),
+        ("PATCH", "/tenant/acme", "DELETE, GET, PUT"),
+        ("HEAD", "/account/main", "DELETE, GET"),
+    ]:
         answer = await acme.request(method, url)
-        assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed"), url
-        assert answer.headers["allow"]
+        assert (answer.status_code, answer.headers["allow"]) == (405, allowed), url
+        assert method == "HEAD" or answer.json()["code"] == "method_not_allowed", url
 
 
 @pytest.mark.parametrize("path", ["/commands/add-messages", "/account"])
