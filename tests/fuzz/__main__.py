@@ -17,7 +17,7 @@ async def run(minutes: float, seed: int) -> bool:
     """Call a whole instance for that long; print what was found and return whether there was nothing."""
     seconds = int(minutes * 60)
     with tempfile.TemporaryDirectory(prefix="mail-proxy-fuzz-") as folder:
-        instance = Instance(Path(folder), ALLOW_NETWORKS="127.0.0.0/8")
+        instance = Instance(Path(folder), ALLOW_NETWORKS="127.0.0.0/8", TRUSTED_PROXIES="127.0.0.1")
         await instance.start()
         try:
             token = await prepared(instance)

@@ -14,7 +14,7 @@ ALWAYS_THE_SAME = ("--generation-deterministic", "--seed=1", "--no-shrink")
 
 @pytest.mark.timeout(600)  # thousands of requests: what hangs is noticed by the time for each
 async def test_answers_are_what_the_document_says(tmp_path: Path) -> None:
-    instance = Instance(tmp_path, ALLOW_NETWORKS="127.0.0.0/8")
+    instance = Instance(tmp_path, ALLOW_NETWORKS="127.0.0.0/8", TRUSTED_PROXIES="127.0.0.1")
     await instance.start()
     try:
         token = await prepared(instance)
