@@ -59,8 +59,8 @@ async def test_connections_without_number_leave_room_for_those_that_ask(new_inst
         silent = [(await asyncio.open_connection(host, int(port)))[1] for _ in range(400)]
         async with instance.client(None) as probe:
             assert await probe.get("/health") == {"ok": True}
-            refused = await probe.ask("GET", "/status")
-            assert (refused.status_code, refused.json()["code"]) == (503, "too_many_connections")
+        async with instance.client() as another:
+            await another.get("/status")
         await admin.get("/status")  # on the connection that it has
         assert open_files(instance) < 200
         for writer in silent:

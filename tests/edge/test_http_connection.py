@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import ANY
@@ -14,6 +14,7 @@ import pytest
 
 from mail_proxy.runtime import http_connection
 from mail_proxy.runtime.http_server import HttpServer, listening_socket
+from tests.support.instance import eventually
 
 POST = b"POST / HTTP/1.1\r\nhost: x\r\n"
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n"
@@ -62,8 +63,8 @@ class Served:
     """Set when there is one."""
 
     @asynccontextmanager
-    async def peer(self, limit: int = 2**16) -> AsyncIterator[Peer]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=limit)
+    async def peer(self, limit: int = 2**16, address: str = "127.0.0.1") -> AsyncIterator[Peer]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=limit, local_addr=(address, 0))
         try:
             yield Peer(reader, writer)
         finally:
@@ -130,6 +131,11 @@ HOSTILE: dict[str, tuple[bytes, int, str]] = {
     "a negative length": (POST + b"content-length: -2\r\n\r\n{}", 400, "bad_request"),
     "a length beyond all": (POST + b"content-length: " + b"9" * 30 + b"\r\n\r\n{}", 400, "bad_request"),
     "an unknown coding": (POST + b"transfer-encoding: xchunked\r\n\r\n", 400, "bad_request"),
+    "two codings": (POST + b"transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 400, "bad_request"),
+    "a coding twice": (POST + b"transfer-encoding: chunked\r\n" * 2 + b"\r\n0\r\n\r\n", 400, "bad_request"),
+    "no host": (b"GET / HTTP/1.1\r\n\r\n", 400, "bad_request"),
+    "two hosts": (GET + b"Host: y\r\n\r\n", 400, "bad_request"),
+    "HTTP/2.0": (b"GET / HTTP/2.0\r\nhost: x\r\n\r\n", 400, "bad_request"),
     "a chunk without a size": (chunked(b"zz\r\n"), 400, "bad_request"),
     "a tunnel": (b"CONNECT x:25 HTTP/1.1\r\nhost: x\r\n\r\n", 400, "bad_request"),
     "a URL of megabytes": (b"GET /" + b"a" * MEGABYTES, 414, "url_too_long"),
@@ -277,3 +283,59 @@ async def test_beyond_the_limit_of_connections_those_in_use_go_on_and_health_is_
         assert await one.rest() == b""
         await two.say(GET + b"\r\n")
         assert (await two.answer())[0] == 200
+
+
+ELSEWHERE = "127.0.0.2"
+
+
+async def test_those_that_send_no_request_make_place_the_longest_of_the_most_crowded_address_first() -> None:
+    async with serving(limit=6) as served, served.peer() as patient, AsyncExitStack() as many:
+        silent = [await many.enter_async_context(served.peer(address=ELSEWHERE)) for _ in range(5)]
+        for peer in silent:
+            await peer.say(GET)  # a head that never ends
+        assert await served.asked(GET + b"\r\n") == (200, None)
+        assert (await silent[0].answer())[1]["code"] == "too_many_connections"
+        for _ in range(20):  # in any number
+            await many.enter_async_context(served.peer(address=ELSEWHERE))
+            assert await served.asked(GET + b"\r\n") == (200, None)
+        await patient.say(GET + b"\r\n")  # who waits longer than all of them, but alone
+        assert (await patient.answer())[0] == 200
+
+
+async def test_bodies_that_do_not_come_make_place_and_requests_in_progress_never_do() -> None:
+    async with serving(limit=3) as served, served.peer() as working, AsyncExitStack() as many:
+        await working.say(b"POST /held HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}")
+        await asyncio.wait_for(served.holding.wait(), 20)
+        slow = [await many.enter_async_context(served.peer(address=ELSEWHERE)) for _ in range(2)]
+        for peer in slow:
+            await peer.say(POST + b"content-length: 60000\r\n\r\n{")
+        await eventually(lambda: len(served.requests) == 3, "headers have come")
+        first = await many.enter_async_context(served.peer())  # who takes long to ask is not the next to go
+        assert (await slow[0].answer())[1]["code"] == "too_many_connections"
+        second = await many.enter_async_context(served.peer())
+        assert (await slow[1].answer())[1]["code"] == "too_many_connections"
+        for peer in (first, second):
+            await peer.say(b"GET /held HTTP/1.1\r\nhost: x\r\n\r\n")
+        await eventually(lambda: len(served.requests) == 5, "both are being answered")
+        assert await served.asked(GET + b"\r\n") == (503, "too_many_connections")  # nobody is cut off who is served
+        served.held.set()
+        for peer in (working, first, second):
+            assert (await peer.answer())[0] == 200
+
+
+@pytest.mark.parametrize("more", [b"", b"connection: close\r\n"])
+async def test_an_answer_that_is_not_taken_makes_place(monkeypatch: pytest.MonkeyPatch, more: bytes) -> None:
+    async with serving(limit=1) as served, served.peer(limit=1000) as waiting:
+        await waiting.say(b"GET /long HTTP/1.1\r\nhost: x\r\n" + more + b"\r\n")
+        await waiting.reader.readexactly(1)
+        assert await served.asked(GET + b"\r\n") == (503, "too_many_connections")
+        monkeypatch.setattr(http_connection, "IDLE_LONG", 0.0)
+        assert await served.asked(GET + b"\r\n") == (200, None)
+        assert len(await waiting.rest()) < len(LONG_ANSWER)
+
+
+def test_an_address_is_the_network_of_one_client() -> None:
+    of = http_connection.network
+    assert of("2001:db8::1") == of("2001:db8::2") != of("2001:db8:0:1::1")
+    assert of("::ffff:192.0.2.1") == of("192.0.2.1") != of("::ffff:192.0.2.2")
+    assert of("fe80::1%eth0") == of("fe80::1")

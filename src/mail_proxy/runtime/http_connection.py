@@ -12,6 +12,7 @@ from asyncio import TimerHandle, Transport
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from fcntl import ioctl
+from ipaddress import IPv6Address, IPv6Network, ip_address
 from termios import TIOCOUTQ
 from typing import Any, ClassVar, cast
 
@@ -41,6 +42,8 @@ MAX_PIPELINED = 16
 """Requests of one connection that wait for the one before."""
 IDLE_LONG = 5.0
 """Seconds after which an idle connection may have to make place for a new one."""
+HEAD_SHORT = 1.0
+"""Seconds that a request's headers take at the most where nobody dawdles: who takes longer makes place first."""
 RESERVED = 64
 """Connections beyond the limit that are there for `OPEN_PATHS`. Of those that say nothing the oldest gives way."""
 MOST_BEYOND = 2 * RESERVED
@@ -106,14 +109,75 @@ CROWDED = Refusal(
 )
 
 
+class Crowd:
+    """Connections that wait for the same thing. The longest waiting of the address that has the most goes first.
+
+    Every step costs the same, however many there are.
+    """
+
+    def __init__(self) -> None:
+        self.most = 0
+        """How many the address has that has the most."""
+        self._since: dict[BoundedConnection, float] = {}
+        self._of: dict[str, dict[BoundedConnection, None]] = {}
+        self._by_number: dict[int, dict[str, None]] = {}
+        """The addresses that have so many."""
+
+    def add(self, connection: BoundedConnection, now: float) -> None:
+        """Have a connection wait from now on, unless it does already."""
+        if connection not in self._since:
+            self._since[connection] = now
+            self._count(connection.address, +1, connection)
+
+    def discard(self, connection: BoundedConnection) -> None:
+        """Have a connection wait no longer, if it does."""
+        if self._since.pop(connection, None) is not None:
+            self._count(connection.address, -1, connection)
+
+    def first(self, now: float) -> tuple[BoundedConnection | None, float]:
+        """Return the one that goes first, and for how long it has waited."""
+        if not self.most:
+            return None, 0.0
+        connection = next(iter(self._of[next(iter(self._by_number[self.most]))]))
+        return connection, now - self._since[connection]
+
+    def _count(self, address: str, step: int, connection: BoundedConnection) -> None:
+        of = self._of.setdefault(address, {})
+        before = len(of)
+        if step > 0:
+            of[connection] = None
+        else:
+            del of[connection]
+        if before:
+            same = self._by_number[before]
+            del same[address]
+            if not same:
+                del self._by_number[before]
+        if of:
+            self._by_number.setdefault(len(of), {})[address] = None
+        else:
+            del self._of[address]
+        if len(of) > self.most or self.most not in self._by_number:
+            self.most = len(of)
+
+
 @dataclass(slots=True)
 class Places:
-    """The connections of one server: how many there may be, and which of them are idle, the longest first."""
+    """The connections of one server: how many there may be, and which of them make place for a new one, in what order.
+
+    One whose request came whole and is being answered never does.
+    """
 
     limit: int
     taken: int = 0
     idle: dict[BoundedConnection, float] = field(default_factory=dict)
-    """Since when, by the loop's clock."""
+    """Those that have been answered, the longest first; since when, by the loop's clock."""
+    heads: Crowd = field(default_factory=Crowd)
+    """Those that have no request in progress and are not idle: its headers do not come, or it has been refused."""
+    bodies: Crowd = field(default_factory=Crowd)
+    """Those whose request's body is still to come."""
+    unread: dict[BoundedConnection, float] = field(default_factory=dict)
+    """Those that have been answered, with a part of the answer still to be taken; since when."""
     silent: dict[BoundedConnection, None] = field(default_factory=dict)
     """Those beyond the limit that have not asked for anything, the oldest first."""
     crowded: bool = False
@@ -132,19 +196,51 @@ class Places:
     def leave(self, connection: BoundedConnection) -> None:
         """Forget a connection."""
         self.taken -= 1
-        self.idle.pop(connection, None)
+        self.be_busy(connection)
         self.silent.pop(connection, None)
         if self.crowded and self.taken < self.limit * 9 // 10:
             self.tell(crowded=False)
 
+    def be_busy(self, connection: BoundedConnection) -> None:
+        """Have a connection make no place."""
+        self.idle.pop(connection, None)
+        self.unread.pop(connection, None)
+        self.heads.discard(connection)
+        self.bodies.discard(connection)
+
     def make_one(self, now: float) -> bool:
-        """Close the connection that has been idle the longest, if it has been for long; True if there was one."""
-        connection, since = next(iter(self.idle.items()), (None, now))
-        if connection is None or now - since < IDLE_LONG:
+        """Close a connection that can make place; True if there was one."""
+        idle = self._idle_long(now)
+        chosen = idle or self._waiting(now) or self._unread_long(now)
+        if chosen is None:
             return False
-        del self.idle[connection]
-        connection.transport.close()
+        if chosen is not idle:
+            self.tell(crowded=True)
+        chosen.make_place()
         return True
+
+    def _idle_long(self, now: float) -> BoundedConnection | None:
+        while self.idle:
+            connection, since = next(iter(self.idle.items()))
+            if now - since < IDLE_LONG:
+                break
+            if not connection.transport.get_write_buffer_size():
+                return connection
+            del self.idle[connection]
+            self.unread[connection] = since
+        return None
+
+    def _unread_long(self, now: float) -> BoundedConnection | None:
+        connection, since = next(iter(self.unread.items()), (None, now))
+        return connection if now - since >= IDLE_LONG else None
+
+    def _waiting(self, now: float) -> BoundedConnection | None:
+        head, waited = self.heads.first(now)
+        body, _ = self.bodies.first(now)
+        # Who has only just come is not cut off before it can ask, as long as it is not one of very many.
+        if body is not None and waited < HEAD_SHORT and self.heads.most <= self.bodies.most:
+            return body
+        return head or body
 
     def tell(self, *, crowded: bool) -> None:
         """Log when the limit is reached, and when there is room again."""
@@ -171,6 +267,8 @@ class BoundedConnection(HttpToolsProtocol):
     @override
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         super().connection_made(transport)
+        self.address = network(self.client[0]) if self.client else ""
+        self._gone = False
         self._reserved = self.places.take(self, self.loop.time())
         self._refusal = NOT_HTTP
         self._head_alarm: TimerHandle | None = None
@@ -182,20 +280,28 @@ class BoundedConnection(HttpToolsProtocol):
         self._sizes = self._count = 0
         self._line = b""
         self._begun = False
+        self._hosts = 0
+        self._codings: list[bytes] = []
         if self._reserved:
             self.app = cast("Any", _only_open_paths(cast("Application", self.app)))
         if self.places.taken > self.places.limit + MOST_BEYOND:
             transport.abort()
         else:
             self._await_head()
+            self._take_place()
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
-        self.places.leave(self)
+        self._leave()
         self._head_has_come()
         _drop(self._reading_alarm)
         self._unset_keepalive_if_required()  # uvicorn leaves it where the connection broke
         super().connection_lost(exc)
+
+    def _leave(self) -> None:
+        if not self._gone:
+            self._gone = True
+            self.places.leave(self)
 
     # What comes
 
@@ -204,6 +310,11 @@ class BoundedConnection(HttpToolsProtocol):
         if self._discarding:
             return
         self.places.idle.pop(self, None)
+        self.places.unread.pop(self, None)
+        self._look_at(data)
+        self._take_place()
+
+    def _look_at(self, data: bytes) -> None:
         self._begun = False
         before = self._body
         super().data_received(data)
@@ -228,6 +339,8 @@ class BoundedConnection(HttpToolsProtocol):
         self._begun = self._in_head = True
         self._framing = self._body = self._sizes = self._count = 0
         self._line = b""
+        self._hosts = 0
+        self._codings = []
 
     @override
     def on_url(self, url: bytes) -> None:
@@ -243,6 +356,10 @@ class BoundedConnection(HttpToolsProtocol):
             long_token = name.lower() + b":" in _TOKEN_LINES and len(value) > MAX_HEAD // 2
             self._stop_with(NO_TOKEN if long_token else HEAD_TOO_LARGE)
         if self._in_head:  # trailers are counted and thrown away (RFC 9110 section 6.5.1)
+            lower = name.lower()
+            self._hosts += lower == b"host"
+            if lower == b"transfer-encoding":
+                self._codings.append(value.lower())
             super().on_header(name, value)
 
     @override
@@ -250,12 +367,19 @@ class BoundedConnection(HttpToolsProtocol):
         self._in_head = False
         self._head_has_come()
         self.places.silent.pop(self, None)
-        if len(self.pipeline) >= MAX_PIPELINED:
+        if len(self.pipeline) >= MAX_PIPELINED or not self._is_plain():
             self._stop_with(NOT_HTTP)
         super().on_headers_complete()
         self.cycle.transport = _Gentle(self)  # type: ignore[assignment]  # all of it that a request uses
         if self._reserved or self.parser.should_upgrade():  # no upgrade is taken, and the parser stops after it
             self.cycle.keep_alive = False
+
+    def _is_plain(self) -> bool:
+        """False where a proxy in front could take the request for another one (RFC 9112 sections 2.3, 3.2 and 6.1)."""
+        version = self.parser.get_http_version()
+        if version == "1.0":
+            return self._hosts <= 1 and not self._codings
+        return version == "1.1" and self._hosts == 1 and self._codings in ([], [b"chunked"])
 
     @override
     def on_body(self, body: bytes) -> None:
@@ -296,6 +420,23 @@ class BoundedConnection(HttpToolsProtocol):
         self.transport.write(CROWDED.to_bytes())
         self.transport.close()
 
+    def make_place(self) -> None:
+        """Close a connection at once that has no whole request in progress, with an answer where one is due."""
+        cycle = self._latest
+        if not self._discarding:
+            if cycle is None or (self._in_head and cycle.response_complete):
+                self.transport.write(CROWDED.to_bytes())
+            elif not cycle.response_complete and not cycle.response_started:
+                cycle.disconnected = True
+                cycle.message_event.set()
+                self.transport.write(CROWDED.to_bytes())
+        self._discarding = True
+        self._leave()  # many may come before it is lost
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            self.transport.close()
+
     def _answer_and_discard(self, refusal: Refusal) -> None:
         if self.transport.is_closing():
             return
@@ -324,6 +465,7 @@ class BoundedConnection(HttpToolsProtocol):
         self.places.silent.pop(self, None)
         self._head_has_come()
         self._be_busy()
+        self._take_place()
         if not self.transport.is_closing():
             self.flow.resume_reading()
 
@@ -341,6 +483,25 @@ class BoundedConnection(HttpToolsProtocol):
     def _between_requests(self) -> bool:
         cycle = self._latest
         return (cycle is None or (cycle.response_complete and not cycle.more_body)) and not self._in_head
+
+    def _take_place(self) -> None:
+        """Say what it waits for, and so when it makes place for another connection."""
+        if self._gone or self._reserved:
+            return
+        cycle = self._latest
+        heads, bodies, now = self.places.heads, self.places.bodies, self.loop.time()
+        if cycle is not None and not cycle.response_complete and not cycle.disconnected:
+            if cycle.more_body and not self.pipeline:
+                heads.discard(self)
+                bodies.add(self, now)
+            else:
+                self.places.be_busy(self)
+        elif self._discarding or self._in_head or self._head_alarm is not None:
+            bodies.discard(self)
+            heads.add(self, now)
+        else:
+            heads.discard(self)
+            bodies.discard(self)
 
     def _await_head(self) -> None:
         self._alarm_head(RESERVED_PATIENCE if self._reserved else HEAD_PATIENCE, self._head_is_late)
@@ -375,13 +536,20 @@ class BoundedConnection(HttpToolsProtocol):
         super().on_response_complete()
         self._watch_reading()
         if self._ends():
+            if not self._gone and self._reading_alarm is not None:
+                self.places.be_busy(self)
+                self.places.unread[self] = self.loop.time()
             return
         if unfinished:
             # Nobody wants the rest of the body: it has a while to come to its end, then the connection goes.
             self._be_busy()
             self._alarm_head(LINGER, self.transport.abort)
+            self._take_place()
         elif self._between_requests() and self._head_alarm is None:
+            self.places.be_busy(self)
             self.places.idle[self] = self.loop.time()
+        else:
+            self._take_place()
 
     @override
     def on_message_complete(self) -> None:
@@ -397,6 +565,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _be_busy(self) -> None:
         self.places.idle.pop(self, None)
+        self.places.unread.pop(self, None)
         self._unset_keepalive_if_required()
 
     @override
@@ -426,6 +595,17 @@ class BoundedConnection(HttpToolsProtocol):
             return ours + int.from_bytes(ioctl(connected.fileno(), TIOCOUTQ, bytes(4)), sys.byteorder)
         except OSError:  # not on every platform
             return ours
+
+
+def network(address: str) -> str:
+    """Return what one client has for itself: an IPv4 address, or the /64 of an IPv6 one."""
+    try:
+        parsed = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if not isinstance(parsed, IPv6Address):
+        return str(parsed)
+    return str(parsed.ipv4_mapped or IPv6Network((parsed, 64), strict=False))
 
 
 def _only_open_paths(app: Application) -> Application:
