@@ -194,6 +194,10 @@ class Queue(Protocol):
         """
         ...
 
+    async def digests(self, tenant_id: str, ids: Sequence[str]) -> Mapping[str, str]:
+        """The digests of those of a tenant's messages that there are, by id."""  # G3
+        ...
+
     async def claim(self, demands: Sequence[Demand], token: str, now: float) -> Taking:
         """Take ready messages, by priority then age, and count an attempt for each. G5.
 

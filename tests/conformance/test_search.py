@@ -147,6 +147,11 @@ async def test_texts_are_found_by_a_part_of_them_whatever_its_case(store: Store)
     for part in ("a%e", "an_a", "\\%", "%", "';--", "\0"):
         assert await found(store, texts=TextFilter(recipient=part)) == (["M1"] if part == "%" else []), part
     assert await found(store, texts=TextFilter(subject="NEEDLE")) == ["M2"]
+    third = texts("M3", subject="a \\u0000 in letters", **{"from": "Zo\u00eb <zoe@xn--mnchen-3ya.example>"})
+    await enqueue(store, a_message("M3", account, fields=third))
+    assert await found(store, texts=TextFilter(subject="\\u0000 in")) == ["M3"]
+    for part in ("@m\u00fcnchen.example", "xn--mnchen", "ZO\u00cb"):
+        assert await found(store, texts=TextFilter(sender=part)) == ["M3"], part
     assert await found(store, texts=TextFilter("anna", "shop", "sure")) == ["M1"]
     assert await found(store, texts=TextFilter("anna", "shop", "unsure")) == []
 

@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mail_proxy.domain.header import encoded_words, folded, name_problem, phrase, text_header, text_problem
+from mail_proxy.domain.header import (
+    encoded_words,
+    folded,
+    hides_a_line_break,
+    name_problem,
+    phrase,
+    text_header,
+    text_problem,
+)
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300)
 
@@ -153,3 +161,9 @@ def test_a_display_name_is_quoted_or_encoded_only_where_it_has_to_be(name: str, 
 
 def test_a_name_too_long_to_quote_is_encoded() -> None:
     assert all(word.startswith("=?utf-8?") for word in phrase("a, " * 300, 70))
+
+
+@pytest.mark.parametrize("text", ["=?utf-8?q?=C2?= =?utf-8?q?=85Bcc:x?=", "=?utf-8?b?4oA=?= =?UTF-8?b?qA==?="])
+def test_a_control_character_in_two_encoded_words_is_found(text: str) -> None:
+    assert hides_a_line_break(text)
+    assert not hides_a_line_break("=?utf-8?q?Gr=C3=BC=C3=9Fe?= =?utf-8?q?_an_alle?=")

@@ -72,6 +72,9 @@ class MemoryQueue:
         self.attempts = 0
         self.before: Callable[[], Awaitable[None]] | None = None
 
+    async def digests(self, tenant_id: str, ids: Sequence[str]) -> dict[str, str]:
+        return {id_: self.messages[tenant_id, id_].digest for id_ in ids if (tenant_id, id_) in self.messages}
+
     async def enqueue(self, messages: Sequence[NewMessage], directory_version: int) -> Sequence[Taken]:
         self.calls.append(messages)
         if self.before is not None:

@@ -152,6 +152,19 @@ async def test_a_batch_of_nothing_but_bad_items_is_not_ok_and_stores_nothing(des
     assert desk.woken == []
 
 
+async def test_a_repeated_message_is_a_duplicate_also_when_its_time_has_passed_meanwhile(desk: Desk) -> None:
+    """Who did not get the answer must not be told that the message was refused."""  # G3
+    end = desk.clock.now() + 60
+    submitted = item(expires_ts=end)
+    await desk.intake.submit("acme", [submitted])
+    desk.clock.jump(60)
+    receipt = await desk.intake.submit(
+        "acme", [submitted, item(expires_ts=end, body="other"), item(id="M2", expires_ts=end)]
+    )
+    assert (receipt.queued, receipt.duplicates) == (0, ("M1",))
+    assert codes(receipt) == [(1, "expires_ts", "invalid"), (2, "expires_ts", "invalid")]
+
+
 async def test_an_empty_batch_is_ok(desk: Desk) -> None:
     assert (await desk.intake.submit("acme", [])).ok
 

@@ -21,7 +21,7 @@ from mail_proxy.domain.tenant import id_problem
 from mail_proxy.secrets import tokens
 
 _TOKEN = re.compile(rb"[\x21-\x7e]{1,%d}\Z" % tokens.LONGEST)
-_REFUSED = "There is no valid token in X-API-Token."
+_REFUSED = "There is no valid token in X-API-Token or Authorization: Bearer."
 
 _api_key = APIKeyHeader(
     name="X-API-Token", scheme_name="Token", description="The admin token or a tenant's token.", auto_error=False

@@ -8,6 +8,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -20,7 +21,7 @@ from mail_proxy.api.errors import BadEncoding, TooSlow
 from mail_proxy.api.notes import notes_of
 from mail_proxy.api.redaction import shown_body
 from mail_proxy.api.services import Services, services_of
-from mail_proxy.api.validation import problems
+from mail_proxy.api.validation import MAX_PROBLEMS, problems
 from mail_proxy.domain.errors import Invalid, Problem, TooLarge
 from mail_proxy.domain.reply import printable
 
@@ -40,6 +41,8 @@ SMALL = 1_000_000
 """Bytes that a body may have that is no submission: it is parsed on the event loop."""
 LISTS = 4_000_000
 """The same for a list of ids: twice what a thousand of the longest take."""
+LESS = 100
+"""How many times fewer values other bodies have than a submission: enough for as many ids as it may have messages."""
 HEAVY = 200_000
 """Bytes from which a body is read on a thread of its own."""
 PIECE = 1_000_000
@@ -132,14 +135,15 @@ async def read_model(
 ) -> ModelT:
     """Return the body as a model; raises `Invalid` naming each field that is wrong. `optional`: it may be empty."""
     body = await _read_small(request, limit, most)
-    given = validated(model, {} if optional and not body.strip() else parse_json(body))
+    values = services_of(request).settings.max_values // LESS
+    given = validated(model, {} if optional and not body.strip() else parse_json(body, values))
     notes_of(request.scope).payload = shown_body(given)
     return given
 
 
 async def read_small_json(request: Request, limit: int | None) -> dict[str, object]:
     """Return the body as an object whose fields are not looked at yet; raises `Invalid`, and as `read_body` does."""
-    value = parse_json(await _read_small(request, limit))
+    value = parse_json(await _read_small(request, limit), services_of(request).settings.max_values // LESS)
     if not isinstance(value, dict):
         raise Invalid(Problem("body", "must be an object"))
     return value
@@ -154,7 +158,8 @@ async def refuse_body(request: Request, limit: int | None) -> None:
 
 async def _read_small(request: Request, limit: int | None, most: int = SMALL) -> bytes | bytearray:
     """Return a body that is no submission. It has room while it comes; what becomes of it is done at once."""
-    with services_of(request).body_memory.room(_read_small) as room:
+    notes = notes_of(request.scope)
+    with services_of(request).body_memory.room(None if notes.by_admin else notes.tenant_id) as room:
         return await read_body(request, min(limit or most, most), room)
 
 
@@ -169,7 +174,7 @@ def parse_json(body: bytes | bytearray, max_values: int = MAX_VALUES) -> object:
     except UnicodeDecodeError as error:
         raise Invalid(Problem("body", f"is not UTF-8 at byte {error.start}")) from None
     if _has_more_values(text, max_values):
-        raise TooLarge(f"A body has at most {max_values} values here; submit fewer messages at a time.")
+        raise TooLarge(f"A body has at most {max_values} values here; send less at a time.")
     try:
         value: object = _decoder.decode(text)
     except _Refused as refused:
@@ -187,7 +192,11 @@ def validated(model: type[ModelT], value: object) -> ModelT:
     """Return a value as a model; raises `Invalid`."""
     if not isinstance(value, dict):
         raise Invalid(Problem("body", "must be an object"))
+    fields = {field.alias or name for name, field in model.model_fields.items()}
     later = model.later if issubclass(model, Administered) else {}
+    unknown = list(islice((name for name in value if name not in fields and name not in later), MAX_PROBLEMS))
+    if unknown:  # found here, as to be told of each of thousands would take its time
+        raise Invalid(*(Problem(printable(name, 80) or "body", "is not known here") for name in unknown))
     try:
         return model.model_validate({name: v for name, v in value.items() if v is not None or name not in later})
     except ValidationError as error:

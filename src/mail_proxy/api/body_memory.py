@@ -17,8 +17,9 @@ BIG_FROM = 1_000_000
 """Bytes from which a body is a big one: big ones have a part of their own, so that small ones do not wait for them."""
 PATIENCE = 10.0
 """Seconds that a request waits for room."""
-MOST_WAITING = 100
-"""Requests that wait for room; what comes beyond is asked to come back at once."""
+MOST_WAITING = 10
+"""Requests of one caller that wait for room; what comes beyond is asked to come back at once. All of them together are
+no more than there are connections."""
 
 
 @dataclass(slots=True)
@@ -42,7 +43,7 @@ class _Part:
         if not self.waiting and self._fits(whose, size):
             self._give(whose, size)
             return
-        if len(self.waiting) >= MOST_WAITING:
+        if sum(each.whose == whose for each in self.waiting) >= MOST_WAITING:
             raise _too_busy()
         mine = _Waiting(whose, size, asyncio.get_running_loop().create_future())
         self.waiting.append(mine)

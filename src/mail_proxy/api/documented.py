@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from mail_proxy.api.schemas import Failure
 
 _FAILURES: dict[int, tuple[str, str, str]] = {
-    401: ("No valid token.", "There is no valid token in X-API-Token.", "unauthorized"),
+    401: ("No valid token.", "There is no valid token in X-API-Token or Authorization: Bearer.", "unauthorized"),
     403: (
         "The token is valid but may not do this: `admin_only`, or `wrong_tenant` for another tenant's id.",
         "The token belongs to another tenant.",

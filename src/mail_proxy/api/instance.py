@@ -81,7 +81,7 @@ async def new_api_token(request: Request, _caller: AdminCaller, _query: Nothing)
     await refuse_body(request, services.settings.max_request_bytes)
     shown = presented_token(request.scope)
     if shown is None:
-        raise Unauthorized("There is no valid token in X-API-Token.")
+        raise Unauthorized("There is no valid token in X-API-Token or Authorization: Bearer.")
     return answer({"ok": True, "api_token": await services.admin_token.renew(tokens.digest(shown))})
 
 

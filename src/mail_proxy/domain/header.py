@@ -105,6 +105,8 @@ def hides_a_line_break(text: str) -> bool:
     """
     if "=?" not in text:
         return False
+    if _hides_in_several(text):
+        return True
     for charset, encoding, payload in _ENCODED.findall(text):
         if _HIDING_CHARSET.match(charset):
             return True
@@ -114,6 +116,16 @@ def hides_a_line_break(text: str) -> bool:
             if len(rest.translate(None, _CONTROL_OCTETS)) != len(rest) or _controls_in_utf8(charset, rest):
                 return True
     return False
+
+
+def _hides_in_several(text: str) -> bool:
+    """True where encoded words in UTF-8 decode to a control character of which each has a part."""
+    words = [_decoded(encoding, payload) for charset, encoding, payload in _ENCODED.findall(text) if _is_utf(charset)]
+    return len(words) > 1 and bool(_CONTROL.search(b"".join(filter(None, words)).decode("utf-8", "replace")))
+
+
+def _is_utf(charset: str) -> bool:
+    return charset.lower().startswith("utf")
 
 
 def _smuggles(charset: str, encoding: str, payload: str) -> bool:
@@ -137,7 +149,7 @@ def _decoded(encoding: str, payload: str) -> bytes | None:
 
 
 def _controls_in_utf8(charset: str, decoded: bytes) -> bool:
-    return charset.lower().startswith("utf") and bool(_CONTROL.search(decoded.decode("utf-8", "replace")))
+    return _is_utf(charset) and bool(_CONTROL.search(decoded.decode("utf-8", "replace")))
 
 
 def text_header(name: str, value: str) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+
+_IN_ASCII = re.compile(r"xn--[a-z0-9-]{1,59}", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,21 @@ def fits(wanted: TextFilter, texts: Texts) -> bool:
 
 
 def _has(part: str, text: str | None) -> bool:
-    return text is not None and part.casefold() in text.casefold()
+    if text is None:
+        return False
+    return part.casefold() in text.casefold() or ("xn--" in text and part.casefold() in _readable(text).casefold())
+
+
+def _readable(text: str) -> str:
+    """Write domains of other scripts as people do; they are kept in ASCII (RFC 5890)."""
+    return _IN_ASCII.sub(_label, text)
+
+
+def _label(found: re.Match[str]) -> str:
+    try:
+        return found[0].encode("ascii").decode("idna")
+    except UnicodeError:
+        return found[0]
 
 
 def as_text(value: object) -> str | None:

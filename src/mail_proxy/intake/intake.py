@@ -24,6 +24,7 @@ BREATH = 25
 HEAVY = 50_000
 """Characters from which an item is checked on a thread of its own."""
 
+KNOWN = Taken(Verdict.DUPLICATE)
 Notify = Callable[[frozenset[int], bool], None]
 """Told after a commit which accounts have new messages, and whether one of them is to go at once and is `immediate`."""
 
@@ -86,7 +87,9 @@ class Intake:
         for _ in range(MAX_TRIES):
             # Taken first: what changes between this and the commit makes the queue say Stale.
             version = self._directory.version
-            placed, unresolved = await self._place(drafts, caller_tenant, now)
+            placed, unresolved = await self._place([d for d in drafts if not d.accepted.too_late], caller_tenant, now)
+            late, too_late = await self._late([d for d in drafts if d.accepted.too_late], caller_tenant, now)
+            unresolved += too_late
             if unresolved and await self._directory.refresh() != version:
                 continue  # What was not found may have come by another instance.
             try:
@@ -95,7 +98,7 @@ class Intake:
                 await self._directory.refresh()
                 continue
             self._wake(placed, taken)
-            return _receipt(placed, taken, [*rejected, *unresolved])
+            return _receipt([*placed, *late], [*taken, *(KNOWN for _ in late)], [*rejected, *unresolved])
         raise StoreUnavailable("tenants and accounts keep changing; nothing was stored, try again")
 
     async def _drafts(
@@ -142,6 +145,25 @@ class Intake:
                 case other:
                     assert_never(other)
         return placed, unresolved
+
+    async def _late(
+        self, drafts: Sequence[_Draft], caller_tenant: str | None, now: float
+    ) -> tuple[list[tuple[int, NewMessage]], list[Rejected]]:
+        """Divide what comes after its `expires_ts`: what is repeated and known already, and the rest."""  # G3
+        if not drafts:
+            return [], []
+        placed, unresolved = await self._place(drafts, caller_tenant, now)
+        ids: dict[str, list[str]] = {}
+        for _, message in placed:
+            ids.setdefault(message.tenant_id, []).append(message.id)
+        known = {tenant_id: await self._queue.digests(tenant_id, of_it) for tenant_id, of_it in ids.items()}
+        repeated: list[tuple[int, NewMessage]] = []
+        for index, message in placed:
+            if known[message.tenant_id].get(message.id) == message.digest:
+                repeated.append((index, message))
+            else:
+                unresolved.append(Rejected(index, message.id, "expires_ts", "has passed already", "invalid"))
+        return repeated, unresolved
 
     def _wake(self, placed: Sequence[tuple[int, NewMessage]], taken: Sequence[Taken]) -> None:
         new = [

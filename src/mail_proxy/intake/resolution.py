@@ -73,7 +73,7 @@ class Resolver:
         if named is not None:
             return named
         if account_id is None:
-            return Unresolved("tenant_id", "is required, because there is more than one tenant", "tenant_required")
+            return Unresolved("tenant_id", "is required, unless there is exactly one tenant", "tenant_required")
         owners = await self._directory.account_owners(account_id)
         if len(owners) == 1:
             return owners[0]

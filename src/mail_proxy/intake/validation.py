@@ -72,6 +72,8 @@ class Accepted:
     batch_code: str | None
     deferred_ts: float | None
     expires_ts: float | None
+    too_late: bool = False
+    """Its `expires_ts` has passed: it can only be one that was taken before."""
 
 
 def check(index: int, item: object, now: float) -> Accepted | Rejected:
@@ -122,7 +124,7 @@ def _accepted(index: int, item: object, now: float) -> Accepted:
         _check_text("batch_code", submitted.batch_code)
     if submitted.metadata is not None:
         _check_metadata(submitted.metadata)
-    _check_times(submitted.deferred_ts, submitted.expires_ts, now)
+    _check_times(submitted.deferred_ts, submitted.expires_ts)
     fields = {name: value for name, value in given.items() if value is not None}
     fields |= rewritten(given) | _without_nul(given)
     message = build_message(fields)
@@ -145,6 +147,7 @@ def _accepted(index: int, item: object, now: float) -> Accepted:
         batch_code=submitted.batch_code,
         deferred_ts=submitted.deferred_ts,
         expires_ts=submitted.expires_ts,
+        too_late=submitted.expires_ts is not None and submitted.expires_ts <= now,
     )
 
 
@@ -226,7 +229,7 @@ def _scalar_problem(value: object) -> str | None:
             return "must consist of what JSON has"
 
 
-def _check_times(deferred_ts: float | None, expires_ts: float | None, now: float) -> None:
+def _check_times(deferred_ts: float | None, expires_ts: float | None) -> None:
     for field, value in (("deferred_ts", deferred_ts), ("expires_ts", expires_ts)):
         if value is None:
             continue
@@ -238,8 +241,6 @@ def _check_times(deferred_ts: float | None, expires_ts: float | None, now: float
             raise _wrong(field, "lies too far in the future; give Unix seconds")
     if expires_ts is None:
         return
-    if expires_ts <= now:
-        raise _wrong("expires_ts", "has passed already")
     if deferred_ts is not None and expires_ts <= deferred_ts:
         raise _wrong("expires_ts", "must be later than deferred_ts")
 

@@ -63,7 +63,10 @@ class AdminToken:
             # shielded: what was begun comes to its end, whoever goes away meanwhile
             await asyncio.shield(asyncio.to_thread(file.replace, SETTING, token, lambda held: _is(held, shown)))
         except ConfigChanged:
-            raise Conflict("Somebody else has just changed the admin token.", code="token_changed") from None
+            raise Conflict(
+                f"{file.path} holds another admin token than this one, or none: somebody has changed it.",
+                code="token_changed",
+            ) from None
         except (ConfigRefused, ConfigUnsure) as refused:
             raise Conflict(str(refused), code="config_not_writable") from None
         except OSError as error:

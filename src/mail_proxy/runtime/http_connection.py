@@ -97,7 +97,7 @@ HEAD_TOO_LARGE = Refusal(
 )
 NO_TOKEN = Refusal(
     401,
-    "There is no valid token in X-API-Token.",
+    "There is no valid token in X-API-Token or Authorization: Bearer.",
     code="unauthorized",
     headers=((b"www-authenticate", b"Bearer"),),
 )

@@ -81,9 +81,9 @@ def as_text(*, colour: bool) -> Callable[[WrappedLogger | None, str, EventDict],
 
 
 def mask_secrets(_logger: WrappedLogger | None, _method: str, event: EventDict) -> EventDict:
-    """Put asterisks in the place of whatever is named like a secret."""
-    for name in event:
-        if _SECRET_NAME.search(name):
+    """Put asterisks in the place of whatever is named like a secret, but for numbers of them."""
+    for name, value in event.items():
+        if _SECRET_NAME.search(name) and not isinstance(value, int):
             event[name] = MASK
     return event
 

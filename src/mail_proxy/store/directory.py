@@ -419,9 +419,9 @@ def _refuse_while_untold(transaction: Transaction, tenant_id: str) -> None:
     ).scalar_one()
     if unfinished or unreported:
         raise Conflict(
-            f"tenant '{tenant_id}' has {_up_to_many(unfinished)} unfinished messages and {_up_to_many(unreported)} "
-            "unreported events; "
-            "wait for them, or delete it with force=true",
+            f"Tenant '{tenant_id}' has {_up_to_many(unfinished)} messages that are not finished, and "
+            f"{_up_to_many(unreported)} events that were not reported: wait for them (where there is nobody to report "
+            "to, cleanup-messages removes them), or delete it with force=true.",
             code="tenant_in_use",
         )
 

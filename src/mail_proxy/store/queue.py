@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, bindparam, func, select
 
 from mail_proxy.domain.backlog import Survey
 from mail_proxy.domain.claim import Claimed, Demand, Taking
@@ -18,7 +18,7 @@ from mail_proxy.store.divert import Diversion, Divert
 from mail_proxy.store.enqueue import Batch, Enqueue
 from mail_proxy.store.prune import Prune, PruneRequest
 from mail_proxy.store.rescue import Registration
-from mail_proxy.store.rows import unpack
+from mail_proxy.store.rows import among, pack, unpack
 from mail_proxy.store.schedule import ClaimExpired, Due, ExpiryRequest, Promote, Unhold, ready_accounts
 from mail_proxy.store.schema import messages
 from mail_proxy.store.settle import Release, Settle
@@ -46,6 +46,9 @@ class StoreQueue:
         self._unhold = Unhold(dialect)
         self._divert = Divert(dialect)
         self._claim_expired = ClaimExpired(dialect)
+        self._digests = select(messages.c.id, messages.c.digest).where(
+            messages.c.tenant_id == bindparam("tenant"), among(dialect, messages.c.id, "ids")
+        )
         self._ready = ready_accounts(dialect)
         self._surveying = Surveying(dialect)
         counted = Usage(dialect, usage or UsageSettings())
@@ -93,6 +96,15 @@ class StoreQueue:
         if taken is None:
             raise Stale
         return taken
+
+    async def digests(self, tenant_id: str, ids: Sequence[str]) -> Mapping[str, str]:
+        """See `Queue.digests`."""
+        asked = {"tenant": tenant_id, "ids": pack(ids)}
+
+        def look(connection: Connection) -> dict[str, str]:
+            return {row.id: row.digest for row in connection.execute(self._digests, asked)}
+
+        return await self._database.read(look)
 
     async def claim(self, demands: Sequence[Demand], token: str, now: float) -> Taking:
         """See `Queue.claim`."""

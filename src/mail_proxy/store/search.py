@@ -24,6 +24,7 @@ from sqlalchemy import (
     Select,
     and_,
     bindparam,
+    case,
     cast,
     false,
     func,
@@ -343,6 +344,10 @@ def _with_texts(reader: Reader, dialect: str, wanted: TextFilter, pks: Sequence[
     return kept
 
 
+_NUL = r"(?<!\\)((?:\\\\)*)\\u0000"
+"""The escape for NUL, not what follows an escaped backslash."""
+
+
 @cache
 def _people(dialect: str) -> Select[tuple[str]]:
     of_them = select(recipients.c.message_pk, recipients.c.address).where(among(dialect, recipients.c.message_pk))
@@ -361,7 +366,8 @@ def _submitted(dialect: str, names: tuple[str, ...]) -> Select[tuple[str]]:
         values = [func.json_extract(fields, f"$.{name}").label(name) for name in names]
     else:
         # PostgreSQL reads no JSON in which there is a NUL
-        whole = cast(func.replace(fields, "\\u0000", "\\ufffd"), JSON)
+        without = func.regexp_replace(fields, _NUL, r"\1\\ufffd", "g")
+        whole = cast(case((func.strpos(fields, "\\u0000") > 0, without), else_=fields), JSON)
         values = [whole.op("->>")(name).label(name) for name in names]
     of_them = select(contents.c.message_pk, *values).where(among(dialect, contents.c.message_pk))
     return packed(dialect, of_them.subquery("submitted"))

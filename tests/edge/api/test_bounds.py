@@ -15,10 +15,12 @@ import pytest
 from mail_proxy.api import bodies, body_memory, failed_tokens
 from mail_proxy.api.application import create_app
 from mail_proxy.api.body_memory import BIG_FROM, COUNTED_FROM, BodyMemory
+from mail_proxy.api.body_memory import MOST_WAITING as MOST_BODIES
 from mail_proxy.api.errors import TooBusy
 from mail_proxy.api.failed_tokens import FREE, MOST_ADDRESSES, MOST_WAITING, FailedTokens, client_of
 from mail_proxy.api.page_turns import AT_ONCE, PageTurns
 from mail_proxy.api.page_turns import MOST_WAITING as MOST_PAGES
+from mail_proxy.api.validation import MAX_PROBLEMS
 from mail_proxy.domain.errors import TooLarge, TooMany
 from tests.support.api import ADMIN_TOKEN, Instance, a_submission
 
@@ -62,6 +64,32 @@ async def test_those_who_wait_for_room_get_it_in_turn_and_nobody_waits_for_one_w
     second.leave()
     with memory.room("acme") as all_of_it:
         await all_of_it.grow(8 * BIG_FROM)
+
+
+async def test_those_who_wait_without_number_are_asked_to_come_back_and_keep_nobody_else_out() -> None:
+    memory = BodyMemory(10 * BIG_FROM)
+    with memory.room("acme") as first, memory.room("other") as second:
+        await first.grow(4 * BIG_FROM)
+        waiting = [asyncio.create_task(memory.room("acme").grow(2 * BIG_FROM)) for _ in range(MOST_BODIES)]
+        await asyncio.sleep(0)
+        with pytest.raises(TooBusy):
+            await memory.room("acme").grow(2 * BIG_FROM)
+        await asyncio.wait_for(second.grow(4 * BIG_FROM), 5)
+        for each in waiting:
+            each.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+@pytest.mark.parametrize("path", ["/commands/delete-messages", "/commands/add-messages", "/account"])
+async def test_who_sends_thousands_of_unknown_fields_is_told_of_the_first_few(
+    acme: httpx.AsyncClient, path: str
+) -> None:
+    """To make a sentence of each of them would hold everybody else up."""
+    answer = await acme.post(path, json={f"k{n}": None for n in range(1900)})
+    assert (answer.status_code, len(answer.json()["detail"])) == (422, MAX_PROBLEMS)
+    if path != "/commands/add-messages":  # whose messages have some values each
+        answer = await acme.post(path, json={"ids": [{f"k{n}": n for n in range(10_000)}]})
+        assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
 
 
 async def test_no_room_is_lost_whatever_callers_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,7 @@ async def test_what_is_wrong_is_named_and_nothing_is_done(acme: httpx.AsyncClien
         {"ids": None},
         {"ids": "M1"},
         {"ids": ["M1", 1]},
-        {"ids": [1] * 100_000},
+        {"ids": [1] * 4_000},
     ):
         assert await refused(acme, "delete-messages", body) == (*invalid, "ids"), str(body)[:50]
     assert await refused(acme, "delete-messages", {"ids": ["M1"], "force": True}) == (*invalid, "force")

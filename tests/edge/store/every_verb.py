@@ -37,6 +37,7 @@ A_FEW = 3
 POLICY = Policy(RetrySchedule(delays=(60.0,), max_attempts=3))
 VERBS = (
     "enqueue",
+    "digests",
     "promote",
     "unhold",
     "unhold poison",
@@ -205,6 +206,8 @@ async def take_in(store: Store, account: Account, observe: Observe) -> None:
     with observe("enqueue"):
         await enqueue(store, *new)
         await enqueue(store, new[0], a_message("V1", account, digest="other"))
+    with observe("digests"):
+        assert await store.queue.digests("tenant0", ["V0", "unknown"]) == {"V0": "digest of V0"}
     with observe("promote"):
         await store.queue.promote(NOW, CHUNK)
     await store.directory.change_suspension("tenant0", lambda _: Suspension(batches=frozenset({"autumn"})))
