@@ -45,6 +45,24 @@ async def settled(store: Store, settlement: Settlement) -> bool:
     return written
 
 
+async def test_a_message_that_is_too_heavy_stays_and_so_does_what_comes_after_it(store: Store) -> None:
+    account = await with_account(store)
+    small, large = (a_message(id_, account) for id_ in ("small", "large"))
+    large = replace(large, fields=large.fields[:-1] + ', "html": "' + "x" * 1000 + '"}')
+    after, urgent = a_message("after", account), a_message("urgent", account, priority=0)
+    await enqueue(store, small, large, after)
+    demand = Demand(account.pk, 10, heaviest=500)
+    taking = await store.queue.claim([demand], "t1", 1_800_000_001.0)
+    assert ([each.identity.mail_id for each in taking.claimed], taking.heavy) == (["small"], frozenset({account.pk}))
+    await enqueue(store, urgent)
+    taking = await store.queue.claim([replace(demand, urgent_only=True)], "t2", 1_800_000_001.0)
+    assert ([each.identity.mail_id for each in taking.claimed], taking.heavy) == (["urgent"], frozenset())
+    taking = await store.queue.claim([demand], "t3", 1_800_000_001.0)
+    assert (list(taking.claimed), taking.heavy) == ([], frozenset({account.pk}))
+    left = await claim(store, account.pk)
+    assert [(each.identity.mail_id, each.attempts) for each in left] == [("large", 1), ("after", 1)]
+
+
 async def test_what_was_enqueued_is_claimed_with_all_that_sending_needs(store: Store) -> None:
     account = await with_account(store)
     people = (("b@example.net", RecipientKind.TO), ("c@example.net", RecipientKind.BCC))

@@ -17,6 +17,7 @@ import anyio
 import structlog
 from anyio.abc import TaskGroup
 
+from mail_proxy.delivery.in_hand import InHand
 from mail_proxy.delivery.in_turn import InTurn
 from mail_proxy.delivery.journal import JournalUnwritable
 from mail_proxy.delivery.lane import Job, Lane
@@ -70,6 +71,7 @@ class Dispatcher:
         self._group: TaskGroup | None = None
         self._running: dict[int, anyio.CancelScope] = {}
         self._claimed = 0
+        self._in_hand = InHand(settings.max_sending)
 
     # -- what others tell it -----------------------------------------------------------------------------------------
 
@@ -81,6 +83,7 @@ class Dispatcher:
             self._news[account_pk] = None
             if urgent:
                 self._urgent.add(account_pk)
+                self._in_hand.look_again(account_pk)
         if self._news:
             self._wake.set()
 
@@ -115,6 +118,11 @@ class Dispatcher:
     def busy(self) -> bool:
         """True while anything is in this instance's hands."""
         return bool(self._running) or self._claimed > 0
+
+    @property
+    def bytes_in_hand(self) -> int:
+        """The size of all submissions in this instance's hands."""
+        return self._in_hand.bytes
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
@@ -191,6 +199,7 @@ class Dispatcher:
         found: Counter[int] = Counter()
         for message in claimed:
             self._lanes[message.account_pk].put(Job.of(message, term))
+            self._in_hand.take(message)
             found[message.account_pk] += 1
         self._claimed += len(claimed)
         full_helping = sum(len(message.fields) for message in claimed) >= HELPING
@@ -201,7 +210,10 @@ class Dispatcher:
             in_time = lane.just_in_time and found[demand.account_pk]
             behind_parked = demand.account_pk in taking.parked and demand.account_pk not in taking.limited
             took_all = found[demand.account_pk] >= demand.limit
-            if full_helping or in_time or behind_parked or took_all:  # there may be more
+            heavy = demand.account_pk in taking.heavy
+            if heavy:
+                self._in_hand.left_heavy(demand.account_pk)
+            if full_helping or in_time or behind_parked or took_all or heavy:  # there may be more
                 self._wanted.add(lane.account.tenant_id, demand.account_pk)
                 if demand.urgent_only:
                     self._urgent.add(demand.account_pk)
@@ -248,13 +260,18 @@ class Dispatcher:
         for account_pk in self._wanted.some(LOOKED_AT):
             if len(demands) >= ACCOUNTS_PER_CLAIM or room <= 0:
                 break
+            tenant_id = self._wanted.tenant_of(account_pk)
+            heaviest = 0 if tenant_id is None else self._in_hand.heaviest(tenant_id, account_pk)
+            if heaviest == 0:
+                self._wanted.discard(account_pk)  # it is told of when there is room for it
+                continue
             lane = await self._lane(account_pk)
             if lane is None or not lane.open_for_business or lane.shut_until is not None:
                 if lane is not None and lane.account.hold is not None:
                     self._outages.take_up(lane)
                 self._unwant(account_pk)
                 continue
-            demand = self._demand(lane, min(await self._most_for(lane), room))
+            demand = self._demand(lane, min(await self._most_for(lane), room), heaviest)
             self._wanted.had_its_turn(account_pk)
             if demand is None:
                 continue  # stays wanted; asked for when its lane has room
@@ -266,12 +283,12 @@ class Dispatcher:
             if not demand.urgent_only:
                 self._wanted.discard(account_pk)
 
-    def _demand(self, lane: Lane, batch: int) -> Demand | None:
+    def _demand(self, lane: Lane, batch: int, heaviest: int | None) -> Demand | None:
         """Say what to ask for where so many messages are the most; None while the lane has enough."""
         if len(lane) <= batch // 2 and batch > 0:
-            return Demand(lane.account.pk, batch)
+            return Demand(lane.account.pk, batch, heaviest=heaviest)
         if lane.account.pk in self._urgent and not lane.just_in_time:
-            return Demand(lane.account.pk, URGENT_PER_CLAIM, urgent_only=True)
+            return Demand(lane.account.pk, URGENT_PER_CLAIM, urgent_only=True, heaviest=heaviest)
         return None
 
     async def _most_for(self, lane: Lane) -> int:
@@ -300,6 +317,7 @@ class Dispatcher:
     def _unwant(self, account_pk: int) -> None:
         self._wanted.discard(account_pk)
         self._urgent.discard(account_pk)
+        self._in_hand.look_again(account_pk)
         self._forget_if_idle(account_pk)
 
     async def _lane(self, account_pk: int) -> Lane | None:
@@ -381,7 +399,11 @@ class Dispatcher:
                 lane.account.batch_size or self._settings.batch_size
             ) // 2:
                 self._wake.set()
-            if not await self._send(lane, job) or self._others_wait(lane):
+            try:
+                go_on = await self._send(lane, job)
+            finally:  # what was put back counts anew
+                self._count_out(job.claimed)
+            if not go_on or self._others_wait(lane):
                 break
         if len(lane) and not lane.open_for_business:  # put back after the others had been given back
             await self._give_back(lane)
@@ -410,6 +432,11 @@ class Dispatcher:
     def _put_back(self, lane: Lane, job: Job) -> None:
         lane.put(job)
         self._claimed += 1
+        self._in_hand.take(job.claimed)
+
+    def _count_out(self, claimed: Claimed) -> None:
+        for account_pk in self._in_hand.give_back(claimed):
+            self._want(account_pk)
 
     def _others_wait(self, lane: Lane) -> bool:
         return len(self._waiting_for_slot) > (lane.account.pk in self._waiting_for_slot)
@@ -418,7 +445,11 @@ class Dispatcher:
         back = lane.empty()
         self._claimed -= len(back)
         if back:
-            await self._release(back)
+            try:
+                await self._release(back)
+            finally:
+                for claimed in back:
+                    self._count_out(claimed)
 
     async def _release(self, claims: Sequence[Claimed]) -> None:
         with anyio.CancelScope(shield=True):  # they are in nobody else's hands

@@ -37,6 +37,10 @@ class InTurn:
             if not accounts:
                 del self._of[tenant_id]
 
+    def tenant_of(self, account_pk: int) -> str | None:
+        """Return whose account it is, or None if it does not wait."""
+        return self._tenant_of.get(account_pk)
+
     def had_its_turn(self, account_pk: int) -> None:
         """Let the others go first, if it waits: those of its tenant, and other tenants."""
         tenant_id = self._tenant_of.get(account_pk)

@@ -16,6 +16,8 @@ class DeliverySettings:
     """Messages of one account that are claimed at a time."""
     max_concurrent_sends: int = 200
     """SMTP transactions of this instance at a time, over all accounts."""
+    max_sending: int = 256_000_000
+    """Bytes of submissions that this instance has in its hands at a time."""
     poll_interval: float = 2.0
     """How often the queue is looked at when nothing was told."""
     grace: float = 30.0

@@ -20,6 +20,8 @@ class Demand:
     account_pk: int
     limit: int
     urgent_only: bool = False
+    heaviest: int | None = None
+    """Bytes of a submission beyond which it stays in the queue, with all that come after it; None: any."""  # G11
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,3 +89,5 @@ class Taking:
     """Taken only to be failed: their account rejects what its limit does not let through."""
     parked: frozenset[int] = frozenset()
     """Accounts that got less than was asked for because messages of suspended batches were met: more may follow."""
+    heavy: frozenset[int] = frozenset()
+    """Accounts whose next message is heavier than was asked for."""

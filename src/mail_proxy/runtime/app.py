@@ -285,6 +285,7 @@ def _delivery(settings: Settings) -> DeliverySettings:
         ),
         batch_size=settings.batch_size_per_account,
         max_concurrent_sends=settings.max_concurrent_sends,
+        max_sending=int(settings.max_sending_mb * 1_000_000),
         poll_interval=settings.send_loop_interval,
         grace=settings.shutdown_grace,
         lease=settings.lease,

@@ -140,6 +140,14 @@ class Settings(BaseSettings):
     max_concurrent_sends: int = Field(
         200, ge=1, le=10_000, description="SMTP transactions at a time, over all accounts of this instance."
     )
+    max_sending_mb: float = Field(
+        256,
+        ge=1,
+        le=1_000_000,
+        allow_inf_nan=False,
+        description="Megabytes of messages that are taken up or being sent at a time; further ones stay in the queue "
+        "until there is room. A tenant has half of it at the most.",
+    )
     max_connections_per_account: int = Field(
         4, ge=1, le=1000, description="SMTP sessions at a time for an account that is made without `max_connections`."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -74,6 +75,8 @@ class _Chosen:
     reserved: list[int] = field(default_factory=list)
     refused: list[int] = field(default_factory=list)
     limited: dict[int, Limited] = field(default_factory=dict)
+    heavy: set[int] = field(default_factory=set)
+    """Accounts whose next message is heavier than was asked for."""
     room: int = HELPING
 
     def fitting(self, candidates: Sequence[_Candidate]) -> list[int]:
@@ -84,6 +87,16 @@ class _Chosen:
                 pks.append(each.pk)
                 self.room -= each.size
         return pks
+
+    def fitting_for(self, demand: Demand, candidates: Sequence[_Candidate]) -> list[int]:
+        """Return those for which there is room, up to the first that is too heavy for the demand."""  # G11
+        heaviest = demand.heaviest
+        if heaviest is None:
+            return self.fitting(candidates)
+        light = list(takewhile(lambda each: each.size <= heaviest, candidates))
+        if len(light) < len(candidates):
+            self.heavy.add(demand.account_pk)
+        return self.fitting(light)
 
 
 def refusal_token(token: str) -> str:
@@ -156,7 +169,7 @@ class Claim:
         for demand in request.demands:
             account = None if held is None else held.accounts.get(demand.account_pk)
             if account is None or held is None:
-                chosen.free += chosen.fitting(self._candidates_of(connection, demand, chosen))
+                chosen.free += chosen.fitting_for(demand, self._candidates_of(connection, demand, chosen))
             else:
                 self._choose_within_limit(transaction, demand, request.now, chosen, account, held)
         refusing = {**owner, "claim_token": refusal_token(request.token)}
@@ -173,6 +186,7 @@ class Claim:
             limited=chosen.limited,
             refused=self.loader.load(connection, chosen.refused),
             parked=frozenset(chosen.parked),
+            heavy=frozenset(chosen.heavy),
         )
 
     def _choose_within_limit(
@@ -191,7 +205,7 @@ class Claim:
         left, shut = held.room(account)
         if left.free > 0:
             within = replace(demand, limit=min(demand.limit, left.free))
-            pks = chosen.fitting(self._candidates_of(transaction.connection, within, chosen))
+            pks = chosen.fitting_for(within, self._candidates_of(transaction.connection, within, chosen))
             chosen.reserved += pks
             held.reserve(account, len(pks))
             return
