@@ -54,5 +54,5 @@ async def test_a_request_counts_up_to_a_bound_and_exactly_below_it(store: Store)
     assert (await store.archive.pending("acme"), await store.archive.pending("acme", "spring")) == (MANY, MANY)
     survey = await store.queue.survey(MANY)
     assert (survey.by_tenant, survey.by_batch) == ({"acme": MANY + 49}, {("acme", "spring"): MANY + 49})
-    with pytest.raises(Conflict, match=f"has {MANY} or more unfinished messages and 0 unreported events"):
+    with pytest.raises(Conflict, match=f"has {MANY} or more messages that are not finished, and 0 events"):
         await store.directory.delete_tenant("acme", force=False)
