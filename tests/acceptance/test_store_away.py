@@ -202,11 +202,11 @@ async def test_it_stops_in_time_although_its_database_says_nothing(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path | None]:
-    """A file system of a few megabytes, where one may be mounted."""
+    """A file system of some megabytes, more than the messages of a test take, where one may be mounted."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount, unmount = shutil.which("mount"), shutil.which("umount")
-    command = [str(mount), "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    command = [str(mount), "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(folder)]
     if not (mount and unmount) or subprocess.run(command, capture_output=True, check=False).returncode != 0:
         yield None
         return
