@@ -12,7 +12,8 @@ from unittest.mock import ANY
 
 import pytest
 
-from mail_proxy.runtime import http_connection
+from mail_proxy.domain.client_network import client_network
+from mail_proxy.runtime import http_connection, http_places
 from mail_proxy.runtime.http_server import HttpServer, listening_socket
 from tests.support.instance import eventually
 
@@ -260,13 +261,13 @@ async def test_beyond_the_limit_of_connections_those_in_use_go_on_and_health_is_
             assert await silent.rest() == b""
         monkeypatch.setattr(http_connection, "RESERVED_PATIENCE", 20)
         async with served.peer() as silent:
-            many = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(http_connection.RESERVED)]
+            many = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(http_places.RESERVED)]
             assert await silent.answer() == (503, {"ok": False, "error": ANY, "code": "too_many_connections"})
             assert await served.asked(health) == (200, None)
             for _, writer in many:
                 writer.close()
             left_to_read = []
-            for _ in range(http_connection.MOST_BEYOND):
+            for _ in range(http_places.MOST_BEYOND):
                 reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
                 left_to_read.append(writer)
                 writer.write(POST + b"content-length: 9\r\n\r\n")  # what it goes on to send has to end somewhere
@@ -278,7 +279,7 @@ async def test_beyond_the_limit_of_connections_those_in_use_go_on_and_health_is_
         for peer in (one, two):
             await peer.say(GET + b"\r\n")
             assert (await peer.answer())[0] == 200
-        monkeypatch.setattr(http_connection, "IDLE_LONG", 0.0)
+        monkeypatch.setattr(http_places, "IDLE_LONG", 0.0)
         assert await served.asked(GET + b"\r\n") == (200, None)  # `one`, idle for longer, made place
         assert await one.rest() == b""
         await two.say(GET + b"\r\n")
@@ -329,13 +330,13 @@ async def test_an_answer_that_is_not_taken_makes_place(monkeypatch: pytest.Monke
         await waiting.say(b"GET /long HTTP/1.1\r\nhost: x\r\n" + more + b"\r\n")
         await waiting.reader.readexactly(1)
         assert await served.asked(GET + b"\r\n") == (503, "too_many_connections")
-        monkeypatch.setattr(http_connection, "IDLE_LONG", 0.0)
+        monkeypatch.setattr(http_places, "IDLE_LONG", 0.0)
         assert await served.asked(GET + b"\r\n") == (200, None)
         assert len(await waiting.rest()) < len(LONG_ANSWER)
 
 
 def test_an_address_is_the_network_of_one_client() -> None:
-    of = http_connection.network
+    of = client_network
     assert of("2001:db8::1") == of("2001:db8::2") != of("2001:db8:0:1::1")
     assert of("::ffff:192.0.2.1") == of("192.0.2.1") != of("::ffff:192.0.2.2")
     assert of("fe80::1%eth0") == of("fe80::1")

@@ -21,7 +21,7 @@ from mail_proxy.domain.tenant import id_problem
 from mail_proxy.secrets import tokens
 
 _TOKEN = re.compile(rb"[\x21-\x7e]{1,%d}\Z" % tokens.LONGEST)
-_REFUSED = "There is no valid token in X-API-Token or Authorization: Bearer."
+REFUSED = "There is no valid token in X-API-Token or Authorization: Bearer."
 
 _api_key = APIKeyHeader(
     name="X-API-Token", scheme_name="Token", description="The admin token or a tenant's token.", auto_error=False
@@ -55,7 +55,7 @@ async def authenticate(scope: Scope, services: Services) -> Caller:
     caller = None if token is None else await _caller_with(token, notes_of(scope), services)
     if caller is None:
         await refused(scope, services, guessed=token is not None)
-        raise Unauthorized(_REFUSED)
+        raise Unauthorized(REFUSED)
     caller.notes.known, caller.notes.by_admin, caller.notes.tenant_id = True, caller.is_admin, caller.tenant_id
     return caller
 

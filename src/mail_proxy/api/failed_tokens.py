@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network
 
 from starlette.types import Scope
 
+from mail_proxy.domain.client_network import network_of, parsed_address
 from mail_proxy.domain.errors import TooMany
 
 FREE = 20
@@ -81,24 +82,13 @@ def client_of(scope: Scope, trusted: Networks) -> str:
     such proxy's own.
     """
     client = scope.get("client")
-    address = _parsed(client[0]) if client else None
+    address = parsed_address(client[0]) if client else None
     said = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for").decode("latin-1")
     for each in reversed(said.split(",")) if trusted and said else ():
         if address is None or not any(address in network for network in trusted):
             break
-        before = _parsed(each.strip())
+        before = parsed_address(each.strip())
         if before is None:
             break
         address = before
-    if isinstance(address, IPv6Address):
-        return str(IPv6Network((address, 64), strict=False))
-    return str(address)
-
-
-def _parsed(text: str) -> IPv4Address | IPv6Address | None:
-    try:
-        address = ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return mapped or address
+    return str(address) if address is None else network_of(address)

@@ -12,7 +12,7 @@ import mail_proxy
 from mail_proxy.administration.instance import refuse_what_cannot_change
 from mail_proxy.administration.requests import InstanceChanges
 from mail_proxy.api import schemas
-from mail_proxy.api.auth import AdminCaller, presented_token
+from mail_proxy.api.auth import REFUSED, AdminCaller, presented_token
 from mail_proxy.api.bodies import read_small_json, refuse_body, validated
 from mail_proxy.api.documented import BODY, body, failures
 from mail_proxy.api.errors import answer
@@ -81,7 +81,7 @@ async def new_api_token(request: Request, _caller: AdminCaller, _query: Nothing)
     await refuse_body(request, services.settings.max_request_bytes)
     shown = presented_token(request.scope)
     if shown is None:
-        raise Unauthorized("There is no valid token in X-API-Token or Authorization: Bearer.")
+        raise Unauthorized(REFUSED)
     return answer({"ok": True, "api_token": await services.admin_token.renew(tokens.digest(shown))})
 
 

@@ -6,19 +6,20 @@ other failure, as long as an answer can be told apart from that of another reque
 
 from __future__ import annotations
 
-import json
 import sys
 from asyncio import TimerHandle, Transport
-from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 from fcntl import ioctl
-from ipaddress import IPv6Address, IPv6Network, ip_address
 from termios import TIOCOUTQ
 from typing import Any, ClassVar, cast
 
 import structlog
 from typing_extensions import override
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from mail_proxy.domain.client_network import client_network
+from mail_proxy.runtime.http_places import MOST_BEYOND, Places
+from mail_proxy.runtime.http_refusal import Message, Refusal, Send
 
 KEEP_ALIVE = 75
 """Seconds that a client's idle connection is kept: longer than the usual load balancer keeps its own (60)."""
@@ -40,53 +41,15 @@ FRAMING = 16
 """Bytes of chunk sizes and the like that may come for each byte of the body, beyond `MAX_HEAD`."""
 MAX_PIPELINED = 16
 """Requests of one connection that wait for the one before."""
-IDLE_LONG = 5.0
-"""Seconds after which an idle connection may have to make place for a new one."""
-HEAD_SHORT = 1.0
-"""Seconds that a request's headers take at the most where nobody dawdles: who takes longer makes place first."""
-RESERVED = 64
-"""Connections beyond the limit that are there for `OPEN_PATHS`. Of those that say nothing the oldest gives way."""
-MOST_BEYOND = 2 * RESERVED
-"""Connections beyond the limit with those that are only left to read their refusal; what comes then is cut off."""
 OPEN_PATHS = frozenset({"/health", "/ready", "/metrics"})
 _TOKEN_LINES = (b"x-api-token:", b"authorization:")
 _LONGEST_NAME = max(map(len, _TOKEN_LINES))
 
-Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
 """An ASGI application."""
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """What a request is answered that never gets to the application."""
-
-    status: int
-    error: str
-    code: str
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-
-    def to_bytes(self) -> bytes:
-        """Return the whole answer, which is the connection's last."""
-        lines = (b"%s: %s" % line for line in self._lines())
-        return STATUS_LINE[self.status] + b"\r\n".join([*lines, b"connection: close", b"", self._body()])
-
-    async def send(self, send: Send) -> None:
-        """Answer as an application does."""
-        await send({"type": "http.response.start", "status": self.status, "headers": self._lines()})
-        await send({"type": "http.response.body", "body": self._body()})
-
-    def _lines(self) -> list[tuple[bytes, bytes]]:
-        length = b"%d" % len(self._body())
-        return [(b"content-type", b"application/json"), (b"content-length", length), *self.headers]
-
-    def _body(self) -> bytes:
-        value = {"ok": False, "error": self.error, "code": self.code}
-        return json.dumps(value, separators=(",", ":")).encode("ascii")
 
 
 NOT_HTTP = Refusal(400, "This is no valid HTTP/1.1 request.", code="bad_request")
@@ -109,149 +72,6 @@ CROWDED = Refusal(
 )
 
 
-class Crowd:
-    """Connections that wait for the same thing. The longest waiting of the address that has the most goes first.
-
-    Every step costs the same, however many there are.
-    """
-
-    def __init__(self) -> None:
-        self.most = 0
-        """How many the address has that has the most."""
-        self._since: dict[BoundedConnection, float] = {}
-        self._of: dict[str, dict[BoundedConnection, None]] = {}
-        self._by_number: dict[int, dict[str, None]] = {}
-        """The addresses that have so many."""
-
-    def add(self, connection: BoundedConnection, now: float) -> None:
-        """Have a connection wait from now on, unless it does already."""
-        if connection not in self._since:
-            self._since[connection] = now
-            self._count(connection.address, +1, connection)
-
-    def discard(self, connection: BoundedConnection) -> None:
-        """Have a connection wait no longer, if it does."""
-        if self._since.pop(connection, None) is not None:
-            self._count(connection.address, -1, connection)
-
-    def first(self, now: float) -> tuple[BoundedConnection | None, float]:
-        """Return the one that goes first, and for how long it has waited."""
-        if not self.most:
-            return None, 0.0
-        connection = next(iter(self._of[next(iter(self._by_number[self.most]))]))
-        return connection, now - self._since[connection]
-
-    def _count(self, address: str, step: int, connection: BoundedConnection) -> None:
-        of = self._of.setdefault(address, {})
-        before = len(of)
-        if step > 0:
-            of[connection] = None
-        else:
-            del of[connection]
-        if before:
-            same = self._by_number[before]
-            del same[address]
-            if not same:
-                del self._by_number[before]
-        if of:
-            self._by_number.setdefault(len(of), {})[address] = None
-        else:
-            del self._of[address]
-        if len(of) > self.most or self.most not in self._by_number:
-            self.most = len(of)
-
-
-@dataclass(slots=True)
-class Places:
-    """The connections of one server: how many there may be, and which of them make place for a new one, in what order.
-
-    One whose request came whole and is being answered never does.
-    """
-
-    limit: int
-    taken: int = 0
-    idle: dict[BoundedConnection, float] = field(default_factory=dict)
-    """Those that have been answered, the longest first; since when, by the loop's clock."""
-    heads: Crowd = field(default_factory=Crowd)
-    """Those that have no request in progress and are not idle: its headers do not come, or it has been refused."""
-    bodies: Crowd = field(default_factory=Crowd)
-    """Those whose request's body is still to come."""
-    unread: dict[BoundedConnection, float] = field(default_factory=dict)
-    """Those that have been answered, with a part of the answer still to be taken; since when."""
-    silent: dict[BoundedConnection, None] = field(default_factory=dict)
-    """Those beyond the limit that have not asked for anything, the oldest first."""
-    crowded: bool = False
-
-    def take(self, connection: BoundedConnection, now: float) -> bool:
-        """Count a new connection; True if it is one beyond the limit."""
-        self.taken += 1
-        if self.taken <= self.limit or self.make_one(now):
-            return False
-        self.tell(crowded=True)
-        if len(self.silent) >= RESERVED:
-            next(iter(self.silent)).give_way()
-        self.silent[connection] = None
-        return True
-
-    def leave(self, connection: BoundedConnection) -> None:
-        """Forget a connection."""
-        self.taken -= 1
-        self.be_busy(connection)
-        self.silent.pop(connection, None)
-        if self.crowded and self.taken < self.limit * 9 // 10:
-            self.tell(crowded=False)
-
-    def be_busy(self, connection: BoundedConnection) -> None:
-        """Have a connection make no place."""
-        self.idle.pop(connection, None)
-        self.unread.pop(connection, None)
-        self.heads.discard(connection)
-        self.bodies.discard(connection)
-
-    def make_one(self, now: float) -> bool:
-        """Close a connection that can make place; True if there was one."""
-        idle = self._idle_long(now)
-        chosen = idle or self._waiting(now) or self._unread_long(now)
-        if chosen is None:
-            return False
-        if chosen is not idle:
-            self.tell(crowded=True)
-        chosen.make_place()
-        return True
-
-    def _idle_long(self, now: float) -> BoundedConnection | None:
-        while self.idle:
-            connection, since = next(iter(self.idle.items()))
-            if now - since < IDLE_LONG:
-                break
-            if not connection.transport.get_write_buffer_size():
-                return connection
-            del self.idle[connection]
-            self.unread[connection] = since
-        return None
-
-    def _unread_long(self, now: float) -> BoundedConnection | None:
-        connection, since = next(iter(self.unread.items()), (None, now))
-        return connection if now - since >= IDLE_LONG else None
-
-    def _waiting(self, now: float) -> BoundedConnection | None:
-        head, waited = self.heads.first(now)
-        body, _ = self.bodies.first(now)
-        # Who has only just come is not cut off before it can ask, as long as it is not one of very many.
-        if body is not None and waited < HEAD_SHORT and self.heads.most <= self.bodies.most:
-            return body
-        return head or body
-
-    def tell(self, *, crowded: bool) -> None:
-        """Log when the limit is reached, and when there is room again."""
-        if crowded is not self.crowded:
-            self.crowded = crowded
-            if crowded:
-                log.warning("connections are refused", limit=self.limit)
-            else:
-                log.info("connections are taken again", limit=self.limit)
-
-
 class BoundedConnection(HttpToolsProtocol):
     """uvicorn's connection with bounds. `of(places)` makes the class for one server."""
 
@@ -267,7 +87,7 @@ class BoundedConnection(HttpToolsProtocol):
     @override
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         super().connection_made(transport)
-        self.address = network(self.client[0]) if self.client else ""
+        self.address = client_network(self.client[0]) if self.client else ""
         self._gone = False
         self._reserved = self.places.take(self, self.loop.time())
         self._refusal = NOT_HTTP
@@ -587,6 +407,11 @@ class BoundedConnection(HttpToolsProtocol):
         else:
             self._watch_reading()
 
+    def unsent(self) -> int:
+        """See `Connection.unsent`."""
+        unsent: int = self.transport.get_write_buffer_size()
+        return unsent
+
     def _not_taken(self) -> int:
         """Return the bytes that the client's machine has not taken, those in the system's buffer as well."""
         ours = self.transport.get_write_buffer_size()
@@ -595,17 +420,6 @@ class BoundedConnection(HttpToolsProtocol):
             return ours + int.from_bytes(ioctl(connected.fileno(), TIOCOUTQ, bytes(4)), sys.byteorder)
         except OSError:  # not on every platform
             return ours
-
-
-def network(address: str) -> str:
-    """Return what one client has for itself: an IPv4 address, or the /64 of an IPv6 one."""
-    try:
-        parsed = ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if not isinstance(parsed, IPv6Address):
-        return str(parsed)
-    return str(parsed.ipv4_mapped or IPv6Network((parsed, 64), strict=False))
 
 
 def _only_open_paths(app: Application) -> Application:

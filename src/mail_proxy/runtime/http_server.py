@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 import uvicorn
 from typing_extensions import override
 
-from mail_proxy.runtime.http_connection import KEEP_ALIVE, Application, BoundedConnection, Places
+from mail_proxy.runtime.http_connection import KEEP_ALIVE, Application, BoundedConnection
+from mail_proxy.runtime.http_places import Places
 
 FINISH = 10
 """Seconds that requests in progress get when the server stops."""
