@@ -270,6 +270,13 @@ class Queue(Protocol):
         """
         ...
 
+    async def remove_bodies(self, finished_before: float, now: float, limit: int) -> int:
+        """Remove what up to `limit` messages said that had ended by then, reported or not; return how many.
+
+        Who they were from and to, their subjects and what the client keeps with them stay. They cannot be sent again.
+        """
+        ...
+
     async def count_pending(self) -> int:
         """Messages that are not finished."""
         ...

@@ -13,7 +13,7 @@ Time = Annotated[float, Field(examples=[1785492000.25])]
 StateWord = Literal["waiting", "sending", "sent", "failed", "expired", "cancelled"]
 StatusWord = Literal["pending", "deferred", "sent", "error", "cancelled"]
 StepWord = Literal["token", "connect", "greeting", "tls", "hello", "login"]
-SkippedWord = Literal["not_found", "not_failed", "cancelled", "expired", "no_account"]
+SkippedWord = Literal["not_found", "not_failed", "cancelled", "expired", "no_account", "body_removed"]
 EventWord = Literal["queued", "sent", "deferred", "failed", "expired", "cancelled", "uncertain"]
 
 
@@ -100,7 +100,8 @@ class RetriedOut(Answer):
     skipped: int = Field(description="How many of those that were looked at are not.", examples=[3])
     reasons: dict[SkippedWord, int] = Field(
         description="Why, and how many each: `not_found`; `not_failed`, not finished, or everybody has it; "
-        "`cancelled`; `expired`, its `expires_ts` has passed; `no_account`, its account is gone.",
+        "`cancelled`; `expired`, its `expires_ts` has passed; `no_account`, its account is gone; "
+        "`body_removed`, nothing is left to send.",
         examples=[{"expired": 3}],
     )
     next_cursor: str | None = Field(
@@ -185,6 +186,10 @@ class MessageOut(BaseModel):
     message: dict[str, Any] = Field(
         description="What was submitted.",
         examples=[{"id": "order-1042-confirmation", "from": "shop@acme.example", "to": ["anna@example.org"]}],
+    )
+    body_removed_ts: float | None = Field(
+        description="When bodies, headers and attachments were removed from `message`; it cannot be sent again.",
+        examples=[None],
     )
     recipients: list[RecipientOut] = Field(description="The recipients one by one.")
 

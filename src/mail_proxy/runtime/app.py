@@ -290,6 +290,7 @@ def _delivery(settings: Settings) -> DeliverySettings:
         grace=settings.shutdown_grace,
         lease=settings.lease,
         retention=settings.delivery_report_retention_seconds,
+        body_retention=settings.body_retention_seconds,
         only_on_demand=settings.test_mode,
         log_each_attempt=settings.log_delivery_activity,
     )
