@@ -162,6 +162,17 @@ async def test_a_report_is_signed_with_every_secret_whose_time_lasts(
     assert request.headers["webhook-signature"] == signatures((new, old), REPORT_ID, int(now), request.body)
 
 
+async def test_at_the_common_endpoint_a_report_is_signed_with_its_tenant_s_secret(
+    server: CallbackServer, client: OutboundClient
+) -> None:
+    secret, clock = shown_secret(b"k" * 32), FakeClock()
+    sink = HttpReportSink(client, clock, Endpoint(f"{server.url}/all", ClientAuth()))
+    empty = b'{"delivery_report":[]}'
+    await sink.deliver(Tenant("silent", signing=Signing(secret)), empty, REPORT_ID)
+    (request,) = server.requests
+    assert request.headers["webhook-signature"] == signatures((secret,), REPORT_ID, int(clock.now()), empty)
+
+
 async def test_without_a_secret_a_report_has_its_id_and_no_signature(
     server: CallbackServer, sink: HttpReportSink
 ) -> None:
