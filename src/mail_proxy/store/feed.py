@@ -14,8 +14,8 @@ from mail_proxy.store.rows import pack, packed, unpack, unpacked
 from mail_proxy.store.schema import ANY_EVENT, events, feed_horizons
 
 _AT_ONCE = 101
-"""Events read by one statement, so that no more than a few too many are in memory where they are big. A page of the usual
-hundred needs one more, to know whether there is more.
+"""Events read by one statement, so that no more than a few too many are in memory where they are big. For a page of the
+usual hundred one more is looked for, to know whether there is more.
 """
 
 

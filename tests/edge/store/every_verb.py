@@ -101,6 +101,7 @@ VERBS = (
     "log from the oldest",
     "log of a route",
     "prune the log",
+    "remove bodies",
     "prune",
     "prune silent",
     "prune what is left behind",
@@ -392,6 +393,8 @@ async def look_at_the_log(store: Store, observe: Observe) -> None:
 
 
 async def remove(store: Store, observe: Observe) -> None:
+    with observe("remove bodies"):
+        assert await store.queue.remove_bodies(NOW, NOW, CHUNK) == CHUNK
     with observe("prune"):
         assert await store.queue.prune(NOW, CHUNK, ()) == CHUNK
     with observe("prune silent"):

@@ -204,7 +204,7 @@ def test_what_deleted_messages_left_is_found_and_feeds_begin_at_what_is_there(em
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     with engine.begin() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "0009")
+        command.upgrade(config, "0011")
         for tenant in ("acme", "quiet"):
             connection.execute(text(_A_TENANT), {"id": tenant})
         connection.execute(text(_A_MESSAGE))
