@@ -72,6 +72,7 @@ class Bench:
     settings: DeliverySettings = SETTINGS
     alone: bool = True
     meter: PrometheusMeter = field(default_factory=lambda: PrometheusMeter(process=False))
+    sink: ReportSink = field(default_factory=NobodyListens)
 
     @asynccontextmanager
     async def delivering(self) -> AsyncIterator[Delivery]:
@@ -94,7 +95,7 @@ class Bench:
             self.store.directory,
             self.store.directory,
             self.transport,
-            NobodyListens(),
+            self.sink,
             self.clock,
             self.meter,
         )
