@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import math
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -48,6 +49,15 @@ class HttpReportSink(ReportSink):
     @override
     def has_endpoint(self, tenant: Tenant) -> bool:
         return self._endpoint(tenant) is not None
+
+    @override
+    def place(self, tenant: Tenant) -> str:
+        endpoint = self._endpoint(tenant)
+        if endpoint is None:
+            return ""
+        auth = endpoint.auth
+        secrets = (None if secret is None else secret.reveal() for secret in (auth.token, auth.password))
+        return json.dumps([endpoint.url, auth.method.value, auth.user, *secrets])
 
     @override
     async def deliver(self, tenant: Tenant, payload: bytes) -> SinkAnswer:

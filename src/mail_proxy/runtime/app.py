@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import socket
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -34,7 +35,7 @@ from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod
 from mail_proxy.intake.intake import Intake, IntakeSettings
 from mail_proxy.outbound.access_tokens import RefreshedTokens
 from mail_proxy.outbound.callback import Endpoint, HttpReportSink
-from mail_proxy.outbound.client import OutboundClient
+from mail_proxy.outbound.client import Limits, OutboundClient
 from mail_proxy.outbound.guard import Guarded, Trusted, refusal
 from mail_proxy.ports import Clock
 from mail_proxy.reporting.reporter import Reporter
@@ -68,6 +69,8 @@ log = structlog.get_logger(__name__)
 
 TEST_TIMEOUTS = Timeouts(connect=8.0, command=10.0)
 """For `POST /account/{id}/test`, whose caller waits."""
+REPORT_LOOKUPS = 512
+"""Name servers asked at a time for reports: as many as there are reports at a time, as dead ones delay no other."""
 WHERE = "GMP_DATA_DIR and GMP_DB_PATH say where it is to be"
 
 
@@ -151,10 +154,13 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
         tokens_for = RefreshedTokens(http, guarded_http, store.directory, store.directory, clock, alone=alone)
         stack.push_async_callback(tokens_for.close)
         transport = _transport(stack, _timeouts(settings), guard, tokens_for)
-        sink = HttpReportSink(http, clock, _fallback(settings))
+        # The reporter keeps the number of its connections down, by what each endpoint is like.
+        reports_http = await stack.enter_async_context(OutboundClient(Trusted(), Limits(0, 0, lookups=REPORT_LOOKUPS)))
+        sink = HttpReportSink(reports_http, clock, _fallback(settings))
         directory = store.directory
         rng = SystemRandom()
-        turns = Turns(store.sync_leases, lambda: delivery.standing(), clock, rng)  # noqa: PLW0108 - it comes below
+        marked = store.seals.mark
+        turns = Turns(store.sync_leases, lambda: delivery.standing(), clock, rng, marked)  # noqa: PLW0108 - it comes below
         reporter = Reporter(store.outbox, directory, sink, clock, meter, _reporting(settings), rng, turns)
         needs = Needs(instance_id, store.queue, directory, directory, transport, sink, clock, meter)
         delivery = Delivery(needs, _delivery(settings), journal, reporter.notify, alone=alone)
@@ -296,7 +302,14 @@ def _delivery(settings: Settings) -> DeliverySettings:
 
 
 def _reporting(settings: Settings) -> ReportingSettings:
-    return ReportingSettings(sync_interval=settings.sync_interval, automatic=not settings.test_mode)
+    """Where few files may be open, most are for others than endpoints that do not answer."""  # G11
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = ReportingSettings().parallel_slow
+    return ReportingSettings(
+        sync_interval=settings.sync_interval,
+        automatic=not settings.test_mode,
+        parallel_slow=most if files == resource.RLIM_INFINITY else max(16, min(most, files // 16)),
+    )
 
 
 def _timeouts(settings: Settings) -> Timeouts:
