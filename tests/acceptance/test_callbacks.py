@@ -179,7 +179,7 @@ async def test_an_endpoint_that_is_gone_stays_so_over_restarts_until_somebody_as
             await tenant.client.submit(a_message("M2"))
             await tenant.client.message_when("M2", "sent")
         await eventually(lambda: len(other.entries) == 2, "the neighbour is told")
-        await sync_status(neighbour, lambda status: status["last_sync_ts"] > told["last_sync_ts"])
+        await sync_status(neighbour, lambda status: (status["last_sync_ts"] or 0) > told["last_sync_ts"])
         assert len(endpoint.requests) == 1
         metrics = (await acme.admin.ask("GET", "/metrics")).text
         assert 'gmp_tenants_behind{state="paused"}' in metrics
