@@ -91,6 +91,28 @@ async def test_run_now_of_another_instance_ends_no_pause_here(clock: FakeClock, 
         assert office.sink.deliveries == []
 
 
+async def test_an_endpoint_that_failed_before_a_restart_is_asked_where_those_in_doubt_are(
+    clock: FakeClock, office: Office
+) -> None:
+    async def hang() -> SinkAnswer:
+        await clock.sleep(30)
+        return DOWN
+
+    office.settings = replace(office.settings, parallel=1, parallel_slow=1)
+    office.reporter = office.new_reporter()
+    for name in ("dead0", "dead1"):
+        office.directory.put(tenant(name))
+        office.sink.by_default[name] = hang
+        office.outbox.write(event(1, tenant_id=name))
+    office.leases.memory = SyncMemory(failures=3)  # for the first who takes a turn
+    async with office.running():
+        await clock.advance(0)
+        assert office.sink.at_once == 2
+        office.write(event(1))
+        await clock.advance(1)
+        assert office.outbox.unreported() == []
+
+
 # How far reports are behind
 
 

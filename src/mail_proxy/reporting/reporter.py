@@ -19,7 +19,7 @@ from mail_proxy.ports import Clock, Directory, Meter, Outbox, ReportSink
 from mail_proxy.reporting.answer import Answer
 from mail_proxy.reporting.backoff import LONGEST_FOR_STORE, pause_after
 from mail_proxy.reporting.lane import NOW, Lane, SyncStatus
-from mail_proxy.reporting.places import Places
+from mail_proxy.reporting.places import Place, Places
 from mail_proxy.reporting.settings import ReportingSettings
 from mail_proxy.reporting.sync import Syncs
 from mail_proxy.reporting.timetable import Timetable
@@ -64,7 +64,7 @@ class Reporter:
         self._rng = rng
         self._turns = turns
         self._syncs = Syncs(outbox, directory, sink, clock, meter, rng, turns)
-        self._marks: dict[str, str] = {}
+        self._marks: dict[str, str] = {}  # of the endpoints that there are
         self._lanes: dict[str, Lane] = {}
         self._timetable = Timetable()
         self._alarm: anyio.Event | None = None
@@ -160,20 +160,20 @@ class Reporter:
             if await self._syncs.leads_nowhere(lane):
                 return
             async with places.taken(lane.kind, lane.page_bytes) as place, self._turns.taken(lane) as turn:
-                while turn is not None and self._is_due(lane):
+                while turn is not None and self._goes_on(lane, place):
                     await anyio.lowlevel.checkpoint()
                     await self._syncs.sync(lane, turn, place, places)
-                    if lane.kind is not place.kind or not self._is_due(lane):
-                        break
-                    await places.again(place, lane.page_bytes)
+                    if self._goes_on(lane, place):
+                        await places.again(place, lane.page_bytes)
         finally:
             lane.busy = False
             self._schedule(lane)
 
-    def _is_due(self, lane: Lane) -> bool:
+    def _goes_on(self, lane: Lane, place: Place) -> bool:
+        """True if a sync is due now, and belongs where it is: what was handed on with the turn may say otherwise."""
         now = self._clock.monotonic()
         due = lane.due()
-        return due is not None and due <= now and not lane.rests(now)
+        return due is not None and due <= now and lane.kind is place.kind and not lane.rests(now)
 
     async def _poll(self) -> None:
         """Look for what nobody told of: events of other instances, new tenants, endpoints that changed."""
@@ -186,7 +186,7 @@ class Reporter:
                 self._roster_version = version
             self._look_for_moves()
             waiting = await self._outbox.tenants_with_events()
-            await self._measure(waiting)
+            self._measure(waiting)
         except StoreUnavailable as error:
             self._poll_failures += 1
             pause = pause_after(self._poll_failures, self._rng, longest=LONGEST_FOR_STORE)
@@ -207,7 +207,7 @@ class Reporter:
     async def _read_roster(self) -> None:
         """Take note of who is there; newcomers join the round of empty syncs at a random place."""
         tenants = await self._directory.tenants()
-        self._marks = {tenant.id: self._syncs.mark(tenant) for tenant in tenants}
+        self._marks = {each.id: self._syncs.mark(each) for each in tenants if self._sink.has_endpoint(each)}
         now = self._clock.monotonic()
         for tenant in tenants:
             lane = self._lane(tenant.id)
@@ -228,15 +228,12 @@ class Reporter:
             if lane.failing and mark is not None and lane.moved(mark):
                 self._schedule(lane)
 
-    async def _measure(self, waiting: Sequence[Waiting]) -> None:
+    def _measure(self, waiting: Sequence[Waiting]) -> None:
         """Say how far reports are behind. The database is asked, as another instance may report to a tenant."""
         now = self._clock.now()
         behind = dict.fromkeys(SyncStanding, Behind())
         for each in waiting:
-            tenant = await self._directory.tenant(each.tenant_id)
-            standing = SyncStanding.WITHOUT_ENDPOINT
-            if tenant is not None and self._sink.has_endpoint(tenant):
-                standing = standing_of(each.memory, self._marks.get(each.tenant_id))
+            standing = standing_of(each.memory, self._marks.get(each.tenant_id))
             so_far = behind[standing]
             behind[standing] = Behind(so_far.tenants + 1, max(so_far.lag, now - each.oldest))
         self._meter.behind(behind)
@@ -284,7 +281,9 @@ class Reporter:
 
 
 def standing_of(memory: SyncMemory | None, mark: str | None) -> SyncStanding:
-    """Say how reporting goes to a tenant with an endpoint. What another endpoint did means nothing."""
+    """Say how reporting goes to a tenant. `mark` is of its endpoint, None where it has none; nothing else counts."""
+    if mark is None:
+        return SyncStanding.WITHOUT_ENDPOINT
     if memory is None or not memory.failures or memory.place not in (None, mark):
         return SyncStanding.REPORTING
     return SyncStanding.PAUSED if memory.gone else SyncStanding.FAILING
