@@ -46,7 +46,7 @@ class NobodyListens(ReportSink):
         return False
 
     @override
-    async def deliver(self, tenant: Tenant, payload: bytes) -> SinkAnswer:
+    async def deliver(self, tenant: Tenant, payload: bytes, report_id: str) -> SinkAnswer:
         raise AssertionError("there is no endpoint")
 
 

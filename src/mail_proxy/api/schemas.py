@@ -301,6 +301,11 @@ class TenantOut(BaseModel):
     rate_limits: RateLimitsOut = Field(description="Limits over all its accounts together.")
     has_api_key: bool = Field(description="Whether it has a token of its own.", examples=[True])
     api_key_expires_at: float | None = Field(description="When that ends.", examples=[None])
+    signs_reports: bool = Field(description="Whether its reports are signed.", examples=[True])
+    earlier_secrets_until: float | None = Field(
+        description="Until when signing secrets before this one sign along, or did; null: there were none.",
+        examples=[None],
+    )
     suspended: bool = Field(description="Whether the tenant is held as a whole.", examples=[False])
     suspended_batches: list[str] = Field(description="The batches that are held.", examples=[[]])
     created_ts: Time = Field(description="When it was made.")
@@ -365,6 +370,18 @@ class ApiKeyAnswer(Answer):
 
     api_key: str = Field(
         description="The token. Shown this once.", examples=["t5Y0bG3mZ6pVxq2LwKcR8nJdHfSaUeQi1oT7yXzA4vM"]
+    )
+
+
+class SigningSecretAnswer(Answer):
+    """A new signing secret."""
+
+    signing_secret: str = Field(
+        description="The secret, as libraries for Standard Webhooks take it. Shown this once.",
+        examples=["whsec_dGhpcyBpcyBubyBzZWNyZXQsIGl0J3MgYW4gZXhhbXA="],
+    )
+    earlier_secrets_until: float | None = Field(
+        description="Until when the secrets before it sign along; null: there were none.", examples=[1785578400.5]
     )
 
 

@@ -156,7 +156,7 @@ class Syncs:
         with anyio.CancelScope() as scope:
             if place is not None:
                 place.began, place.scope, place.broken_off = began, scope, False
-            sent = await self.sink.deliver(tenant, page.payload)
+            sent = await self.sink.deliver(tenant, page.payload, page.report_id)
         if place is not None:
             place.began = place.scope = None
         if sent is not None:

@@ -90,6 +90,7 @@ tenants = Table(
     Column("created_ts", Double, nullable=False),
     Column("limit_per_hour", Integer),
     Column("limit_per_day", Integer),
+    Column("signing", Text, info=SEALED),  # JSON
 )
 
 suspended_batches = Table(

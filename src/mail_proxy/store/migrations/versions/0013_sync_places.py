@@ -1,7 +1,7 @@
 """Which endpoint what is known of reporting is about, and whether that one said that it is gone.
 
 Revision ID: 0013
-Revises: 0009
+Revises: 0012
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0013"
-down_revision: str | None = "0009"
+down_revision: str | None = "0012"
 branch_labels = None
 depends_on = None
 
