@@ -180,6 +180,16 @@ async def test_an_endpoint_that_fails_and_works_in_turn_makes_a_line_a_minute_at
     assert 9 <= told.count("reports_go_again") <= 11
 
 
+async def test_an_endpoint_that_answers_oddly_each_time_makes_a_line_an_hour(clock: FakeClock, office: Office) -> None:
+    office.sink.by_default["acme"] = answer({"queued": "many"})
+    with capture_logs() as logs:
+        async with office.running():
+            for n in range(130):
+                office.write(event(n))
+                await clock.advance(60)
+    assert [each["event"] for each in logs].count("answer_fields_ignored") == 3
+
+
 async def test_the_log_tells_that_an_endpoint_is_gone(clock: FakeClock, office: Office) -> None:
     with capture_logs() as logs:
         await paused(clock, office)

@@ -55,6 +55,7 @@ class Lane:
         """A sync of this tenant is on its way; there is never a second one."""
         self.held_back = HeldBack(settings.max_held_back)
         self.complaints = Complaints()
+        self.oddities = Complaints()
         self.asked_at = NOW
         """When somebody asked for a sync."""
         self.page_events = settings.max_events

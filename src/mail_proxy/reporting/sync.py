@@ -205,7 +205,7 @@ class Syncs:
         self.meter.reported(len(taken), ok=True)
         if refused:
             self.meter.reported(len(page.events) - len(taken), ok=False)
-        if answer.ignored:
+        if answer.ignored and lane.oddities.worth_a_line(now):
             log.warning("answer_fields_ignored", tenant_id=lane.tenant_id, fields=answer.ignored)
         if page.events:
             log.info("reported", tenant_id=lane.tenant_id, events=len(taken), refused=len(page.events) - len(taken))

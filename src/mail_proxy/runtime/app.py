@@ -9,7 +9,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import SystemRandom
 from uuid import uuid4
@@ -71,6 +71,8 @@ TEST_TIMEOUTS = Timeouts(connect=8.0, command=10.0)
 """For `POST /account/{id}/test`, whose caller waits."""
 REPORT_LOOKUPS = 512
 """Name servers asked at a time for reports: as many as there are reports at a time, as dead ones delay no other."""
+MANY_FILES = 16_000
+"""Beyond that connections to a thousand endpoints a second may be kept for a while."""
 WHERE = "GMP_DATA_DIR and GMP_DB_PATH say where it is to be"
 
 
@@ -154,8 +156,7 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
         tokens_for = RefreshedTokens(http, guarded_http, store.directory, store.directory, clock, alone=alone)
         stack.push_async_callback(tokens_for.close)
         transport = _transport(stack, _timeouts(settings), guard, tokens_for)
-        # The reporter keeps the number of its connections down, by what each endpoint is like.
-        reports_http = await stack.enter_async_context(OutboundClient(Trusted(), Limits(0, 0, lookups=REPORT_LOOKUPS)))
+        reports_http = await stack.enter_async_context(OutboundClient(Trusted(), _limits_of_reports()))
         sink = HttpReportSink(reports_http, clock, _fallback(settings))
         directory = store.directory
         rng = SystemRandom()
@@ -301,15 +302,20 @@ def _delivery(settings: Settings) -> DeliverySettings:
     )
 
 
+def _limits_of_reports() -> Limits:
+    """The reporter keeps the number of its connections down; those that nobody uses are open files as well."""  # G11
+    return Limits(0, 0, lookups=REPORT_LOOKUPS, keep_alive=4.0 if _open_files() > MANY_FILES else 0.5)
+
+
 def _reporting(settings: Settings) -> ReportingSettings:
     """Where few files may be open, most are for others than endpoints that do not answer."""  # G11
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = ReportingSettings().parallel_slow
-    return ReportingSettings(
-        sync_interval=settings.sync_interval,
-        automatic=not settings.test_mode,
-        parallel_slow=most if files == resource.RLIM_INFINITY else max(16, min(most, files // 16)),
-    )
+    made = ReportingSettings(sync_interval=settings.sync_interval, automatic=not settings.test_mode)
+    return replace(made, parallel_slow=max(16, min(made.parallel_slow, _open_files() // 16)))
+
+
+def _open_files() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def _timeouts(settings: Settings) -> Timeouts:

@@ -293,6 +293,17 @@ async def test_one_host_that_hangs_leaves_connections_to_others(server: Callback
         await asyncio.gather(*hanging, return_exceptions=True)
 
 
+async def test_a_client_whose_caller_keeps_the_number_down_has_no_bound_of_its_own(server: CallbackServer) -> None:
+    async with CallbackServer() as dead, OutboundClient(Trusted(), Limits(0, 0)) as client:
+        dead.by_default = Reply(manner=Manner.HANG)
+        hanging = [asyncio.create_task(client.request(get(dead.url, timeout=20))) for _ in range(300)]
+        await dead.wait_for(300)
+        assert (await client.request(get(server.url))).status == 200
+        for task in hanging:
+            task.cancel()
+        await asyncio.gather(*hanging, return_exceptions=True)
+
+
 # TLS
 
 
