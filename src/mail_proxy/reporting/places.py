@@ -20,7 +20,9 @@ from mail_proxy.ports import Clock
 from mail_proxy.reporting.settings import ReportingSettings
 
 PROMPT = 0.5
-"""Seconds in which an endpoint answers that is not slow."""
+"""Seconds in which an endpoint answers that is not slow; after that a report may be broken off."""
+_PATIENCE = 0.2
+"""Seconds after which a report goes on in another place, where others wait for its own: that does it no harm."""
 
 
 class Kind(Enum):
@@ -133,21 +135,21 @@ class Places:
         """Free the places of reports that take long, for as long as somebody waits for one."""
         try:
             while room.waiting:
-                late = self._clock.monotonic() - PROMPT
+                now = self._clock.monotonic()
                 for place in list(room.inside):
-                    if place.began is not None and place.began <= late and not place.broken_off:
-                        self._move(place)
+                    if place.began is not None and place.began + _PATIENCE <= now and not place.broken_off:
+                        self._move(place, late=place.began + PROMPT <= now)
                 if room.waiting:
-                    await self._clock.sleep(PROMPT / 5)
+                    await self._clock.sleep(_PATIENCE / 4)
         finally:
             self._making_way = False
 
-    def _move(self, place: Place) -> None:
+    def _move(self, place: Place, *, late: bool) -> None:
         elsewhere = self._rooms[Kind.DOUBTFUL]
         if not elsewhere.waiting and elsewhere.fits(place.size):
             self._leave(place)
             place.kind = Kind.DOUBTFUL
             elsewhere.inside[place] = None
-        elif place.scope is not None:
+        elif late and place.scope is not None:
             place.broken_off = True
             place.scope.cancel()
