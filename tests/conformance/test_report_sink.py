@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from mail_proxy.domain.tenant import Tenant
+from mail_proxy.domain.secret import Secret
+from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Tenant
 from mail_proxy.outbound.callback import HttpReportSink
 from mail_proxy.outbound.client import OutboundClient
 from mail_proxy.outbound.guard import Trusted
@@ -105,3 +108,17 @@ async def test_an_endpoint_that_cannot_be_reached_is_no_answer(sink: ReportSink,
     assert answer.status is None
     assert answer.error
     assert "pw" not in answer.error
+
+
+async def test_another_endpoint_and_other_credentials_are_another_place(sink: ReportSink, tenant: Tenant) -> None:
+    one, other = (ClientAuth(ClientAuthMethod.BEARER, Secret(text)) for text in ("one", "other"))
+    changes: list[dict[str, Any]] = [
+        {},
+        {"client_base_url": "https://elsewhere.example"},
+        {"client_sync_path": "/elsewhere"},
+        {"client_auth": one},
+        {"client_auth": other},
+    ]
+    places = [sink.place(replace(tenant, **each)) for each in changes]
+    assert len(set(places)) == len(places)
+    assert sink.place(replace(tenant, name="Another name", active=False)) == places[0]
