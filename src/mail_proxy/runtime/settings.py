@@ -179,6 +179,13 @@ class Settings(BaseSettings):
         600, description="Seconds from the final dot to its reply. Giving up too early makes second copies."
     )
 
+    reporter: str = Field(
+        "http",
+        min_length=1,
+        max_length=100,
+        description="What carries reports: `http`, or the name of a "
+        "[reporter of your own](reports.md#your-own-reporter) that is installed beside the service.",
+    )
     client_sync_url: HttpUrl | None = Field(
         None, description="Where reports go for tenants that have no `client_base_url` of their own."
     )
