@@ -23,6 +23,7 @@ from mail_proxy.domain.sealing import Resealed, SealCursor, SealStanding
 from mail_proxy.domain.search import TextFilter
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.settlement import Settlement
+from mail_proxy.domain.signing import Signing
 from mail_proxy.domain.sync_lease import SyncLease, SyncMemory, SyncRecord
 from mail_proxy.domain.tenant import Suspension, Tenant
 
@@ -265,7 +266,15 @@ class Queue(Protocol):
     async def prune(self, finished_before: float, limit: int, silent_tenants: Sequence[str]) -> int:
         """Remove up to `limit` finished and reported messages that ended before that time; return how many.
 
-        Tenants that have no endpoint are `silent`: there is nobody to report to, age alone counts. G9.
+        So are events of that age that messages removed by hand have left. Tenants that have no endpoint are `silent`:
+        there is nobody to report to, age alone counts. G9.
+        """
+        ...
+
+    async def remove_bodies(self, finished_before: float, now: float, limit: int) -> int:
+        """Remove what up to `limit` messages said that had ended by then, reported or not; return how many.
+
+        Who they were from and to, their subjects and what the client keeps with them stay. They cannot be sent again.
         """
         ...
 
@@ -294,6 +303,33 @@ class Outbox(Protocol):
 
         False, and nothing is marked, where that lease is another instance's by now.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A part of a tenant's feed, and how far the feed goes, as they were at one moment."""
+
+    events: Sequence[StoredEvent]
+    horizon: int
+    """The highest event that was removed, or 0. What is at or below it is not told; nothing above it was removed."""
+    end: int
+    """The highest event that the tenant has ever had, or 0."""
+
+
+class Feed(Protocol):
+    """All events of a tenant in their order, whether they were reported or not."""
+
+    async def stretch(self, tenant_id: str, after: int | None, limit: int, max_chars: int) -> Stretch:
+        """Return up to `limit` events that follow on `after`; None: on the horizon.
+
+        It ends early where their entries have more characters than `max_chars`. Nothing follows on what is below the
+        horizon or beyond the end. Whoever goes on from the last event, and is above the horizon then, misses none.
+        """
+        ...
+
+    async def ends(self, tenant_ids: Sequence[str]) -> Mapping[str, int]:
+        """Return the highest event that each of these tenants has ever had, or 0, at the cost of a step for each."""
         ...
 
 
@@ -361,7 +397,7 @@ class MessageChanges(Protocol):
     async def delete(self, pks: Sequence[int], now: float, *, silent: bool) -> Mapping[int, Deletion]:
         """Cancel what waits, and report that; remove what is finished, and go on reporting what is not yet. G9.
 
-        The id of what is removed is free again at once.
+        The id of what is removed is free again at once; its events stay in the feed until retention takes them.
         """
         ...
 
@@ -370,7 +406,7 @@ class MessageChanges(Protocol):
         ...
 
     async def clean(self, pks: Sequence[int], finished_before: float, *, silent: bool) -> int:
-        """Remove those of these that `told` would find; return how many."""
+        """Remove those of these that `told` would find, as `delete` does; return how many."""
         ...
 
 
@@ -475,8 +511,11 @@ class SinkAnswer:
 class ReportSink(Protocol):
     """Carries a report to a tenant's endpoint. Never raises for what the endpoint does wrong."""
 
-    async def deliver(self, tenant: Tenant, payload: bytes) -> SinkAnswer:
-        """POST the payload and return what came back, bounded in time and size."""
+    async def deliver(self, tenant: Tenant, payload: bytes, report_id: str) -> SinkAnswer:
+        """POST the payload and return what came back, bounded in time and size.
+
+        The same report has the same id each time that it is sent.
+        """
         ...
 
     def has_endpoint(self, tenant: Tenant) -> bool:
@@ -512,6 +551,13 @@ class Registry(Protocol):
 
     async def set_api_key(self, tenant_id: str, api_key_hash: str | None, expires_at: float | None) -> bool:
         """Replace the tenant's key, or revoke it with None; the old one ends at once. False if unknown."""
+        ...
+
+    async def change_signing(self, tenant_id: str, decide: Callable[[Signing], Signing]) -> Signing | None:
+        """Give a tenant other secrets to sign its reports with, and answer them; None if it is unknown.
+
+        `decide` is told those that it has. It can be asked again, with what came of an answer that was lost.
+        """
         ...
 
     async def tenant_by_key(self, api_key_hash: str) -> KeyedTenant | None:

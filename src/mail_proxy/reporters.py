@@ -19,7 +19,7 @@ class Report:
 
     tenant_id: str
     id: str
-    """Names this report: the same where the very same one is told again, and of each empty one another."""
+    """Names this report, as `webhook-id` does for endpoints: the same where the very same one is told again."""
     entries: Sequence[Mapping[str, Any]]
     """The events in their order; the `event_id` of each stays the same however often it is told."""
     body: bytes

@@ -1,8 +1,8 @@
 """Endpoints that do what no endpoint should, in a process of their own, until SIGUSR1 makes all of them good ones.
 
-`python -m tests.support.hostile_endpoints FOLDER` prints a JSON object as its first line: the base URL of each kind;
-a second one says that they have become good. FOLDER gets `told.jsonl`, with every entry that came; `redirected.jsonl`, with those that came where a redirect led; and
-has `good.pem` and the files of `CERTIFICATES`, certificates with their keys.
+`python -m tests.support.hostile_endpoints FOLDER` prints a JSON object as its first line, the base URL of each kind; a
+second one says that they have become good. FOLDER gets `told.jsonl`, with every entry that came, and
+`redirected.jsonl`, with those that came where a redirect led. It has `good.pem` and the files of `CERTIFICATES`.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ Time = Annotated[float, Field(examples=[1785492000.25])]
 StateWord = Literal["waiting", "sending", "sent", "failed", "expired", "cancelled"]
 StatusWord = Literal["pending", "deferred", "sent", "error", "cancelled"]
 StepWord = Literal["token", "connect", "greeting", "tls", "hello", "login"]
-SkippedWord = Literal["not_found", "not_failed", "cancelled", "expired", "no_account"]
+SkippedWord = Literal["not_found", "not_failed", "cancelled", "expired", "no_account", "body_removed"]
 EventWord = Literal["queued", "sent", "deferred", "failed", "expired", "cancelled", "uncertain"]
 
 
@@ -43,6 +43,9 @@ class Failure(BaseModel):
     error: str = Field(description="One plain sentence for people.", examples=["There is no such tenant."])
     code: str = Field(description="A stable word for programs.", examples=["not_found"])
     detail: list[ProblemOut] | None = Field(None, description="With 422: every field that is wrong.")
+    oldest_cursor: str | None = Field(
+        None, description="With 410: the cursor from which on the feed can be read.", examples=["4711"]
+    )
 
 
 class RejectedOut(BaseModel):
@@ -100,7 +103,8 @@ class RetriedOut(Answer):
     skipped: int = Field(description="How many of those that were looked at are not.", examples=[3])
     reasons: dict[SkippedWord, int] = Field(
         description="Why, and how many each: `not_found`; `not_failed`, not finished, or everybody has it; "
-        "`cancelled`; `expired`, its `expires_ts` has passed; `no_account`, its account is gone.",
+        "`cancelled`; `expired`, its `expires_ts` has passed; `no_account`, its account is gone; "
+        "`body_removed`, nothing is left to send.",
         examples=[{"expired": 3}],
     )
     next_cursor: str | None = Field(
@@ -186,6 +190,10 @@ class MessageOut(BaseModel):
         description="What was submitted.",
         examples=[{"id": "order-1042-confirmation", "from": "shop@acme.example", "to": ["anna@example.org"]}],
     )
+    body_removed_ts: float | None = Field(
+        description="When bodies, headers and attachments were removed from `message`; it cannot be sent again.",
+        examples=[None],
+    )
     recipients: list[RecipientOut] = Field(description="The recipients one by one.")
 
 
@@ -223,6 +231,21 @@ class EventsAnswer(Answer):
     """A message's history, oldest first."""
 
     events: list[EventOut] = Field(description="What happened to it.")
+
+
+class FeedAnswer(Answer):
+    """A page of the feed, oldest first."""
+
+    events: list[dict[str, Any]] = Field(
+        description="The entries, as a report has them.",
+        examples=[[{"event_id": "77", "id": "order-1042-confirmation", "event": "sent", "sent_ts": 1785492000.25}]],
+    )
+    next_cursor: str = Field(
+        description="Give it as `after` to go on; never null, the feed has no end.", examples=["77"]
+    )
+    more: bool = Field(
+        description="Whether more was there at once; with false, `wait` for what comes.", examples=[False]
+    )
 
 
 class ObstacleOut(BaseModel):
@@ -301,6 +324,11 @@ class TenantOut(BaseModel):
     rate_limits: RateLimitsOut = Field(description="Limits over all its accounts together.")
     has_api_key: bool = Field(description="Whether it has a token of its own.", examples=[True])
     api_key_expires_at: float | None = Field(description="When that ends.", examples=[None])
+    signs_reports: bool = Field(description="Whether its reports are signed.", examples=[True])
+    earlier_secrets_until: float | None = Field(
+        description="Until when signing secrets before this one sign along, or did; null: there were none.",
+        examples=[None],
+    )
     suspended: bool = Field(description="Whether the tenant is held as a whole.", examples=[False])
     suspended_batches: list[str] = Field(description="The batches that are held.", examples=[[]])
     created_ts: Time = Field(description="When it was made.")
@@ -365,6 +393,18 @@ class ApiKeyAnswer(Answer):
 
     api_key: str = Field(
         description="The token. Shown this once.", examples=["t5Y0bG3mZ6pVxq2LwKcR8nJdHfSaUeQi1oT7yXzA4vM"]
+    )
+
+
+class SigningSecretAnswer(Answer):
+    """A new signing secret."""
+
+    signing_secret: str = Field(
+        description="The secret, as libraries for Standard Webhooks take it. Shown this once.",
+        examples=["whsec_dGhpcyBpcyBubyBzZWNyZXQsIGl0J3MgYW4gZXhhbXA="],
+    )
+    earlier_secrets_until: float | None = Field(
+        description="Until when the secrets before it sign along; null: there were none.", examples=[1785578400.5]
     )
 
 

@@ -147,7 +147,9 @@ def only_one(error: BaseException) -> BaseException:
 async def _serve(settings: Settings, listening: socket.socket, place: Place, tally: Tally) -> None:
     address = _address(listening)
     async with open_app(settings, address, place.worker, tally) as app:
-        server = HttpServer(create_app(services_from(app)), listening, _room_for_connections(settings))
+        room = _room_for_connections(settings)
+        app.feed.most_waiting = max(1, room // 2)  # G11
+        server = HttpServer(create_app(services_from(app)), listening, room)
         app.supervisor.add("http", server.run)
 
         def stop() -> None:

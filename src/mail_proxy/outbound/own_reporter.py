@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import inspect
 import json
 import threading
@@ -12,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from typing import Any, cast
-from uuid import uuid4
 
 import structlog
 from typing_extensions import override
@@ -84,8 +82,8 @@ class OwnReporterSink(ReportSink):
         return True
 
     @override
-    async def deliver(self, tenant: Tenant, payload: bytes) -> SinkAnswer:
-        outcome = await self._called(_report(tenant.id, payload))
+    async def deliver(self, tenant: Tenant, payload: bytes, report_id: str) -> SinkAnswer:
+        outcome = await self._called(_report(tenant.id, payload, report_id))
         if not isinstance(outcome, _Failed):
             outcome = self._as_json(outcome)
         if isinstance(outcome, _Failed):
@@ -174,10 +172,8 @@ class OwnReporterSink(ReportSink):
         return written
 
 
-def _report(tenant_id: str, payload: bytes) -> Report:
-    entries = json.loads(payload)["delivery_report"]
-    name = hashlib.sha256(tenant_id.encode() + b"\n" + payload).hexdigest()[:32] if entries else uuid4().hex
-    return Report(tenant_id, name, tuple(entries), payload)
+def _report(tenant_id: str, payload: bytes, report_id: str) -> Report:
+    return Report(tenant_id, report_id, tuple(json.loads(payload)["delivery_report"]), payload)
 
 
 def _gives_coroutines(reporter: object) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
+from uuid import uuid4
 
 from mail_proxy.domain.report import StoredEvent
 
@@ -26,6 +28,14 @@ class Page:
     payload: bytes
     events: tuple[Posted, ...]
 
+    @property
+    def report_id(self) -> str:
+        """Return what tells this report from all others: the same for the same events, so that it can be recognised.
+
+        An empty report is another one each time.
+        """
+        return f"report_{sha256(self.payload).hexdigest()[:32] if self.events else uuid4().hex}"
+
     def with_message_ids(self) -> Iterator[tuple[str, Posted]]:
         """Give each event with the id of its message. Decodes the payload: for the rare answer that names messages."""
         entries = json.loads(self.payload)["delivery_report"]
@@ -40,7 +50,7 @@ def build_page(events: Sequence[StoredEvent], max_events: int, max_bytes: int) -
     parts: list[bytes] = []
     size = len(_HEAD) + len(_TAIL)
     for stored in events[:max_events]:
-        part = _entry(stored)
+        part = spliced(stored)
         size += len(part) + bool(parts)
         if parts and size > max_bytes:
             break
@@ -49,9 +59,10 @@ def build_page(events: Sequence[StoredEvent], max_events: int, max_bytes: int) -
     return Page(_HEAD + b",".join(parts) + _TAIL, posted)
 
 
-def _entry(stored: StoredEvent) -> bytes:
-    """Splice the id into the entry's text: decoding and encoding it again would cost ten times as much.
+def spliced(stored: StoredEvent) -> bytes:
+    """Return an event's entry with its id as first member.
 
+    It is spliced into the text: decoding and encoding that again would cost ten times as much.
     A lone surrogate, which UTF-8 cannot carry, becomes a question mark: it must not hold up the other events. G13
     """
     rest = stored.event.entry[1:]

@@ -6,7 +6,7 @@ import gc
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,7 @@ from mail_proxy.outbound.guard import Guarded, Trusted, refusal
 from mail_proxy.outbound.own_reporter import BUILT_IN, OwnReporterSink, load
 from mail_proxy.ports import Clock, ReportSink
 from mail_proxy.reporters import Reporter as OwnReporter
+from mail_proxy.reporting.feed import Feed
 from mail_proxy.reporting.reporter import Reporter
 from mail_proxy.reporting.settings import ReportingSettings
 from mail_proxy.reporting.turns import Turns
@@ -96,6 +97,7 @@ class App:
     instance: InstanceAdministration
     delivery: Delivery
     reporter: Reporter
+    feed: Feed
     supervisor: Supervisor
 
     async def run_now(self, tenant_id: str | None) -> None:
@@ -111,6 +113,7 @@ class App:
     def stop(self) -> None:
         """Begin nothing new; `run` returns when what was begun has ended."""  # G6
         self.delivery.stop()
+        self.feed.stop()
 
     async def not_ready(self) -> Sequence[str]:
         """Say why the instance should get no requests now; empty when it should."""
@@ -159,8 +162,15 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
         rng = SystemRandom()
         turns = Turns(store.sync_leases, lambda: delivery.standing(), clock, rng)  # noqa: PLW0108 - it comes below
         reporter = Reporter(store.outbox, directory, sink, clock, meter, _reporting(settings), rng, turns)
+        feed = Feed(store.feed, clock)
+
+        def told(tenant_ids: Iterable[str]) -> None:
+            whose = tuple(tenant_ids)
+            reporter.notify(whose)
+            feed.notify(whose)
+
         needs = Needs(instance_id, store.queue, directory, directory, transport, sink, clock, meter)
-        delivery = Delivery(needs, _delivery(settings), journal, reporter.notify, alone=alone)
+        delivery = Delivery(needs, _delivery(settings), journal, told, alone=alone)
         intake = Intake(
             store.queue,
             directory,
@@ -191,7 +201,7 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
             store=store,
             meter=meter,
             intake=intake,
-            tenants=Tenants(directory, directory, clock, tokens.new_token, tokens.digest),
+            tenants=Tenants(directory, directory, clock, tokens.new_token, tokens.digest, tokens.new_signing_secret),
             accounts=accounts,
             account_tests=account_tests,
             scheduling=Scheduling(directory, directory, pending, delivery.freed),
@@ -201,7 +211,7 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
                 clock,
                 sink.has_endpoint,
                 delivery.notify,
-                reporter.notify,
+                told,
                 settings.max_batch,
             ),
             pending=pending,
@@ -209,7 +219,8 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
             instance=InstanceAdministration(directory, directory, _given_name(settings)),
             delivery=delivery,
             reporter=reporter,
-            supervisor=Supervisor(loops(delivery, reporter, audit, store, clock)),
+            feed=feed,
+            supervisor=Supervisor(loops(delivery, reporter, feed, audit, store, clock)),
         )
 
 
@@ -302,6 +313,7 @@ def _delivery(settings: Settings) -> DeliverySettings:
         grace=settings.shutdown_grace,
         lease=settings.lease,
         retention=settings.delivery_report_retention_seconds,
+        body_retention=settings.body_retention_seconds,
         only_on_demand=settings.test_mode,
         log_each_attempt=settings.log_delivery_activity,
     )

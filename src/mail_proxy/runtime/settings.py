@@ -194,7 +194,14 @@ class Settings(BaseSettings):
     client_sync_token: Token | None = Field(None, description="Bearer token there, instead of user and password.")
     sync_interval: Seconds = Field(300, description="Seconds between reports when there is nothing to report.")
     delivery_report_retention_seconds: Delay = Field(
-        7 * 86400, description="Seconds that finished and reported messages are kept."
+        7 * 86400,
+        description="Seconds that finished and reported messages are kept, and events in "
+        "[the feed](reports.md#the-feed).",
+    )
+    body_retention_seconds: Delay | None = Field(
+        None,
+        description="Seconds that finished messages keep bodies, headers and attachments; such a message cannot be "
+        "sent again. Without it, as long as the message is kept.",
     )
     command_log_retention_seconds: Seconds = Field(
         90 * 86400, description="Seconds that entries of the command log are kept."

@@ -16,6 +16,7 @@ from mail_proxy.domain.instance import InstanceSettings
 from mail_proxy.domain.message import MessageState
 from mail_proxy.domain.oauth import OAuth
 from mail_proxy.domain.secret import Secret
+from mail_proxy.domain.signing import Signing
 from mail_proxy.domain.tenant import Suspension, Tenant
 from mail_proxy.ports import Cipher, Clock, KeyedTenant, Stale
 from mail_proxy.store.database import Database, Operation, Transaction
@@ -24,7 +25,7 @@ from mail_proxy.store.hints import Hint
 from mail_proxy.store.instance_settings import read_instance_settings, write_instance_settings
 from mail_proxy.store.prune import Prune
 from mail_proxy.store.removal import CancelWaiting
-from mail_proxy.store.schema import accounts, events, messages, sync_leases, tenants
+from mail_proxy.store.schema import accounts, events, feed_horizons, messages, sync_leases, tenants
 from mail_proxy.store.sealed import key_of_the_database, sealed_as_the_database_is
 from mail_proxy.store.survey import count_unfinished
 from mail_proxy.store.suspensions import free_poison, read_suspension, suspended_batches_of, write_suspension
@@ -263,6 +264,7 @@ class StoreDirectory:
             owned = connection.execute(select(accounts.c.pk).where(accounts.c.tenant_id == tenant_id)).scalars()
             forget_usage(connection, tenant_scope(tenant_id), *(account_scope(pk) for pk in owned))
             connection.execute(delete(sync_leases).where(sync_leases.c.tenant_id == tenant_id))
+            connection.execute(delete(feed_horizons).where(feed_horizons.c.tenant_id == tenant_id))
             connection.execute(delete(tenants).where(tenants.c.id == tenant_id))
 
         await self._change(remove)
@@ -276,6 +278,23 @@ class StoreDirectory:
             .values(api_key_hash=api_key_hash, api_key_expires_at=expires_at)
         )
         return await self._change(lambda t: t.connection.execute(statement).rowcount > 0)
+
+    async def change_signing(self, tenant_id: str, decide: Callable[[Signing], Signing]) -> Signing | None:
+        """See `Registry.change_signing`."""
+
+        def change(transaction: Transaction) -> Signing | None:
+            connection, mine = transaction.connection, tenants.c.id == tenant_id
+            key_of_the_database(connection, self._cipher)
+            row = connection.execute(select(tenants.c.signing).where(mine)).first()
+            if row is None:
+                return None
+            after = decide(self._rows.open_signing(tenant_id, row.signing))
+            sealed = {"signing": self._rows.seal_signing(tenant_id, after)}
+            values = sealed_as_the_database_is(connection, self._cipher, tenants, sealed, tenant_id)
+            connection.execute(update(tenants).where(mine).values(values))
+            return after
+
+        return await self._change(change)
 
     async def put_account(self, account: Account, based_on: Account | None = None) -> Account:
         """See `Registry.put_account`."""

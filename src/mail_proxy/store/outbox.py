@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Connection, Double, Integer, Text, bindparam, delete, func, select, update
+from sqlalchemy import BigInteger, Connection, Double, Integer, Text, bindparam, func, select, update
 
 from mail_proxy.domain.message import FINAL_STATES
 from mail_proxy.domain.report import Event, EventType, StoredEvent
@@ -69,15 +69,6 @@ class StoreOutbox:
             .where(func.coalesce(messages.c.reported_ts, 0.0) == 0.0, untold.is_(None))
             .values(reported_ts=now)
         )
-        # Of a message that was deleted meanwhile nothing is kept. All its events: one may have been told by a commit
-        # that the deletion did not see.
-        theirs = select(events.c.message_pk).where(told)
-        of_message = select(messages.c.pk).where(messages.c.pk == events.c.message_pk).scalar_subquery()
-        self.forget_deleted = (
-            delete(events)
-            .where(selected(dialect, events.c.message_pk, theirs))
-            .where(func.coalesce(events.c.reported_ts, 0.0) != 0.0, of_message.is_(None))
-        )
         self._holders = Holders(dialect)
         self._acknowledge = Operation("acknowledge", self._run)
 
@@ -115,5 +106,4 @@ class StoreOutbox:
             chosen = {"event_ids": ids, "now": max(each.now for each in counting)}
             transaction.connection.execute(self.mark_events, chosen)
             transaction.connection.execute(self.mark_messages, chosen)
-            transaction.connection.execute(self.forget_deleted, chosen)
         return standing

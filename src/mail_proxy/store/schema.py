@@ -23,9 +23,11 @@ from sqlalchemy import (
     text,
 )
 
+HAS_BODY = "finished_ts IS NOT NULL AND NOT body_removed"
 IS_WAITING = "state IN ('held', 'ready', 'scheduled')"
 """SQLite takes a partial index only for a condition in the very words of the index."""
 ANY_MESSAGE = "pk > 0"
+ANY_EVENT = "event_id > 0"
 POISON_BATCH = ""
 """In `suspended_batches`: what is held of a tenant because instances ended over it is to be put back."""
 
@@ -88,6 +90,7 @@ tenants = Table(
     Column("created_ts", Double, nullable=False),
     Column("limit_per_hour", Integer),
     Column("limit_per_day", Integer),
+    Column("signing", Text, info=SEALED),  # JSON
 )
 
 suspended_batches = Table(
@@ -160,6 +163,7 @@ messages = Table(
     Column("reserved", Boolean, nullable=False, server_default=false()),  # its claim counts for a rate limit
     Column("limit_told", Boolean, nullable=False, server_default=false()),  # that a limit holds it up was reported
     Column("crashes", Integer, nullable=False, server_default="0"),  # instances that ended while they sent it
+    Column("body_removed", Boolean, nullable=False, server_default=false()),
     UniqueConstraint("tenant_id", "id"),
     sqlite_autoincrement=True,
 )
@@ -196,8 +200,16 @@ events = Table(
     Column("ts", Double, nullable=False),
     Column("entry", Text, nullable=False),  # the report's entry, JSON
     Column("reported_ts", Double),
+    Column("left_behind", Boolean, nullable=False, server_default=false()),  # its message was removed by hand
     Index("ix_events_message", "message_pk"),
     sqlite_autoincrement=True,
+)
+
+feed_horizons = Table(
+    "feed_horizons",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("event_id", BigInteger, nullable=False),  # the highest one that retention has removed
 )
 
 usage = Table(
@@ -250,6 +262,7 @@ _partial(
     *("tenant_id", "finished_ts"),
     where="finished_ts IS NOT NULL AND reported_ts IS NULL",
 )
+_partial("ix_messages_bodies", messages, "finished_ts", where=HAS_BODY)
 _partial("ix_messages_reserved", messages, "tenant_id", "account_pk", where="reserved")
 # By number, for what is done with a tenant's messages one after the other.
 _partial("ix_messages_tenant", messages, "tenant_id", "pk", where=ANY_MESSAGE)
@@ -276,4 +289,8 @@ _partial(
     where="finished_ts IS NULL",
 )
 _partial("ix_events_unreported", events, "tenant_id", "event_id", where="reported_ts IS NULL")
+# The feed; for no other statement, see above.
+_partial("ix_events_feed", events, "tenant_id", "event_id", where=ANY_EVENT)
+_partial("ix_events_left_told", events, "ts", where="left_behind AND reported_ts IS NOT NULL")
+_partial("ix_events_left_untold", events, "tenant_id", "ts", where="left_behind AND reported_ts IS NULL")
 _partial("ix_command_log_tenant", command_log, "tenant_id", "ts", "pk", where="tenant_id IS NOT NULL")

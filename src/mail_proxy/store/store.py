@@ -16,6 +16,7 @@ from mail_proxy.store.command_log import StoreCommandLog
 from mail_proxy.store.database import Database, Operation, Transaction
 from mail_proxy.store.directory import StoreDirectory
 from mail_proxy.store.errors import FsyncFailed
+from mail_proxy.store.feed import StoreFeed
 from mail_proxy.store.hints import Hints
 from mail_proxy.store.message_changes import StoreMessageChanges
 from mail_proxy.store.opening import FileLock, prepare, sqlite_file
@@ -40,6 +41,7 @@ class Store:
     queue: StoreQueue
     directory: StoreDirectory
     outbox: StoreOutbox
+    feed: StoreFeed
     archive: StoreArchive
     message_changes: StoreMessageChanges
     command_log: StoreCommandLog
@@ -119,6 +121,7 @@ async def open_store(
         queue=StoreQueue(database, instance_id, usage, cipher.key_id),
         directory=directory,
         outbox=StoreOutbox(database),
+        feed=StoreFeed(database),
         archive=StoreArchive(database, clock),
         message_changes=StoreMessageChanges(database),
         command_log=StoreCommandLog(database),

@@ -33,22 +33,20 @@ def _deep() -> dict[str, Any]:
     return answer
 
 
-async def test_it_is_given_tenant_entries_body_and_an_id_that_repeats_with_the_report() -> None:
+async def test_it_is_given_tenant_id_entries_and_body() -> None:
     given: list[Report] = []
 
     async def keep(report: Report) -> None:
         given.append(report)
 
     sink = OwnReporterSink(keep)
-    for payload in (PAYLOAD, PAYLOAD, EMPTY, EMPTY):
-        assert understand(await sink.deliver(ACME, payload)) == Acknowledged()
-    await sink.deliver(GLOBEX, PAYLOAD)
+    for number, payload in enumerate((PAYLOAD, EMPTY)):
+        assert understand(await sink.deliver(ACME, payload, f"report_{number}")) == Acknowledged()
     assert sink.has_endpoint(ACME)
-    first, again, empty, empty_again, other = given
-    assert (first.tenant_id, first.body, list(first.entries)) == ("acme", PAYLOAD, [{"event_id": "7", "id": "M1"}])
-    assert list(empty.entries) == []
-    assert first.id == again.id
-    assert len({first.id, empty.id, empty_again.id, other.id}) == 4
+    first, empty = given
+    assert (first.tenant_id, first.id, first.body) == ("acme", "report_0", PAYLOAD)
+    assert list(first.entries) == [{"event_id": "7", "id": "M1"}]
+    assert (empty.id, list(empty.entries)) == ("report_1", [])
 
 
 class _Called:
@@ -67,7 +65,7 @@ async def _with_more(_more: int, report: Report) -> UserDict[str, Any]:
 
 @pytest.mark.parametrize("reporter", [_plain, _Called(), partial(_with_more, 1)], ids=["plain", "object", "partial"])
 async def test_whatever_can_be_called_answers_as_an_endpoint_does(reporter: Any) -> None:
-    answer = await OwnReporterSink(reporter).deliver(ACME, PAYLOAD)
+    answer = await OwnReporterSink(reporter).deliver(ACME, PAYLOAD, "report_1")
     assert understand(answer) == Acknowledged(frozenset({"M1"}))
 
 
@@ -110,7 +108,7 @@ async def test_what_goes_wrong_is_a_failure_in_words_and_the_next_call_goes_on(b
 
     sink = OwnReporterSink(in_loop if is_async else plain, max_bytes=1000)
     with capture_logs() as logged:
-        answer = await sink.deliver(ACME, PAYLOAD)
+        answer = await sink.deliver(ACME, PAYLOAD, "report_1")
     assert answer.status is None
     assert answer.error is not None
     assert answer.error.startswith(words)
@@ -118,7 +116,7 @@ async def test_what_goes_wrong_is_a_failure_in_words_and_the_next_call_goes_on(b
     assert "secret" not in answer.error
     if bad == "raises":  # the words are for the log alone
         assert [line["error"] for line in logged] == ["ValueError: the secret"]
-    assert understand(await sink.deliver(ACME, PAYLOAD)) == Acknowledged()
+    assert understand(await sink.deliver(ACME, PAYLOAD, "report_1")) == Acknowledged()
 
 
 async def test_a_function_that_does_not_come_back_is_given_up_and_no_second_one_is_called_beside_it() -> None:
@@ -130,12 +128,12 @@ async def test_a_function_that_does_not_come_back_is_given_up_and_no_second_one_
             way_out.wait(10)
 
     sink = OwnReporterSink(hang, timeout=TIMEOUT)
-    assert (await sink.deliver(ACME, PAYLOAD)).error == "the reporter did not answer in 0.3 s"
-    again = (await sink.deliver(ACME, PAYLOAD)).error
+    assert (await sink.deliver(ACME, PAYLOAD, "report_1")).error == "the reporter did not answer in 0.3 s"
+    again = (await sink.deliver(ACME, PAYLOAD, "report_1")).error
     assert again == "the reporter has not come back from an earlier call for this tenant"
-    assert understand(await sink.deliver(GLOBEX, PAYLOAD)) == Acknowledged()  # G11
+    assert understand(await sink.deliver(GLOBEX, PAYLOAD, "report_1")) == Acknowledged()  # G11
     way_out.set()
-    while (await sink.deliver(ACME, PAYLOAD)).error is not None:  # noqa: ASYNC110 - the thread tells nobody
+    while (await sink.deliver(ACME, PAYLOAD, "report_1")).error is not None:  # noqa: ASYNC110 - the thread tells nobody
         await asyncio.sleep(0.01)
     assert calls == ["acme", "globex", "acme"]
 
@@ -152,9 +150,9 @@ async def test_a_coroutine_that_takes_no_cancellation_is_left_behind_and_the_cal
                 continue
 
     sink = OwnReporterSink(stubborn, timeout=TIMEOUT)
-    assert (await sink.deliver(ACME, PAYLOAD)).error == "the reporter did not answer in 0.3 s"
+    assert (await sink.deliver(ACME, PAYLOAD, "report_1")).error == "the reporter did not answer in 0.3 s"
     begun.clear()
-    caller = asyncio.create_task(sink.deliver(GLOBEX, PAYLOAD))
+    caller = asyncio.create_task(sink.deliver(GLOBEX, PAYLOAD, "report_1"))
     await begun.wait()
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
