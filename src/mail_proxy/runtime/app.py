@@ -37,7 +37,9 @@ from mail_proxy.outbound.access_tokens import RefreshedTokens
 from mail_proxy.outbound.callback import Endpoint, HttpReportSink
 from mail_proxy.outbound.client import Limits, OutboundClient
 from mail_proxy.outbound.guard import Guarded, Trusted, refusal
-from mail_proxy.ports import Clock
+from mail_proxy.outbound.own_reporter import BUILT_IN, OwnReporterSink, load
+from mail_proxy.ports import Clock, ReportSink
+from mail_proxy.reporters import Reporter as OwnReporter
 from mail_proxy.reporting.feed import Feed
 from mail_proxy.reporting.reporter import Reporter
 from mail_proxy.reporting.settings import ReportingSettings
@@ -137,8 +139,9 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
 
     `address` is told to others that want the same SQLite file; workers of one port differ in their number and share the
     tally. Nothing runs yet. Raises `KeyRefused`, `WrongKey`, `StoreRefused`, `SchemaTooNew`, `StoreUnavailable`,
-    `JournalLocked` and `JournalUnwritable`, each with a sentence.
+    `JournalLocked`, `JournalUnwritable` and `ReporterRefused`, each with a sentence.
     """
+    own_reporter = None if settings.reporter == BUILT_IN else load(settings.reporter)
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.set_threshold(YOUNG, *gc.get_threshold()[1:])  # G11
     meter, instance_id = PrometheusMeter(tally, worker), _instance_id(settings)
@@ -160,7 +163,7 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
         stack.push_async_callback(tokens_for.close)
         transport = _transport(stack, _timeouts(settings), guard, tokens_for)
         reports_http = await stack.enter_async_context(OutboundClient(Trusted(), _limits_of_reports()))
-        sink = HttpReportSink(reports_http, clock, _fallback(settings))
+        sink = _sink(stack, own_reporter, HttpReportSink(reports_http, clock, _fallback(settings)))
         directory = store.directory
         rng = SystemRandom()
         marked = store.seals.mark
@@ -233,6 +236,15 @@ def _transport(stack: AsyncExitStack, timeouts: Timeouts, guard: Guarded, tokens
     made = SmtpTransport(timeouts=timeouts, address_refusal=lambda address: refusal(address, guard), tokens=tokens_for)
     stack.push_async_callback(made.close)
     return made
+
+
+def _sink(stack: AsyncExitStack, own: OwnReporter | None, http: HttpReportSink) -> ReportSink:
+    """Return what carries reports."""
+    if own is None:
+        return http
+    sink = OwnReporterSink(own)
+    stack.push_async_callback(sink.close)
+    return sink
 
 
 def _instance_id(settings: Settings) -> str:
