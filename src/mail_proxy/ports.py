@@ -24,7 +24,7 @@ from mail_proxy.domain.search import TextFilter
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.settlement import Settlement
 from mail_proxy.domain.signing import Signing
-from mail_proxy.domain.sync_lease import SyncLease, SyncMemory, SyncRecord
+from mail_proxy.domain.sync_lease import Behind, SyncLease, SyncMemory, SyncRecord, SyncStanding, Waiting
 from mail_proxy.domain.tenant import Suspension, Tenant
 
 
@@ -75,6 +75,10 @@ class Meter(Protocol):
         """A report with that many events was acknowledged, or was not."""
         ...
 
+    def behind(self, tenants: Mapping[SyncStanding, Behind]) -> None:
+        """How many tenants have events to be told of, and since when, by how reporting goes to them."""  # G9
+        ...
+
     def pending(self, messages: int) -> None:
         """So many messages are not finished."""
         ...
@@ -117,6 +121,10 @@ class Cipher(Protocol):
         """The key that a text was sealed with; raises `SealBroken` for what is not sealed."""
         ...
 
+    def mark(self, text: str) -> str:
+        """Return what stands for a text and shows nothing of it: the same for the same text, with the same own key."""
+        ...
+
     def seal(self, text: str, place: str, key_id: str | None = None) -> str:
         """Encrypt a text with this instance's own key, or one of its others.
 
@@ -136,6 +144,10 @@ class Seals(Protocol):
     The database goes by one key at a time, also when several instances have others as their own meanwhile: whoever
     writes a secret seals it with that one. All raise `StoreUnavailable`.
     """  # G16
+
+    def mark(self, text: str) -> str:
+        """See `Cipher.mark`."""
+        ...
 
     async def may_go_on(self) -> bool:
         """True when the database goes by this instance's own key.
@@ -290,8 +302,8 @@ class Queue(Protocol):
 class Outbox(Protocol):
     """Events that tenants have not acknowledged yet."""  # G9
 
-    async def tenants_with_events(self) -> Sequence[str]:
-        """Tenants that have unreported events."""
+    async def tenants_with_events(self) -> Sequence[Waiting]:
+        """Tenants that have unreported events, and what was handed on with the last turn of each."""
         ...
 
     async def pending(self, tenant_id: str, limit: int, after: int = 0) -> Sequence[StoredEvent]:
@@ -418,7 +430,10 @@ class SyncLeases(Protocol):
         ...
 
     async def release(self, lease: SyncLease, memory: SyncMemory) -> None:
-        """Give the turn back, and hand on what the next one should know."""
+        """Give the turn back, and hand on what the next one should know, also one after a restart.
+
+        Where there is nobody else, no write is made for what means nothing to a next one; `close` makes it.
+        """
         ...
 
 
@@ -521,6 +536,10 @@ class ReportSink(Protocol):
     def has_endpoint(self, tenant: Tenant) -> bool:
         """True when there is somewhere to report to."""
         ...
+
+    def place(self, tenant: Tenant) -> str:  # noqa: ARG002 - for those who have more than one
+        """A text that is another one when the tenant's reports go elsewhere; may hold secrets, and is never kept."""
+        return ""
 
 
 @dataclass(frozen=True, slots=True)

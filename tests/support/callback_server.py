@@ -76,6 +76,8 @@ class CallbackServer:
         self, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None, record: IO[str] | None = None
     ) -> None:
         self.by_default = Reply()
+        self.by_path: dict[str, Reply] = {}
+        """Answers to requests whose path begins so; the script and `by_default` are for the others."""
         self.requests: list[Received] = []
         self.connections = 0
         """How many were made so far."""
@@ -140,7 +142,7 @@ class CallbackServer:
         try:
             while (request := await _read_request(reader)) is not None:
                 self._remember(request)
-                reply = self._script.popleft() if self._script else self.by_default
+                reply = self._reply_to(request.path)
                 async with self._news:
                     self._news.notify_all()
                 if not await _give(reply, writer):
@@ -149,6 +151,17 @@ class CallbackServer:
             pass  # the client went away, as it may
         finally:
             writer.transport.abort()
+
+    def drop(self) -> None:
+        """Cut every connection there is; new ones are taken."""
+        for task in self._tasks:
+            task.cancel()
+
+    def _reply_to(self, path: str) -> Reply:
+        for beginning, reply in self.by_path.items():
+            if path.startswith(beginning):
+                return reply
+        return self._script.popleft() if self._script else self.by_default
 
     def _remember(self, request: Received) -> None:
         self.requests.append(request)

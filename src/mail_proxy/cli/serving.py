@@ -20,6 +20,7 @@ from mail_proxy.api.composition import services_from
 from mail_proxy.cli.workers import Place, Workers
 from mail_proxy.delivery.journal import JournalLocked, JournalUnwritable
 from mail_proxy.domain.errors import StoreUnavailable
+from mail_proxy.outbound.own_reporter import ReporterRefused
 from mail_proxy.ports import WrongKey
 from mail_proxy.runtime.app import App, FolderRefused, open_app
 from mail_proxy.runtime.http_places import MOST_BEYOND
@@ -38,6 +39,7 @@ REFUSALS = (
     JournalLocked,
     JournalUnwritable,
     KeyRefused,
+    ReporterRefused,
     SchemaTooNew,
     StoreRefused,
     StoreUnavailable,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import SystemRandom
 from uuid import uuid4
@@ -34,9 +35,11 @@ from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod
 from mail_proxy.intake.intake import Intake, IntakeSettings
 from mail_proxy.outbound.access_tokens import RefreshedTokens
 from mail_proxy.outbound.callback import Endpoint, HttpReportSink
-from mail_proxy.outbound.client import OutboundClient
+from mail_proxy.outbound.client import Limits, OutboundClient
 from mail_proxy.outbound.guard import Guarded, Trusted, refusal
-from mail_proxy.ports import Clock
+from mail_proxy.outbound.own_reporter import BUILT_IN, OwnReporterSink, load
+from mail_proxy.ports import Clock, ReportSink
+from mail_proxy.reporters import Reporter as OwnReporter
 from mail_proxy.reporting.feed import Feed
 from mail_proxy.reporting.reporter import Reporter
 from mail_proxy.reporting.settings import ReportingSettings
@@ -69,6 +72,10 @@ log = structlog.get_logger(__name__)
 
 TEST_TIMEOUTS = Timeouts(connect=8.0, command=10.0)
 """For `POST /account/{id}/test`, whose caller waits."""
+REPORT_LOOKUPS = 512
+"""Name servers asked at a time for reports: as many as there are reports at a time, as dead ones delay no other."""
+MANY_FILES = 16_000
+"""Beyond that connections to a thousand endpoints a second may be kept for a while."""
 WHERE = "GMP_DATA_DIR and GMP_DB_PATH say where it is to be"
 
 
@@ -132,8 +139,9 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
 
     `address` is told to others that want the same SQLite file; workers of one port differ in their number and share the
     tally. Nothing runs yet. Raises `KeyRefused`, `WrongKey`, `StoreRefused`, `SchemaTooNew`, `StoreUnavailable`,
-    `JournalLocked` and `JournalUnwritable`, each with a sentence.
+    `JournalLocked`, `JournalUnwritable` and `ReporterRefused`, each with a sentence.
     """
+    own_reporter = None if settings.reporter == BUILT_IN else load(settings.reporter)
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.set_threshold(YOUNG, *gc.get_threshold()[1:])  # G11
     meter, instance_id = PrometheusMeter(tally, worker), _instance_id(settings)
@@ -154,10 +162,12 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
         tokens_for = RefreshedTokens(http, guarded_http, store.directory, store.directory, clock, alone=alone)
         stack.push_async_callback(tokens_for.close)
         transport = _transport(stack, _timeouts(settings), guard, tokens_for)
-        sink = HttpReportSink(http, clock, _fallback(settings))
+        reports_http = await stack.enter_async_context(OutboundClient(Trusted(), _limits_of_reports()))
+        sink = _sink(stack, own_reporter, HttpReportSink(reports_http, clock, _fallback(settings)))
         directory = store.directory
         rng = SystemRandom()
-        turns = Turns(store.sync_leases, lambda: delivery.standing(), clock, rng)  # noqa: PLW0108 - it comes below
+        marked = store.seals.mark
+        turns = Turns(store.sync_leases, lambda: delivery.standing(), clock, rng, marked)  # noqa: PLW0108 - it comes below
         reporter = Reporter(store.outbox, directory, sink, clock, meter, _reporting(settings), rng, turns)
         feed = Feed(store.feed, clock)
 
@@ -226,6 +236,15 @@ def _transport(stack: AsyncExitStack, timeouts: Timeouts, guard: Guarded, tokens
     made = SmtpTransport(timeouts=timeouts, address_refusal=lambda address: refusal(address, guard), tokens=tokens_for)
     stack.push_async_callback(made.close)
     return made
+
+
+def _sink(stack: AsyncExitStack, own: OwnReporter | None, http: HttpReportSink) -> ReportSink:
+    """Return what carries reports."""
+    if own is None:
+        return http
+    sink = OwnReporterSink(own)
+    stack.push_async_callback(sink.close)
+    return sink
 
 
 def _instance_id(settings: Settings) -> str:
@@ -307,8 +326,20 @@ def _delivery(settings: Settings) -> DeliverySettings:
     )
 
 
+def _limits_of_reports() -> Limits:
+    """The reporter keeps the number of its connections down; those that nobody uses are open files as well."""  # G11
+    return Limits(0, 0, lookups=REPORT_LOOKUPS, keep_alive=4.0 if _open_files() > MANY_FILES else 0.5)
+
+
 def _reporting(settings: Settings) -> ReportingSettings:
-    return ReportingSettings(sync_interval=settings.sync_interval, automatic=not settings.test_mode)
+    """Where few files may be open, most are for others than endpoints that do not answer."""  # G11
+    made = ReportingSettings(sync_interval=settings.sync_interval, automatic=not settings.test_mode)
+    return replace(made, parallel_slow=max(16, min(made.parallel_slow, _open_files() // 16)))
+
+
+def _open_files() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def _timeouts(settings: Settings) -> Timeouts:

@@ -55,7 +55,7 @@ def loops(
             delivery.look()
             return
         delivery.run_now()
-        reporter.wake(None)
+        reporter.look()
 
     async def listen(started: Callable[[], None]) -> None:
         from mail_proxy.store.listener import Listener  # noqa: PLC0415 - needs what comes with an extra

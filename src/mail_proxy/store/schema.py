@@ -71,6 +71,8 @@ sync_leases = Table(
     Column("synced_ts", Double),
     Column("due", Double),  # when the next sync was due
     Column("last_error", Text),  # why the last sync failed, if it did
+    Column("place", Text),  # a mark of the endpoint that this is about
+    Column("gone", Boolean, nullable=False, server_default=false()),  # which said that it is gone for good
 )
 
 tenants = Table(

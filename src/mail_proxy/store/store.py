@@ -74,6 +74,7 @@ class Store:
         """Take this instance off the list, finish the writes, and give the file up."""
         try:
             with suppress(StoreUnavailable, FsyncFailed):  # then the others find out by its counter
+                await self.sync_leases.close()
                 await self.database.write(Operation("leave", _leave), self.instance_id)
                 await self.database.drained()
                 await self.queue.put_back_unanswered()
@@ -106,6 +107,7 @@ async def open_store(
             lock.free()
         raise
     directory = StoreDirectory(database, cipher, clock)
+    leases = StoreSyncLeases(database, instance_id, clock)
     try:
         database.start()
         me = Registration(instance_id, clock.now(), cipher.key_id)
@@ -125,8 +127,8 @@ async def open_store(
         archive=StoreArchive(database, clock),
         message_changes=StoreMessageChanges(database),
         command_log=StoreCommandLog(database),
-        sync_leases=StoreSyncLeases(database, instance_id),
-        sync_records=StoreSyncRecords(database),
+        sync_leases=leases,
+        sync_records=StoreSyncRecords(database, leases.notes),
         hints=Hints(database, instance_id, clock),
         seals=StoreSeals(database, cipher, instance_id),
         instance_id=instance_id,
