@@ -47,6 +47,9 @@ async def test_what_a_finished_message_said_goes_and_what_is_known_of_it_stays(s
     texts = TextFilter(subject="order", metadata=(("order", "1042"),))
     page = await store.archive.page("acme", MessageFilter(texts=texts), None, 10, NOW)
     assert [each.id for each in page.messages] == ["M1"]
+    standing = await store.archive.standing("acme", "M1")
+    assert standing is not None
+    assert standing.body_removed
     assert await enqueue(store, a_message("M1", account)) == ["duplicate"]  # G3
     assert [each.event.message_pk for each in await store.outbox.pending("acme", 10)] == [found.pk]  # G9
 

@@ -130,3 +130,20 @@ def test_the_sentence_has_all_of_it() -> None:
 def test_a_finished_message_says_how_it_ended(state: MessageState, sentence: str) -> None:
     ended = replace(READY, state=state, finished_ts=NOW, reply="550 no such user", tenant_suspended=True, ahead=None)
     assert explain(ended, Here(OUTAGE), NOW).sentence == sentence
+
+
+@pytest.mark.parametrize(("attempts", "tried"), [(1, "after 1 attempt "), (20, "after 20 attempts ")])
+def test_it_is_said_after_how_many_attempts_a_message_was_given_up(attempts: int, tried: str) -> None:
+    failed = replace(READY, state=MessageState.FAILED, attempts=attempts, finished_ts=NOW, reply="450 busy", ahead=None)
+    assert explain(failed, Here(), NOW).sentence == f"It failed on 2027-01-15 08:00:00 UTC {tried}(450 busy)."
+    expired = replace(failed, state=MessageState.EXPIRED)
+    sentence = f"It expired on 2027-01-15 08:00:00 UTC {tried}before it could be sent."
+    assert explain(expired, Here(), NOW).sentence == sentence
+
+
+@pytest.mark.parametrize("state", [MessageState.FAILED, MessageState.EXPIRED])
+def test_a_message_whose_body_is_gone_says_that_it_cannot_be_sent_again(state: MessageState) -> None:
+    bare = replace(READY, state=state, finished_ts=NOW, ahead=None, body_removed=True)
+    assert explain(bare, Here(), NOW).sentence.endswith("; its body was removed since, so it cannot be sent again.")
+    assert "body" not in explain(replace(bare, body_removed=False), Here(), NOW).sentence
+    assert "body" not in explain(replace(bare, state=MessageState.SENT), Here(), NOW).sentence

@@ -54,7 +54,7 @@ _NEW: dict[str, dict[str, Any]] = {
 @router.post(
     "/account",
     summary="Create or change an account",
-    response_model=schemas.Answer,
+    response_model=schemas.Put,
     responses=failures(403, 404, *BODY),
     openapi_extra=body(AccountIn, _NEW),
 )
@@ -67,8 +67,8 @@ async def put_account(request: Request, caller: AnyCaller, _query: Annotated[NoQ
     services = services_of(request)
     wanted = await read_model(request, AccountIn, services.settings.max_request_bytes)
     tenant_id = await tenant_meant(caller, wanted.tenant_id, services)
-    await services.accounts.put(tenant_id, wanted, by_tenant=not caller.is_admin)
-    return answer({"ok": True})
+    created = await services.accounts.put(tenant_id, wanted, by_tenant=not caller.is_admin)
+    return answer({"ok": True, "created": created})
 
 
 @router.get(

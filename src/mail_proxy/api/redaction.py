@@ -42,7 +42,7 @@ SHOWN = frozenset(
 """Fields of bodies and parameters of queries whose values are shown. Other fields are only named."""
 RESULTS = frozenset(
     {
-        *("queued", "duplicates", "replaced", "rejected", "skipped"),
+        *("created", "queued", "duplicates", "replaced", "rejected", "skipped"),
         *("removed", "not_found", "unauthorized", "in_progress", "pending_messages", "scheduler_active", "suspended"),
     }
 )

@@ -378,7 +378,13 @@ class SyncStatusAnswer(Answer):
     )
 
 
-class TenantPut(Answer):
+class Put(Answer):
+    """Something was made or changed."""
+
+    created: bool = Field(description="True: it was made. False: it was there, and was changed.", examples=[True])
+
+
+class TenantPut(Put):
     """A tenant was made or changed."""
 
     api_key: str | None = Field(

@@ -30,6 +30,12 @@ async def health(_query: Nothing) -> Response:
     return answer({"ok": True})
 
 
+@router.head("/health", include_in_schema=False)
+async def health_head(query: Nothing) -> Response:
+    """Answer as `health` does, without its body."""
+    return _head_of(await health(query))
+
+
 @router.get(
     "/ready",
     summary="Is it ready?",
@@ -40,6 +46,17 @@ async def ready(request: Request, _query: Nothing) -> Response:
     """Answer 200 when the store answers and the loops run, else 503 with the reason."""
     reasons = await services_of(request).not_ready()
     return failure(503, " ".join(reasons), "not_ready") if reasons else answer({"ok": True})
+
+
+@router.head("/ready", include_in_schema=False)
+async def ready_head(request: Request, query: Nothing) -> Response:
+    """Answer as `ready` does, without its body."""
+    return _head_of(await ready(request, query))
+
+
+def _head_of(whole: Response) -> Response:
+    """Return the answer to HEAD: that to GET with all its headers, its length too (RFC 9110 section 9.3.2)."""
+    return Response(status_code=whole.status_code, headers=dict(whole.headers))
 
 
 @router.get(

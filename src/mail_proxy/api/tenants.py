@@ -52,7 +52,8 @@ async def put_tenant(request: Request, caller: AdminCaller, _query: Nothing) -> 
     wanted = await read_model(request, TenantIn, services.settings.max_request_bytes)
     caller.notes.tenant_id = wanted.id
     key = await services.tenants.put(wanted)
-    return answer({"ok": True} if key is None else {"ok": True, "api_key": key})
+    told = {} if key is None else {"api_key": key}
+    return answer({"ok": True, "created": key is not None, **told})
 
 
 @router.get("/tenants", summary="List tenants", response_model=schemas.TenantsAnswer, responses=failures(403))

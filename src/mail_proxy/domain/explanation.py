@@ -75,6 +75,7 @@ class Standing:
     scheduler_active: bool
     ahead: Ahead | None
     """None for a message that is not ready."""
+    body_removed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +136,19 @@ def _finished(standing: Standing) -> Obstacle:
         case MessageState.CANCELLED:
             text = f"it was cancelled{at}"
         case MessageState.EXPIRED:
-            text = f"it expired{at} before it could be sent"
+            text = f"it expired{at}{_tried(standing.attempts)} before it could be sent{_bare(standing)}"
         case _:
-            text = f"it failed{at}{_said(standing.reply)}"
+            text = f"it failed{at}{_tried(standing.attempts)}{_said(standing.reply)}{_bare(standing)}"
     return Obstacle(Reason.FINISHED, text, standing.finished_ts)
+
+
+def _tried(attempts: int) -> str:
+    """Say after how many attempts it was given up; nothing where it came to none."""
+    return f" after {attempts} attempt{'' if attempts == 1 else 's'}" if attempts else ""
+
+
+def _bare(standing: Standing) -> str:
+    return "; its body was removed since, so it cannot be sent again" if standing.body_removed else ""
 
 
 def _being_sent(standing: Standing) -> Obstacle:

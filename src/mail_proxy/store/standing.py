@@ -106,6 +106,7 @@ def look(connection: Connection, tenant_id: str, message_id: str) -> Standing | 
         batch_ending=bool(row.ending),
         scheduler_active=row.scheduler != "false",
         ahead=_ahead(connection, row) if state is MessageState.READY else None,
+        body_removed=bool(row.body_removed),
     )
 
 

@@ -34,7 +34,7 @@ async def account(client: httpx.AsyncClient, account_id: str = "second") -> dict
 
 
 async def test_an_account_is_shown_with_its_defaults_and_without_its_secret(acme: httpx.AsyncClient) -> None:
-    assert (await put(acme, **LOGIN)).json() == {"ok": True}
+    assert (await put(acme, **LOGIN)).json() == {"ok": True, "created": True}
     assert await account(acme) == {
         "ok": True,
         "tenant_id": "acme",
@@ -64,6 +64,13 @@ async def test_an_account_is_shown_with_its_defaults_and_without_its_secret(acme
     }
     listed = (await acme.get("/accounts")).json()["accounts"]
     assert [each["id"] for each in listed] == ["main", "second"]
+
+
+async def test_it_is_said_whether_an_account_was_made_or_changed(acme: httpx.AsyncClient) -> None:
+    assert (await put(acme, **LOGIN)).json() == {"ok": True, "created": True}
+    assert (await put(acme, id="second", ttl=60)).json() == {"ok": True, "created": False}
+    await acme.delete("/account/second")
+    assert (await put(acme, **LOGIN)).json() == {"ok": True, "created": True}
 
 
 async def test_the_password_is_kept_sealed_and_opens_for_sending(instance: Instance, acme: httpx.AsyncClient) -> None:

@@ -121,7 +121,13 @@ async def test_an_entry_says_who_did_what_to_whom_and_what_came_of_it(
             "status": 403,
             "code": "admin_only",
         },
-        {**common, **account, "payload": {**body, "user": MASK, "password": MASK}, "status": 200},
+        {
+            **common,
+            **account,
+            "payload": {**body, "user": MASK, "password": MASK},
+            "result": {"created": False},
+            "status": 200,
+        },
         {**common, **account, "query": {"tenant_id": "acme"}, "status": 422, "code": "invalid"},
     ]
     newest = (await entries(admin, limit=1))[0]

@@ -30,6 +30,22 @@ async def test_it_says_why_it_is_not_ready(instance: Instance) -> None:
         assert (await client.get("/ready")).json() == {"ok": True}
 
 
+async def test_a_probe_that_asks_for_the_head_alone_gets_the_status_without_a_body(instance: Instance) -> None:
+    async with instance.client(None) as client:
+        lives, ready = await client.head("/health"), await client.head("/ready")
+        instance.reasons.append("The database does not answer.")
+        not_ready = await client.head("/ready")
+        full = await client.get("/ready")
+        refused = await client.post("/ready")
+    assert [(each.status_code, each.content) for each in (lives, ready, not_ready)] == [
+        (200, b""),
+        (200, b""),
+        (503, b""),
+    ]
+    assert not_ready.headers == full.headers  # RFC 9110 section 9.3.2
+    assert refused.headers["allow"] == "GET, HEAD"
+
+
 async def test_the_status_for_the_admin_has_everything(instance: Instance, admin: httpx.AsyncClient) -> None:
     instance.insight = replace(instance.insight, pending=3, oldest_waiting_ts=5.0, loops={"dispatcher": "running"})
     instance.clock.time += 12.5

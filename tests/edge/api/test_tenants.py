@@ -28,9 +28,10 @@ async def tenant(client: httpx.AsyncClient, tenant_id: str = "acme") -> dict[str
 
 async def test_a_new_tenant_gets_a_key_that_is_shown_once(instance: Instance, admin: httpx.AsyncClient) -> None:
     made = (await admin.post("/tenant", json={"id": "acme"})).json()
-    assert made.keys() == {"ok", "api_key"}
+    assert made.keys() == {"ok", "created", "api_key"}
+    assert made["created"] is True
     assert len(made["api_key"]) == 43
-    assert (await admin.post("/tenant", json={"id": "acme"})).json() == {"ok": True}
+    assert (await admin.post("/tenant", json={"id": "acme"})).json() == {"ok": True, "created": False}
     async with instance.client(made["api_key"]) as client:
         assert (await client.get("/tenant/acme")).status_code == 200
     for url in ("/tenant/acme", "/tenants"):
