@@ -19,6 +19,7 @@ from tests.acceptance.sinks import Sink, running_sink
 from tests.acceptance.tenants import Tenant, new_tenant
 from tests.docs.pages import Block, page
 from tests.docs.session import PATIENCE, Session, free_port, listens, session
+from tests.support.callback_server import CallbackServer
 from tests.support.instance import ADMIN_TOKEN, Instance, a_message, eventually
 
 RECEIVERS = ("receiver_fastapi.py", "receiver_flask.py", "receiver_django.py")
@@ -68,13 +69,57 @@ async def test_a_receiver_takes_each_event_once_and_says_which_it_could_not_take
             "change-me": ADMIN_TOKEN,
         }
         with session(tmp_path, instead) as reading:
-            (tmp_path / receiver).write_text(marked(receiver).text, encoding="utf-8")
+            _paste(tmp_path, receiver, "verify_webhook.py")
             server = reading.start(marked(f"start {receiver}"))
             await eventually(lambda: listens(port), f"it listens: {server.text}", PATIENCE)
             _refuse(tmp_path / "reports.db", "M-refused")
             (registered,) = reading.answers(marked("register"))
             assert registered == {"ok": True}
             await _is_told(acme, reading, tmp_path / "reports.db", port)
+
+
+async def test_with_a_secret_a_receiver_takes_what_is_signed_and_refuses_what_is_not_or_was_changed(
+    instance: Instance, sink: Sink, tmp_path: Path
+) -> None:
+    port, receiver = free_port(), "receiver_fastapi.py"
+    database = tmp_path / "reports.db"
+    async with CallbackServer() as before, new_tenant(instance, sink.port, callback=before.url) as acme:
+        secret = (await acme.admin.post(f"/tenant/{acme.id}/signing-secret"))["signing_secret"]
+        instead = {"--port 9000": f"--port {port}", "REPORTS_TOKEN=": f"SIGNING_SECRET={secret} REPORTS_TOKEN="}
+        with session(tmp_path, instead) as reading:
+            _paste(tmp_path, receiver, "verify_webhook.py")
+            server = reading.start(marked(f"start {receiver}"))
+            await eventually(lambda: listens(port), f"it listens: {server.text}", PATIENCE)
+            await acme.client.submit(a_message("M1"))
+            await eventually(lambda: before.entries, "it is told elsewhere")
+            (genuine,) = [each for each in before.requests if each.entries]
+            headers = dict(genuine.headers) | {"authorization": f"Bearer {TOKEN}"}
+            unsigned = {name: value for name, value in headers.items() if name != "webhook-signature"}
+            changed = genuine.body.replace(b'"sent"', b'"lost"')
+            assert len(changed) == len(genuine.body)
+            assert changed != genuine.body
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+                for body, signed, status in (
+                    (changed, headers, 401),
+                    (genuine.body, unsigned, 401),
+                    (genuine.body, headers | {"authorization": "Bearer x"}, 401),
+                ):
+                    assert (await client.post("/mail-proxy/sync", content=body, headers=signed)).status_code == status
+                assert _mail(database) == {}
+                assert (await client.post("/mail-proxy/sync", content=genuine.body, headers=headers)).is_success
+            assert _mail(database) == {"M1": ("sent", None, 1)}
+            # And as the service sends them.
+            endpoint = {"client_base_url": f"http://127.0.0.1:{port}"}
+            auth = {"client_auth": {"method": "bearer", "token": TOKEN}}
+            assert (await acme.admin.ask("PUT", f"/tenant/{acme.id}", json=endpoint | auth)).is_success
+            await acme.client.submit(a_message("M2"))
+            await eventually(lambda: "M2" in _mail(database), f"it is told: {server.text}")
+
+
+def _paste(folder: Path, *names: str) -> None:
+    """Save files as the page shows them."""
+    for name in names:
+        (folder / name).write_text(marked(name).text, encoding="utf-8")
 
 
 async def _is_told(acme: Tenant, reading: Session, database: Path, port: int) -> None:
@@ -138,8 +183,7 @@ def _mail(database: Path) -> dict[str, tuple[str, str | None, int]]:
 async def test_the_example_of_an_own_reporter_is_installed_and_told_everything(tmp_path: Path) -> None:
     package, target, told = tmp_path / "package", tmp_path / "target", tmp_path / "reports.jsonl"
     package.mkdir()
-    for name in ("pyproject.toml", "reports_to_a_file.py"):
-        (package / name).write_text(marked(name).text, encoding="utf-8")
+    _paste(package, "pyproject.toml", "reports_to_a_file.py")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     command = [*pip, "--no-index", "--no-deps", "--no-build-isolation", "--target", str(target), str(package)]
     await asyncio.to_thread(lambda: subprocess.run(command, check=True, timeout=60))

@@ -14,6 +14,7 @@ from tests.faults.neighbours import DISTURBANCES, idle_cpu, watched
 from tests.faults.reliability import PAGE, Measured, Played, page
 from tests.faults.scenarios import SCENARIOS, Scenario, Stage
 from tests.faults.tally import Tally
+from tests.faults.told import Reported
 from tests.support.instance import Instance
 from tests.support.postgres import PostgresServer, running_postgres
 from tests.support.postgres_installation import preferred_installation
@@ -83,7 +84,7 @@ def measure(seed: int, scale: float) -> Measured:
     return Measured(tuple(latencies), idle)
 
 
-async def played(scenario: Scenario, stage: Stage) -> Tally:
+async def played(scenario: Scenario, stage: Stage) -> Tally | Reported:
     """Play a scenario."""
     return await scenario.run(stage)
 

@@ -8,17 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.tally import Tally
 from tests.support.instance import Instance
 
 NewInstance = Callable[..., Instance]
-Show = Callable[[Tally], None]
+Show = Callable[[object], None]
 
 
 @pytest.fixture
 def show(record_property: Callable[[str, object], None]) -> Show:
     """Have a line of figures printed when all tests have run."""
-    return lambda tally: record_property("tally", str(tally))
+    return lambda figures: record_property("tally", str(figures))
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
 
@@ -17,19 +17,30 @@ from tests.support.instance import Client, Instance, a_message, eventually
 BATCH = 25
 PAUSE = 0.02
 """Seconds before a client that heard no answer asks the next instance."""
+To = Callable[[int], Sequence[str]]
+"""The recipients of a message, by its number."""
+
+
+def one_recipient(number: int) -> Sequence[str]:
+    """Return a recipient that is accepted."""
+    return [f"u{number}@example.net"]
 
 
 class Load:
     """Submits batches to instances in turn, and repeats each until it is answered; `ahead` bounds the backlog."""
 
-    def __init__(self, clients: Sequence[Client], sink: Sink, accounts: Sequence[str], ahead: int) -> None:
+    def __init__(
+        self, clients: Sequence[Client], came: Callable[[], int], accounts: Sequence[str], ahead: int, to: To
+    ) -> None:
+        """`came` tells with how many of the messages nothing is left to be done."""
         self.accepted: set[str] = set()
         self.refused: list[float] = []
         """When a request was answered 503, by the loop's clock."""
         self.silent = 0
         """So many requests had no answer."""
         self._clients = clients
-        self._sink = sink
+        self._came = came
+        self._to = to
         self._accounts = accounts
         self._ahead = ahead
         self._numbers = count()
@@ -44,16 +55,12 @@ class Load:
     async def run(self) -> None:
         """Submit until `stop_after` is reached."""
         while self._enough is None or len(self.accepted) < self._enough:
-            self._sink.look()
-            if not self.eager and len(self.accepted) - len(self._sink.first) >= self._ahead:
+            if not self.eager and len(self.accepted) - self._came() >= self._ahead:
                 await asyncio.sleep(0.005)
                 continue
             numbers = [next(self._numbers) for _ in range(BATCH)]
             await self._submit(
-                [
-                    a_message(f"m{n}", f"u{n}@example.net", account_id=self._accounts[n % len(self._accounts)])
-                    for n in numbers
-                ]
+                [a_message(f"m{n}", self._to(n), account_id=self._accounts[n % len(self._accounts)]) for n in numbers]
             )
 
     async def _submit(self, batch: Sequence[dict[str, object]]) -> None:
@@ -84,14 +91,24 @@ async def running_load(
     accounts: Sequence[str] = ("main",),
     ahead: int = 200,
     at_least: int = 0,
+    to: To = one_recipient,
+    came: Callable[[], int] | None = None,
+    patience: float | None = None,
 ) -> AsyncIterator[Load]:
     """Submit through these instances meanwhile, and on until there are `at_least` so many messages.
 
-    At the end every message that was ever submitted is accepted.
+    At the end every message that was ever submitted is accepted. `patience` is how many seconds an answer may take.
     """
+
+    def arrived() -> int:
+        sink.look()
+        return len(sink.first)
+
     async with AsyncExitStack() as clients:
         chosen = [await clients.enter_async_context(each.client(tenant.token)) for each in instances]
-        load = Load(chosen, sink, accounts, ahead)
+        for client in chosen:
+            client.http.timeout = client.http.timeout if patience is None else patience
+        load = Load(chosen, came or arrived, accounts, ahead, to)
         task = asyncio.create_task(load.run())
         try:
             yield load

@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.faults.neighbours import EVERY, Latency
 from tests.faults.scenarios import Scenario
 from tests.faults.tally import Tally
+from tests.faults.told import Reported
 
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 
@@ -40,6 +41,26 @@ Every line holds a scenario's figures against the same demands, and a scenario t
 """
 
 
+_REPORTS = """
+## Reports
+
+Whoever reports is broken, and so is whoever is told (G9): an endpoint that is slow, says 500 or `"ok": false`, leaves
+single messages for later, and writes down all that comes before it answers. Beside it somebody reads the feed, through
+every kill, from one instance after the other, and keeps the last cursor alone. Most messages have several events: put
+off once or twice and then sent, sent to one recipient and refused by another. Always 0, or the scenario fails:
+
+- **never told**: events that the endpoint never took. What it only received, and answered otherwise, does not count.
+- **out of order**: events received, or taken, for the first time before an earlier one of the same message.
+- **two ids**: events that came under two ids, ids that stood for two events, and ids that the database does not have.
+- **feed**: events that its reader missed, saw twice, saw out of order, or saw otherwise than the endpoint.
+
+**Before the mark** is how often a report was caught between the positive answer and the commit that notes it: its
+events come again, under the same ids. So do those of answers that were lost with a killed endpoint.
+"""
+_REPORTS_HEADS = (
+    "| what is broken | before the mark | accepted | events | told again | never told | out of order | two ids | feed |"
+)
+
 _NEIGHBOURS = f"""
 ## Neighbours
 
@@ -55,7 +76,7 @@ class Played:
     """A scenario and its figures; None where it did not hold."""
 
     scenario: Scenario
-    tally: Tally | None
+    tally: Tally | Reported | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +93,15 @@ def page(played: Sequence[Played], measured: Measured) -> str:
         f"Measured on {machine()}, which services, mail server, PostgreSQL and load shared:\n",
         "| what is broken | guarantees | accepted | lost | copies | uncertain | recovery |",
         "|---|---|---|---|---|---|---|",
-        *(_row(each.scenario, each.tally) for each in played if each.tally is not None),
+        *(_row(each.scenario, each.tally) for each in played if isinstance(each.tally, Tally)),
         "",
         "| what is broken | test |",
         "|---|---|",
         *(f"| {each.scenario.what} | `{each.scenario.test}` |" for each in played),
+        _REPORTS,
+        _REPORTS_HEADS,
+        "|---|---|---|---|---|---|---|---|---|",
+        *(_reports_row(each.scenario, each.tally) for each in played if isinstance(each.tally, Reported)),
         _NEIGHBOURS,
         "| beside | p50 | p99 |",
         "|---|---|---|",
@@ -101,5 +126,20 @@ def _row(scenario: Scenario, tally: Tally) -> str:
     return f"| {' | '.join(str(cell) for cell in cells)} | {recovery} |"
 
 
-def _what(scenario: Scenario, tally: Tally) -> str:
+def _reports_row(scenario: Scenario, figures: Reported) -> str:
+    cells = [
+        _what(scenario, figures),
+        figures.before_mark,
+        figures.accepted,
+        figures.events,
+        figures.again,
+        figures.never,
+        figures.misordered,
+        figures.two_ids + figures.unknown,
+        figures.gaps + figures.repeats,
+    ]
+    return f"| {' | '.join(str(cell) for cell in cells)} |"
+
+
+def _what(scenario: Scenario, tally: Tally | Reported) -> str:
     return scenario.what if tally.times is None else f"{scenario.what}: {tally.times} times"

@@ -12,7 +12,19 @@ from tests.faults.bad_servers import SETTINGS, misbehaving
 from tests.faults.instances import frozen_in_a_transaction, several, stopped
 from tests.faults.kills import killed
 from tests.faults.outages import database_cut, database_killed, mail_cut
+from tests.faults.reports import (
+    SETTINGS as REPORTING,
+)
+from tests.faults.reports import (
+    Fault,
+    endpoint_killed,
+    frozen_before_the_mark,
+    killed_at_random,
+    killed_before_the_mark,
+    told_all_the_same,
+)
 from tests.faults.tally import Tally
+from tests.faults.told import Reported
 from tests.support.instance import Instance
 from tests.support.postgres import PostgresServer
 
@@ -47,10 +59,10 @@ class Stage:
         self.cleaning.callback(instance.close)
         return instance
 
-    def instances(self, number: int, lease: int) -> list[Instance]:
+    def instances(self, number: int, lease: int, **settings: str) -> list[Instance]:
         """Make instances on one new database."""
         url = self.database()
-        return [self.instance(url, LEASE=str(lease), INSTANCE_NAME=f"i{n}") for n in range(number)]
+        return [self.instance(url, LEASE=str(lease), INSTANCE_NAME=f"i{n}", **settings) for n in range(number)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +73,7 @@ class Scenario:
     guarantees: str
     what: str
     test: str
-    run: Callable[[Stage], Awaitable[Tally]]
+    run: Callable[[Stage], Awaitable[Tally | Reported]]
 
 
 def _killed(database: str, journal: str, kills: int) -> Scenario:
@@ -118,6 +130,25 @@ async def _mail_cut(stage: Stage) -> Tally:
     return await mail_cut(stage.instance(MAX_RETRIES="50"), stage.times(10), stage.seed, stage.tell)
 
 
+_ALONE: tuple[Fault, ...] = (killed_at_random, killed_before_the_mark, endpoint_killed)
+_OF_TWO = (*_ALONE, frozen_before_the_mark)
+_REPORTED = 4000
+"""Messages, at least."""
+
+
+async def _reports_alone(stage: Stage) -> Reported:
+    faults = _ALONE * stage.times(15)
+    return await told_all_the_same(
+        [stage.instance(**REPORTING)], faults, stage.times(_REPORTED), stage.seed, stage.tell
+    )
+
+
+async def _reports_of_two(stage: Stage) -> Reported:
+    faults = _OF_TWO * stage.times(8)
+    instances = stage.instances(2, 2, **REPORTING)
+    return await told_all_the_same(instances, faults, stage.times(_REPORTED), stage.seed, stage.tell)
+
+
 SCENARIOS = (
     _killed("sqlite", "kept", 50),
     _killed("sqlite", "deleted", 5),
@@ -169,5 +200,20 @@ SCENARIOS = (
         "tests/faults/test_bad_servers.py: "
         "test_servers_that_misbehave_at_each_step_lose_nothing_and_only_doubtful_dots_are_repeated",
         _misbehaving,
+    ),
+    Scenario(
+        "reports",
+        "G9",
+        "SQLite: kill -9 at random moments, or between the endpoint's 2xx and its mark; kill -9 of the endpoint",
+        "tests/faults/test_reports.py: test_killed_on_sqlite_it_tells_every_outcome_in_order",
+        _reports_alone,
+    ),
+    Scenario(
+        "reports-of-two",
+        "G9",
+        "2 instances: the same, and the one that reports frozen before its mark, beyond its lease, and continued",
+        "tests/faults/test_reports.py: "
+        "test_of_two_on_postgresql_the_one_that_reports_is_frozen_and_the_other_goes_on_in_order",
+        _reports_of_two,
     ),
 )

@@ -3,6 +3,8 @@
 Each line of the ledger is `KIND TIME SESSION ID`: `dot` when a message is there, `250` when its client has been told.
 A message is taken with its dot, whatever becomes of the connection. The time is the system's monotonic clock. A line
 `pause SECONDS` on its input sets how long a dot waits for its reply.
+
+Addresses that begin with `never` are refused, those with `once` or `twice` put off so often before they are accepted.
 """
 
 from __future__ import annotations
@@ -12,16 +14,22 @@ import os
 import re
 import sys
 import time
+from collections import Counter
 from itertools import count
 
 _DOT = b"\r\n.\r\n"
 _ID = re.compile(rb"(?mi)^X-Genro-Mail-ID: ([^\r]*)\r$")
+_WAYWARD = re.compile(rb"(?i)RCPT TO:<((never|once|twice)[^>]*)>")
+_PUT_OFF = {b"once": 1, b"twice": 2}
 _REPLIES = {
     b"EHLO": b"250-sink\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 SIZE 50000000\r\n",
     b"DATA": b"354 go ahead\r\n",
     b"QUIT": b"221 2.0.0 bye\r\n",
 }
 _OK = b"250 2.0.0 ok\r\n"
+_NEVER = b"550 5.1.1 no such user\r\n"
+_LATER = b"450 4.2.0 greylisted\r\n"
+_NOBODY = b"554 5.5.1 no valid recipients\r\n"
 
 _sessions = count(1)
 
@@ -31,11 +39,23 @@ class Ledger:
 
     def __init__(self, path: str) -> None:
         self.pause = 0.0
+        self._put_off: Counter[bytes] = Counter()
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def note(self, kind: str, session: int, mail_id: str) -> None:
         """Write one line, in one piece."""
         os.write(self._file, f"{kind} {time.monotonic():.6f} {session} {mail_id}\n".encode())
+
+    def refusal(self, line: bytes) -> bytes | None:
+        """Return what is said to a recipient that is not accepted, this time or ever; None for all others."""
+        found = _WAYWARD.match(line)
+        if found is None:
+            return None
+        address, kind = found[1], found[2].lower()
+        if kind == b"never":
+            return _NEVER
+        self._put_off[address] += 1
+        return _LATER if self._put_off[address] <= _PUT_OFF[kind] else None
 
     def obey(self, line: str) -> None:
         """Do what a line of the input says."""
@@ -52,6 +72,7 @@ class Session(asyncio.Protocol):
         self._number = next(_sessions)
         self._buffer = bytearray()
         self._in_data = False
+        self._recipients = 0
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -70,11 +91,22 @@ class Session(asyncio.Protocol):
             return False
         self._buffer[:] = rest
         verb = line[:4].upper()
-        self._transport.write(_REPLIES.get(verb, _OK))
-        self._in_data = verb == b"DATA"
+        self._transport.write(self._reply(verb, line))
+        self._in_data = verb == b"DATA" and self._recipients > 0
         if verb == b"QUIT":
             self._transport.close()
         return verb != b"QUIT"
+
+    def _reply(self, verb: bytes, line: bytes) -> bytes:
+        if verb == b"MAIL":
+            self._recipients = 0
+        elif verb == b"RCPT":
+            refusal = self._ledger.refusal(line)
+            self._recipients += refusal is None
+            return refusal or _OK
+        elif verb == b"DATA" and not self._recipients:
+            return _NOBODY
+        return _REPLIES.get(verb, _OK)
 
     def _message(self) -> bool:
         end = self._buffer.find(_DOT)

@@ -12,7 +12,7 @@ import json
 import ssl
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -78,6 +78,8 @@ class CallbackServer:
         self.by_default = Reply()
         self.by_path: dict[str, Reply] = {}
         """Answers to requests whose path begins so; the script and `by_default` are for the others."""
+        self.answering: Callable[[Received], Reply] | None = None
+        """Answers to everything where it is given, whatever else is."""
         self.requests: list[Received] = []
         self.connections = 0
         """How many were made so far."""
@@ -142,7 +144,7 @@ class CallbackServer:
         try:
             while (request := await _read_request(reader)) is not None:
                 self._remember(request)
-                reply = self._reply_to(request.path)
+                reply = self._reply_to(request.path) if self.answering is None else self.answering(request)
                 async with self._news:
                     self._news.notify_all()
                 if not await _give(reply, writer):
