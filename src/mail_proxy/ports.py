@@ -9,7 +9,9 @@ from typing import Protocol
 
 from mail_proxy.domain.account import Account, Hold
 from mail_proxy.domain.attempt import AccountRefused, Attempt, Envelope, HostFailed, ProbeResult
+from mail_proxy.domain.attachment import Attachment
 from mail_proxy.domain.backlog import Survey
+from mail_proxy.domain.byte_source import ByteSource
 from mail_proxy.domain.claim import Claimed, Demand, Taking
 from mail_proxy.domain.command_log import Entry, EntryFilter, LogPage, Position
 from mail_proxy.domain.compose import Wire
@@ -24,7 +26,7 @@ from mail_proxy.domain.search import TextFilter
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.settlement import Settlement
 from mail_proxy.domain.sync_lease import SyncLease, SyncMemory, SyncRecord
-from mail_proxy.domain.tenant import Suspension, Tenant
+from mail_proxy.domain.tenant import ClientAuth, Suspension, Tenant
 
 
 class Clock(Protocol):
@@ -443,6 +445,69 @@ class AccessTokens(Protocol):
 
         However many ask, the token server is asked once at a time for each account. Raises `StoreUnavailable`.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An attachment to fetch, and for whom. `by_tenant`: its message came with the tenant's token."""
+
+    attachment: Attachment
+    tenant: Tenant
+    by_tenant: bool
+
+
+class FetchFailed(Exception):
+    """An attachment cannot be had. `permanent`: nor will it be had by asking again."""
+
+    def __init__(self, reason: str, *, permanent: bool) -> None:
+        super().__init__(reason)
+        self.reason, self.permanent = reason, permanent
+
+
+class Fetched(ByteSource, Protocol):
+    """The whole of an attachment, in memory or in a file that nobody else has, verified by its digests."""
+
+    def close(self) -> None:
+        """Give up what holds the bytes; may be called twice."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """Something to fetch by HTTP. `timeout` covers all of it, redirects too; `max_bytes` counts decoded bytes.
+
+    `auth` is sent to the URL's own origin and no other. `trusted`: the operator has set the URL, so that private
+    networks may be reached; else public ones alone. With a body it is a POST, and no redirect is followed.
+    """
+
+    url: str
+    timeout: float
+    max_bytes: int
+    auth: ClientAuth
+    trusted: bool
+    json_body: bytes | None = None
+
+
+class Downloader(Protocol):
+    """Fetches by HTTP, piece by piece."""
+
+    async def download(self, wanted: Download, write: Callable[[bytes], Awaitable[None]]) -> None:
+        """Hand the answer's bytes to `write` as they come; raises `FetchFailed` for all that can go wrong outside.
+
+        What `write` raises passes through.
+        """
+        ...
+
+
+class AttachmentSource(Protocol):
+    """Where the bytes of attachments come from."""
+
+    async def fetch(self, wanted: Wanted, grown: Callable[[int], None]) -> Fetched:
+        """Fetch one, bounded in time, size and memory. Raises `FetchFailed` for everything that can go wrong outside.
+
+        `grown` is told of bytes as they come in. Cancelled or failed, it leaves nothing behind.
+        """  # G11
         ...
 
 

@@ -16,7 +16,9 @@ from uuid import uuid4
 import anyio
 import structlog
 from anyio.abc import TaskGroup
+from typing_extensions import assert_never
 
+from mail_proxy.delivery.fetching import FetchEnd, Fetching
 from mail_proxy.delivery.in_hand import InHand
 from mail_proxy.delivery.in_turn import InTurn
 from mail_proxy.delivery.journal import JournalUnwritable
@@ -72,6 +74,7 @@ class Dispatcher:
         self._running: dict[int, anyio.CancelScope] = {}
         self._claimed = 0
         self._in_hand = InHand(settings.max_sending)
+        self._fetching = Fetching(sender, settings, needs.clock, self._start, self._fetched)
 
     # -- what others tell it -----------------------------------------------------------------------------------------
 
@@ -285,7 +288,7 @@ class Dispatcher:
 
     def _demand(self, lane: Lane, batch: int, heaviest: int | None) -> Demand | None:
         """Say what to ask for where so many messages are the most; None while the lane has enough."""
-        if len(lane) <= batch // 2 and batch > 0:
+        if lane.in_hand <= batch // 2 and batch > 0:
             return Demand(lane.account.pk, batch, heaviest=heaviest)
         if lane.account.pk in self._urgent and not lane.just_in_time:
             return Demand(lane.account.pk, URGENT_PER_CLAIM, urgent_only=True, heaviest=heaviest)
@@ -302,7 +305,7 @@ class Dispatcher:
         if lane.just_in_time and not before:  # what was claimed ahead has no place in a window
             await self._give_back(lane)
         if lane.just_in_time:
-            return lane.account.max_connections - lane.senders - len(lane)
+            return lane.account.max_connections - lane.senders - lane.in_hand
         return lane.account.batch_size or self._settings.batch_size
 
     def _want(self, account_pk: int) -> None:
@@ -394,14 +397,15 @@ class Dispatcher:
             job = lane.take()
             if job is None:
                 break
+            if job.to_fetch:
+                self._fetching.put(lane, job)  # it comes back when it can be sent
+                continue
             self._claimed -= 1
-            if (self._wanted or self._news) and len(lane) == (
-                lane.account.batch_size or self._settings.batch_size
-            ) // 2:
-                self._wake.set()
+            self._look_for_more(lane)
             try:
                 go_on = await self._send(lane, job)
             finally:  # what was put back counts anew
+                job.drop_files()
                 self._count_out(job.claimed)
             if not go_on or self._others_wait(lane):
                 break
@@ -410,11 +414,37 @@ class Dispatcher:
         if not len(lane) and (self._wanted or self._news):
             self._wake.set()
 
+    def _look_for_more(self, lane: Lane) -> None:
+        """Have more claimed for a lane that has just come to half of what it may have in hand."""
+        half = (lane.account.batch_size or self._settings.batch_size) // 2
+        if (self._wanted or self._news) and lane.in_hand == half:
+            self._wake.set()
+
+    async def _fetched(self, lane: Lane, job: Job, end: FetchEnd) -> None:
+        """Go on with a message whose attachments were fetched, or that was settled or not touched."""
+        match end:
+            case FetchEnd.FETCHED if lane.open_for_business and not self._stopping:
+                lane.put(job)
+                self._waiting_for_slot.add(lane.account.tenant_id, lane.account.pk)
+                self._start_senders()
+                return
+            case FetchEnd.FETCHED | FetchEnd.UNTOUCHED:
+                job.drop_files()
+                await self._release([job.claimed])
+            case FetchEnd.SETTLED:
+                pass
+            case _:
+                assert_never(end)
+        self._claimed -= 1
+        self._count_out(job.claimed)
+        self._look_for_more(lane)
+        self._forget_if_idle(lane.account.pk)
+
     async def _send(self, lane: Lane, job: Job) -> bool:
         """Send one message; False when nothing can be sent for now."""
         tried = lane.account
         try:
-            sent = await self._sender.send(tried, job.claimed, job.term)
+            sent = await self._sender.send(tried, job.claimed, job.term, job.files)
         except LeaseLost:
             await self._release([job.claimed])
             return True
@@ -430,7 +460,7 @@ class Dispatcher:
         return True
 
     def _put_back(self, lane: Lane, job: Job) -> None:
-        lane.put(job)
+        lane.put(job.drop_files())
         self._claimed += 1
         self._in_hand.take(job.claimed)
 
@@ -442,7 +472,7 @@ class Dispatcher:
         return len(self._waiting_for_slot) > (lane.account.pk in self._waiting_for_slot)
 
     async def _give_back(self, lane: Lane) -> None:
-        back = lane.empty()
+        back = [*lane.empty(), *self._fetching.take_back(lane)]
         self._claimed -= len(back)
         if back:
             try:
@@ -468,6 +498,7 @@ class Dispatcher:
     async def _drain(self) -> None:
         """Give back what was not begun, let transactions finish, and end those that do not."""  # G6
         await self._give_all_back()
+        await self._fetching.stop()
         with anyio.move_on_after(self._settings.grace):
             while self._running:
                 self._wake.clear()

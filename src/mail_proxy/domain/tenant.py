@@ -84,3 +84,10 @@ class Tenant:
         if not self.client_base_url:
             return None
         return self.client_base_url.rstrip("/") + "/" + self.client_sync_path.lstrip("/")
+
+    @property
+    def attachment_url(self) -> str | None:
+        """Where its attachments are fetched, or None where the tenant has no endpoint of its own."""
+        if not self.client_base_url:
+            return None
+        return self.client_base_url.rstrip("/") + "/" + self.client_attachment_path.lstrip("/")

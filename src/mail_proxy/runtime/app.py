@@ -23,10 +23,18 @@ from mail_proxy.administration.message_commands import MessageCommands
 from mail_proxy.administration.pending import Pending
 from mail_proxy.administration.scheduling import Scheduling
 from mail_proxy.administration.tenants import Tenants
+from mail_proxy.attachments.endpoint import EndpointSource, SharedEndpoint
+from mail_proxy.attachments.files import FileSource
+from mail_proxy.attachments.http import UrlSource
+from mail_proxy.attachments.inline import InlineSource
+from mail_proxy.attachments.sources import Sources
+from mail_proxy.attachments.spool import FOLDER as SPOOL_FOLDER
+from mail_proxy.attachments.spool import SpoolSettings, prepare_folder
 from mail_proxy.delivery.delivery import Delivery
 from mail_proxy.delivery.journal import FlightJournal, boot_id
 from mail_proxy.delivery.needs import Needs
 from mail_proxy.delivery.settings import DeliverySettings
+from mail_proxy.domain.attachment import FetchMode
 from mail_proxy.domain.rate_limit import Windows
 from mail_proxy.domain.retry import RetrySchedule
 from mail_proxy.domain.secret import Secret
@@ -34,7 +42,8 @@ from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod
 from mail_proxy.intake.intake import Intake, IntakeSettings
 from mail_proxy.outbound.access_tokens import RefreshedTokens
 from mail_proxy.outbound.callback import Endpoint, HttpReportSink
-from mail_proxy.outbound.client import OutboundClient
+from mail_proxy.outbound.client import Limits, OutboundClient
+from mail_proxy.outbound.download import DownloadClient, HttpDownloader
 from mail_proxy.outbound.guard import Guarded, Trusted, refusal
 from mail_proxy.ports import Clock
 from mail_proxy.reporting.reporter import Reporter
@@ -68,6 +77,8 @@ log = structlog.get_logger(__name__)
 
 TEST_TIMEOUTS = Timeouts(connect=8.0, command=10.0)
 """For `POST /account/{id}/test`, whose caller waits."""
+DOWNLOAD_LIMITS = Limits(connections=1024, connections_per_host=1024)
+"""Above what delivery fetches at a time: nobody waits for another one's connections."""
 WHERE = "GMP_DATA_DIR and GMP_DB_PATH say where it is to be"
 
 
@@ -151,18 +162,32 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
         tokens_for = RefreshedTokens(http, guarded_http, store.directory, store.directory, clock, alone=alone)
         stack.push_async_callback(tokens_for.close)
         transport = _transport(stack, _timeouts(settings), guard, tokens_for)
+        attachments = await _attachments(stack, settings, guard)
         sink = HttpReportSink(http, clock, _fallback(settings))
         directory = store.directory
         rng = SystemRandom()
         turns = Turns(store.sync_leases, lambda: delivery.standing(), clock, rng)  # noqa: PLW0108 - it comes below
         reporter = Reporter(store.outbox, directory, sink, clock, meter, _reporting(settings), rng, turns)
-        needs = Needs(instance_id, store.queue, directory, directory, transport, sink, clock, meter)
+        needs = Needs(
+            instance_id,
+            store.queue,
+            directory,
+            directory,
+            transport,
+            attachments,
+            store.cipher,
+            sink,
+            clock,
+            meter,
+        )
         delivery = Delivery(needs, _delivery(settings), journal, reporter.notify, alone=alone)
         intake = Intake(
             store.queue,
             directory,
             clock,
-            IntakeSettings(socket.getfqdn(), settings.default_priority, settings.max_batch),
+            IntakeSettings(
+                socket.getfqdn(), settings.default_priority, settings.max_batch, settings.max_attachment_bytes
+            ),
             lambda pks, urgent: delivery.notify(pks, urgent=urgent),
         )
         pending = Pending(store.archive, lambda: delivery.maintenance.surveyed)
@@ -215,6 +240,33 @@ def _transport(stack: AsyncExitStack, timeouts: Timeouts, guard: Guarded, tokens
     made = SmtpTransport(timeouts=timeouts, address_refusal=lambda address: refusal(address, guard), tokens=tokens_for)
     stack.push_async_callback(made.close)
     return made
+
+
+async def _attachments(stack: AsyncExitStack, settings: Settings, guard: Guarded) -> Sources:
+    """Return where attachments come from. Their connections are their own: reports never wait for a file."""  # G11
+    folder = settings.data_folder / SPOOL_FOLDER
+    try:
+        prepare_folder(folder)
+    except OSError as error:
+        raise FolderRefused(f"the folder {folder} cannot be made: {error.strerror}; {WHERE}") from None
+    spool = SpoolSettings(folder, settings.max_attachment_bytes)
+    clients = [
+        await stack.enter_async_context(DownloadClient(policy, DOWNLOAD_LIMITS)) for policy in (Trusted(), guard)
+    ]
+    downloads = HttpDownloader(*clients)
+    files = FileSource(settings.attachment_folders, spool, settings.attachment_timeout)
+    stack.callback(files.close)
+    own = None if settings.attachment_base_url is None else SharedEndpoint(settings.attachment_base_url, _auth_of(
+        settings.attachment_token, settings.attachment_user, settings.attachment_password
+    ))
+    return Sources(
+        {
+            FetchMode.BASE64: InlineSource(),
+            FetchMode.HTTP_URL: UrlSource(downloads, spool, settings.attachment_timeout),
+            FetchMode.FILESYSTEM: files,
+            FetchMode.ENDPOINT: EndpointSource(downloads, spool, settings.attachment_timeout, own),
+        }
+    )
 
 
 def _instance_id(settings: Settings) -> str:
@@ -312,14 +364,16 @@ def _fallback(settings: Settings) -> Endpoint | None:
     """Return where reports go for tenants without an endpoint of their own."""
     if settings.client_sync_url is None:
         return None
-    if settings.client_sync_token is not None:
-        auth = ClientAuth(ClientAuthMethod.BEARER, token=settings.client_sync_token)
-    elif settings.client_sync_user is not None:
-        password = settings.client_sync_password or Secret("")
-        auth = ClientAuth(ClientAuthMethod.BASIC, user=settings.client_sync_user, password=password)
-    else:
-        auth = ClientAuth()
+    auth = _auth_of(settings.client_sync_token, settings.client_sync_user, settings.client_sync_password)
     return Endpoint(settings.client_sync_url, auth)
+
+
+def _auth_of(token: Secret | None, user: str | None, password: Secret | None) -> ClientAuth:
+    if token is not None:
+        return ClientAuth(ClientAuthMethod.BEARER, token=token)
+    if user is not None:
+        return ClientAuth(ClientAuthMethod.BASIC, user=user, password=password or Secret(""))
+    return ClientAuth()
 
 
 def _host_refusal(host: str, guard: Guarded) -> str | None:

@@ -37,6 +37,8 @@ class Loader:
                 messages.c.crashes,
                 contents.c.message_id,
                 contents.c.date,
+                contents.c.auths,
+                contents.c.by_tenant,
                 case((messages.c.size > ALONE, null()), else_=contents.c.fields).label("fields"),
             )
             .join(contents, contents.c.message_pk == messages.c.pk)
@@ -123,6 +125,8 @@ def _claimed(row: Sequence[Any], people: Sequence[Sequence[Any]]) -> Claimed:
         crashes,
         message_id,
         date,
+        auths,
+        by_tenant,
         fields,
     ) = row
     return Claimed(
@@ -141,4 +145,6 @@ def _claimed(row: Sequence[Any], people: Sequence[Sequence[Any]]) -> Claimed:
         identity=Identity(id_, message_id, date),
         recipients=tuple(recipient_of(person, MessageState(state), reply, None) for person in people),
         crashes=crashes,
+        sealed_auths=auths,
+        by_tenant=bool(by_tenant),
     )

@@ -21,6 +21,7 @@ from sqlalchemy import (
     UniqueConstraint,
     false,
     text,
+    true,
 )
 
 IS_WAITING = "state IN ('held', 'ready', 'scheduled')"
@@ -38,7 +39,7 @@ Serial = BigInteger().with_variant(Integer, "sqlite")
 SEALED = {"sealed": True}
 """The `info` of a column whose texts are sealed: it is re-sealed when the encryption key changes."""
 IDENTITY = {"tenants": ("id",), "accounts": ("tenant_id", "id")}
-"""The columns that a sealed text is bound to, besides table and column."""
+"""The columns that a sealed text is bound to, besides table and column; of a content, those of its message."""
 
 settings = Table(
     "settings",
@@ -169,6 +170,8 @@ contents = Table(
     metadata,
     Column("message_pk", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
     Column("fields", Text, nullable=False),  # the submission, JSON
+    Column("auths", Text, info=SEALED),  # credentials of attachments, JSON
+    Column("by_tenant", Boolean, nullable=False, server_default=true()),  # it came with a tenant's token
     Column("message_id", Text, nullable=False),
     Column("date", Double, nullable=False),
 )
@@ -275,5 +278,7 @@ _partial(
     *("account_pk", "batch_code", "finished_ts"),
     where="finished_ts IS NULL",
 )
+# few messages have credentials: they are found without a look at all the others
+_partial("ix_contents_auths", contents, "message_pk", where="auths IS NOT NULL")
 _partial("ix_events_unreported", events, "tenant_id", "event_id", where="reported_ts IS NULL")
 _partial("ix_command_log_tenant", command_log, "tenant_id", "ts", "pk", where="tenant_id IS NOT NULL")

@@ -15,7 +15,7 @@ WIDE = 16 * 1024
 
 
 class _WithoutRaw(FunctionElement[str]):
-    """A JSON text without its member `raw`; the others keep their order and their spelling."""
+    """A JSON text without its members `raw` and `inline`; the others keep their order and their spelling."""
 
     name = "without_raw"
     type: TypeEngine[str] = Text()
@@ -24,7 +24,7 @@ class _WithoutRaw(FunctionElement[str]):
 
 @compiles(_WithoutRaw, "sqlite")
 def _on_sqlite(element: _WithoutRaw, compiler: SQLCompiler, **kw: object) -> str:
-    return f"json_remove({compiler.process(element.clauses, **kw)}, '$.raw')"
+    return f"json_remove({compiler.process(element.clauses, **kw)}, '$.raw', '$.inline')"
 
 
 @compiles(_WithoutRaw, "postgresql")
@@ -32,7 +32,7 @@ def _on_postgresql(element: _WithoutRaw, compiler: SQLCompiler, **kw: object) ->
     # jsonb would spell numbers anew
     members = f"json_each(CAST({compiler.process(element.clauses, **kw)} AS json))"
     # No caller's text is in it: what is filled in is SQL that SQLAlchemy has written.
-    return f"(SELECT json_object_agg(key, value) FROM {members} WHERE key <> 'raw')::text"  # noqa: S608
+    return f"(SELECT json_object_agg(key, value) FROM {members} WHERE key NOT IN ('raw', 'inline'))::text"  # noqa: S608
 
 
 def shown_fields() -> ColumnElement[str]:

@@ -47,6 +47,7 @@ class Store:
     sync_records: StoreSyncRecords
     hints: Hints
     seals: StoreSeals
+    cipher: Cipher
     instance_id: str
     lock: FileLock | None
 
@@ -116,7 +117,7 @@ async def open_store(
         raise
     return Store(
         database=database,
-        queue=StoreQueue(database, instance_id, usage, cipher.key_id),
+        queue=StoreQueue(database, instance_id, usage, cipher),
         directory=directory,
         outbox=StoreOutbox(database),
         archive=StoreArchive(database, clock),
@@ -126,6 +127,7 @@ async def open_store(
         sync_records=StoreSyncRecords(database),
         hints=Hints(database, instance_id, clock),
         seals=StoreSeals(database, cipher, instance_id),
+        cipher=cipher,
         instance_id=instance_id,
         lock=lock,
     )
