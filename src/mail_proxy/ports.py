@@ -25,6 +25,7 @@ from mail_proxy.domain.sealing import Resealed, SealCursor, SealStanding
 from mail_proxy.domain.search import TextFilter
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.settlement import Settlement
+from mail_proxy.domain.signing import Signing
 from mail_proxy.domain.sync_lease import SyncLease, SyncMemory, SyncRecord
 from mail_proxy.domain.tenant import ClientAuth, Suspension, Tenant
 
@@ -268,6 +269,13 @@ class Queue(Protocol):
         """Remove up to `limit` finished and reported messages that ended before that time; return how many.
 
         Tenants that have no endpoint are `silent`: there is nobody to report to, age alone counts. G9.
+        """
+        ...
+
+    async def remove_bodies(self, finished_before: float, now: float, limit: int) -> int:
+        """Remove what up to `limit` messages said that had ended by then, reported or not; return how many.
+
+        Who they were from and to, their subjects and what the client keeps with them stay. They cannot be sent again.
         """
         ...
 
@@ -540,8 +548,11 @@ class SinkAnswer:
 class ReportSink(Protocol):
     """Carries a report to a tenant's endpoint. Never raises for what the endpoint does wrong."""
 
-    async def deliver(self, tenant: Tenant, payload: bytes) -> SinkAnswer:
-        """POST the payload and return what came back, bounded in time and size."""
+    async def deliver(self, tenant: Tenant, payload: bytes, report_id: str) -> SinkAnswer:
+        """POST the payload and return what came back, bounded in time and size.
+
+        The same report has the same id each time that it is sent.
+        """
         ...
 
     def has_endpoint(self, tenant: Tenant) -> bool:
@@ -577,6 +588,13 @@ class Registry(Protocol):
 
     async def set_api_key(self, tenant_id: str, api_key_hash: str | None, expires_at: float | None) -> bool:
         """Replace the tenant's key, or revoke it with None; the old one ends at once. False if unknown."""
+        ...
+
+    async def change_signing(self, tenant_id: str, decide: Callable[[Signing], Signing]) -> Signing | None:
+        """Give a tenant other secrets to sign its reports with, and answer them; None if it is unknown.
+
+        `decide` is told those that it has. It can be asked again, with what came of an answer that was lost.
+        """
         ...
 
     async def tenant_by_key(self, api_key_hash: str) -> KeyedTenant | None:

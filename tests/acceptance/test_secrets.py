@@ -57,8 +57,10 @@ def disguises(secret: str) -> set[bytes]:
     return forms
 
 
-async def _tenant(instance: Instance, admin: Client, id_: str, auth: dict[str, str] | None) -> str:
-    """Have a tenant use its secrets once in a right and once in a wrong way; return its token."""
+async def _tenant(
+    instance: Instance, admin: Client, id_: str, auth: dict[str, str] | None, secrets: dict[str, str]
+) -> str:
+    """Have a tenant use its secrets once in a right and once in a wrong way; return its token, and add others made."""
     users = {"mailer": CANARIES["SMTP password"]}
     repeated = CANARIES["repeated SMTP password"]
     plain = base64.b64encode(f"\0mailer\0{repeated}".encode()).decode()
@@ -73,6 +75,10 @@ async def _tenant(instance: Instance, admin: Client, id_: str, auth: dict[str, s
         endpoint.script(Reply(401, f"not {said}".encode(), {"X-Said": quote(said)}))
         own = {} if auth is None else {"client_base_url": endpoint.url, "client_auth": auth}
         token: str = (await admin.post("/tenant", {"id": id_, **own}))["api_key"]
+        for n in range(2):  # in that order: the reports are signed with both
+            secrets[f"signing secret {n} of {id_}"] = (await admin.post(f"/tenant/{id_}/signing-secret"))[
+                "signing_secret"
+            ]
         for name, port, login in (
             ("right", server.port, CANARIES["SMTP password"]),
             ("wrong", server.port, CANARIES["wrong SMTP password"]),
@@ -140,8 +146,9 @@ async def _busy(instance: Instance, admin: Client) -> dict[str, str]:
     bearer = {"method": "bearer", "token": CANARIES["bearer token of the endpoint"]}
     basic = {"method": "basic", "user": "us", "password": CANARIES["password of the endpoint"]}
     tenants = {"bearer": bearer, "basic": basic, "global": None}
-    made = await asyncio.gather(*(_tenant(instance, admin, id_, auth) for id_, auth in tenants.items()))
-    tokens = dict(zip(tenants, made, strict=True))
+    secrets: dict[str, str] = {}
+    made = await asyncio.gather(*(_tenant(instance, admin, id_, auth, secrets) for id_, auth in tenants.items()))
+    tokens = dict(zip(tenants, made, strict=True)) | secrets
     await _refused_to_the_admin(admin)
     tokens["renewed"] = (await admin.post("/tenant/basic/api-key"))["api_key"]
     for path in (
@@ -265,6 +272,7 @@ async def test_no_secret_comes_out_anywhere(
     once = _found(tokens, places)
     assert sorted(name for name, _ in once) == sorted(tokens)
     makers = {"POST /tenant", "POST /tenant/basic/api-key"} | ({"POST /instance/api-token"} if url is None else set())
+    makers |= {f"POST /tenant/{id_}/signing-secret" for id_ in ("bearer", "basic", "global")}
     assert {place.split(" ", 1)[1] for _, place in once} == makers
 
 

@@ -277,3 +277,12 @@ async def test_a_page_of_large_messages_ends_early_and_goes_on(store: Store, mon
     assert [id_ for ids in pages for id_ in ids] == [f"M{n}" for n in reversed(range(len(sizes)))]
     assert pages[:3] == [["M11"], ["M10"], ["M9", "M8", "M7", "M6"]]  # one too large for a page is one by itself
     assert pages[3] == ["M5", "M4", "M3"]
+
+
+async def test_a_long_message_with_a_nul_in_it_is_shown(store: Store) -> None:
+    account = await with_account(store)
+    fields = {"id": "M1", "body": "x" * 20_000 + "\x00\\u0000", "subject": "S", "raw_size": 3, "raw": "AAAA"}
+    await enqueue(store, a_message("M1", account, fields=json.dumps(fields)))
+    found = await store.archive.message("acme", "M1")
+    assert found is not None
+    assert found.fields == {name: value for name, value in fields.items() if name != "raw"}

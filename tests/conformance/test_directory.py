@@ -19,6 +19,7 @@ from mail_proxy.domain.message import MessageState
 from mail_proxy.domain.oauth import OAuth
 from mail_proxy.domain.report import EventType
 from mail_proxy.domain.secret import Secret
+from mail_proxy.domain.signing import OVERLAP, EarlierSecret, Signing
 from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Suspension, Tenant
 from mail_proxy.ports import Stale
 from mail_proxy.store.schema import accounts, contents, events, messages, recipients, suspended_batches, tenants
@@ -200,6 +201,24 @@ async def test_a_revoked_key_opens_nothing(store: Store) -> None:
     tenant = await store.directory.tenant("acme")
     assert tenant is not None
     assert not tenant.has_api_key
+
+
+async def test_signing_secrets_are_kept_whatever_else_is_changed(store: Store) -> None:
+    before = Tenant("acme")
+    await store.directory.put_tenant(before, None)
+    first, second = Secret("whsec_MQ=="), Secret("whsec_Mg==")
+    await store.directory.change_signing("acme", lambda held: held.renewed(first, NOW))
+    after = await store.directory.change_signing("acme", lambda held: held.renewed(second, NOW))
+    assert after == Signing(second, (EarlierSecret(first, NOW + OVERLAP),))
+    await store.directory.put_tenant(replace(before, name="by somebody who knew of no secret"), None)
+    tenant = await store.directory.tenant("acme")
+    assert tenant is not None
+    assert tenant.signing == after
+    assert await store.directory.change_signing("acme", lambda _: Signing()) == Signing()
+    tenant = await store.directory.tenant("acme")
+    assert tenant is not None
+    assert tenant.signing == Signing()
+    assert await store.directory.change_signing("nobody", lambda held: held) is None
 
 
 async def test_unknown_keys_and_tenants_are_said_to_be_unknown(store: Store) -> None:
@@ -486,6 +505,7 @@ async def test_every_change_raises_the_version_and_nothing_else_does(store: Stor
     seen.append(directory.version)
     for change in (
         directory.set_api_key("acme", "hash", None),
+        directory.change_signing("acme", lambda held: held.renewed(Secret("whsec_MQ=="), NOW)),
         directory.set_hold(account.pk, Hold("535", 1.0)),
         directory.change_suspension("acme", lambda _: Suspension(True)),
         directory.set_scheduler_active(active=False),

@@ -10,6 +10,7 @@ import pytest
 
 from mail_proxy.administration.scheduling import activated, suspended
 from mail_proxy.domain.account import Account, Hold
+from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.tenant import Suspension, Tenant
 from mail_proxy.ports import Stale
 from mail_proxy.store.store import Store
@@ -70,6 +71,19 @@ async def test_a_key_revoked_or_given_on_one_instance_counts_on_the_other_at_onc
     assert await theirs.directory.tenant_by_key("second") is not None
     await theirs.directory.set_api_key("acme", None, None)
     assert await ours.directory.tenant_by_key("second") is None
+    await theirs.close()
+    await ours.close()
+
+
+async def test_a_signing_secret_made_on_one_instance_signs_on_the_other_from_then_on(postgres_url: str) -> None:
+    ours, theirs = await open_test_store(postgres_url), await open_test_store(postgres_url)
+    await ours.directory.put_tenant(Tenant("acme"), None)
+    assert await theirs.directory.tenant("acme") is not None
+    made = await ours.directory.change_signing("acme", lambda held: held.renewed(Secret("whsec_MQ=="), 1.0))
+    await theirs.directory.refresh()
+    tenant = await theirs.directory.tenant("acme")
+    assert tenant is not None
+    assert tenant.signing == made
     await theirs.close()
     await ours.close()
 

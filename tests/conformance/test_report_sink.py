@@ -20,6 +20,7 @@ from tests.support.fake_clock import FakeClock
 TIMEOUT = 0.5
 MAX_BYTES = 10_000
 PAYLOAD = json.dumps({"delivery_report": [{"event_id": "1", "id": "M1"}]}).encode()
+REPORT_ID = "report_1"
 
 # A further sink takes part by its line here: how it is made from a client that reaches the receiver.
 SINKS: dict[str, Callable[[OutboundClient], ReportSink]] = {
@@ -48,7 +49,7 @@ async def test_the_payload_arrives_as_it_is_and_the_answer_comes_back(
     sink: ReportSink, server: CallbackServer, tenant: Tenant
 ) -> None:
     server.script(Reply(202, b'{"ok": true, "error": ["M1"]}', {"Retry-After": "5"}))
-    answer = await sink.deliver(tenant, PAYLOAD)
+    answer = await sink.deliver(tenant, PAYLOAD, REPORT_ID)
     assert (answer.status, answer.body, answer.retry_after) == (202, b'{"ok": true, "error": ["M1"]}', 5.0)
     assert answer.error is None
     assert [request.body for request in server.requests] == [PAYLOAD]
@@ -61,7 +62,7 @@ async def test_there_is_an_endpoint_where_the_tenant_names_one(sink: ReportSink,
 async def test_without_endpoint_nothing_is_sent_and_nothing_breaks(sink: ReportSink, server: CallbackServer) -> None:
     nowhere = Tenant("silent")
     assert not sink.has_endpoint(nowhere)
-    answer = await sink.deliver(nowhere, PAYLOAD)
+    answer = await sink.deliver(nowhere, PAYLOAD, REPORT_ID)
     assert (answer.status, answer.body) == (None, b"")
     assert answer.error
 
@@ -73,7 +74,7 @@ async def test_whatever_an_endpoint_does_there_is_an_answer_within_its_bounds(
 ) -> None:
     server.script(Reply(status, b"x" * 5000, {"Location": "/elsewhere"}, manner=manner))
     start = time.monotonic()
-    answer = await sink.deliver(tenant, PAYLOAD)
+    answer = await sink.deliver(tenant, PAYLOAD, REPORT_ID)
     assert time.monotonic() - start < TIMEOUT + 2
     assert len(answer.body) <= MAX_BYTES
     assert answer.status in (None, status)
@@ -81,7 +82,7 @@ async def test_whatever_an_endpoint_does_there_is_an_answer_within_its_bounds(
     assert not isinstance(understand(answer), Acknowledged)
     assert len(server.requests) == 1
 
-    assert (await sink.deliver(tenant, PAYLOAD)).status == 200
+    assert (await sink.deliver(tenant, PAYLOAD, REPORT_ID)).status == 200
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ async def test_whatever_an_endpoint_does_there_is_an_answer_within_its_bounds(
     ],
 )
 async def test_an_endpoint_that_cannot_be_reached_is_no_answer(sink: ReportSink, url: str) -> None:
-    answer = await sink.deliver(Tenant("acme", client_base_url=url), PAYLOAD)
+    answer = await sink.deliver(Tenant("acme", client_base_url=url), PAYLOAD, REPORT_ID)
     assert answer.status is None
     assert answer.error
     assert "pw" not in answer.error

@@ -22,6 +22,7 @@ from mail_proxy.domain.errors import Conflict, Invalid, NotFound
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Suspension, Tenant
 from mail_proxy.runtime.clock import SystemClock
+from mail_proxy.secrets import tokens
 from tests.support.api import Instance, running_instance
 
 STORED = Account(
@@ -213,7 +214,14 @@ async def test_only_what_a_tenants_own_token_sets_is_asked_about(instance: Insta
 
 async def test_tenants_are_made_with_the_key_that_was_drawn(instance: Instance) -> None:
     directory = instance.store.directory
-    tenants = Tenants(directory, directory, instance.clock, lambda: "drawn", lambda token: f"digest of {token}")
+    tenants = Tenants(
+        directory,
+        directory,
+        instance.clock,
+        lambda: "drawn",
+        lambda token: f"digest of {token}",
+        tokens.new_signing_secret,
+    )
     assert await tenants.put(TenantIn(id="acme")) == "drawn"
     keyed = await directory.tenant_by_key("digest of drawn")
     assert keyed is not None

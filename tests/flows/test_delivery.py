@@ -46,7 +46,7 @@ class NobodyListens(ReportSink):
         return False
 
     @override
-    async def deliver(self, tenant: Tenant, payload: bytes) -> SinkAnswer:
+    async def deliver(self, tenant: Tenant, payload: bytes, report_id: str) -> SinkAnswer:
         raise AssertionError("there is no endpoint")
 
 
@@ -426,3 +426,22 @@ async def test_the_queue_is_looked_at_from_time_to_time_however_often_delivery_i
             return bool(bench.transport.messages)
 
         await bench.until(sent_while_it_is_woken_all_the_time)
+
+
+async def test_what_a_message_said_goes_when_its_time_has_come_and_not_before(bench: Bench) -> None:
+    account = await with_account(bench.store)
+    bench.settings = replace(bench.settings, body_retention=60.0)
+    async with bench.delivering() as delivery:
+        await bench.submit(delivery, account, "M1")
+        sent = await bench.until_state("M1", MessageState.SENT)
+        assert sent.finished_ts is not None
+
+        async def bare() -> bool:
+            return (await bench.details("M1")).body_removed_ts is not None
+
+        await bench.until(bare, seconds=5)
+    details = await bench.details("M1")
+    assert details.body_removed_ts is not None
+    assert 60 <= details.body_removed_ts - sent.finished_ts <= 120
+    assert details.fields["subject"] == "S"
+    assert "body" not in details.fields

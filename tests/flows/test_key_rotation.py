@@ -22,6 +22,7 @@ from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.domain.oauth import OAuth
 from mail_proxy.domain.sealing import SealCursor
 from mail_proxy.domain.secret import Secret
+from mail_proxy.domain.signing import EarlierSecret, Signing
 from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Tenant
 from mail_proxy.ports import WrongKey
 from mail_proxy.secrets.cipher import AesGcmCipher, check_key
@@ -37,7 +38,8 @@ BEFORE, AFTER = AesGcmCipher(OLD), AesGcmCipher(NEW, [OLD])
 MANY = 5
 SECRETS = MANY * len(SEALED_COLUMNS)
 AUTH = ClientAuth(ClientAuthMethod.BASIC, token=Secret("token"), user="us", password=Secret("basic"))
-TENANT = Tenant("acme", created_ts=1.0, client_auth=AUTH)
+SIGNING = Signing(Secret("whsec_bmV3"), (EarlierSecret(Secret("whsec_b2xk"), 2.0),))
+TENANT = Tenant("acme", created_ts=1.0, client_auth=AUTH, signing=SIGNING)
 OAUTH = OAuth("https://login.example/token", "app", Secret("client secret"), Secret("refresh token"), "g1")
 ACCOUNT = Account(0, "acme", "main", "mail.example.com", 25, user="mailer", password=Secret("password"), oauth=OAUTH)
 
@@ -78,6 +80,7 @@ async def opened() -> AsyncIterator[Stores]:
 async def fill(store: Store) -> None:
     for n in range(MANY):
         await store.directory.put_tenant(replace(TENANT, id=f"t{n}"), None)
+        await store.directory.change_signing(f"t{n}", lambda _: SIGNING)
         await store.directory.put_account(replace(ACCOUNT, tenant_id=f"t{n}", password=Secret(f"password {n}")))
 
 
@@ -88,6 +91,7 @@ async def passwords(store: Store) -> list[str]:
         tenant = await store.directory.tenant(f"t{n}")
         assert tenant is not None
         assert tenant.client_auth == AUTH
+        assert tenant.signing == SIGNING
         assert account.oauth == OAUTH
         assert account.oauth.refresh_token == OAUTH.refresh_token
         assert account.password is not None
@@ -309,7 +313,8 @@ def test_every_secret_of_a_tenant_and_an_account_stands_in_a_column_that_is_seal
     assert [*secrets_left_out(TENANT), *secrets_left_out(ACCOUNT)] == [], "give the new secret a value above"
     cipher = NotingCipher()
     rows = DirectoryRows(cipher)
-    values = [rows.tenant_values(TENANT), rows.account_values(ACCOUNT)]
+    signing = {"signing": rows.seal_signing(TENANT.id, TENANT.signing)}
+    values = [rows.tenant_values(TENANT), signing, rows.account_values(ACCOUNT)]
     sealed = [text for each in values for text in each.values() if str(text).startswith("ENC1:")]
     assert len(sealed) == len(cipher.places)
     columns = {each.name: each for each in SEALED_COLUMNS}

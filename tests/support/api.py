@@ -134,7 +134,7 @@ async def running_instance(folder: Path, url: str | None = None) -> AsyncIterato
             IntakeSettings(host="proxy.example"),
             lambda pks, urgent: told.submitted.append((pks, urgent)),
         ),
-        tenants=Tenants(directory, directory, clock, tokens.new_token, tokens.digest),
+        tenants=Tenants(directory, directory, clock, tokens.new_token, tokens.digest, tokens.new_signing_secret),
         accounts=accounts,
         account_tests=AccountTests(accounts, directory, directory, clock, probe, told.server_answers.append),
         scheduling=Scheduling(directory, directory, pending, told.accounts.append),

@@ -236,7 +236,7 @@ class ScriptedSink(ReportSink):
         return tenant.sync_url is not None
 
     @override
-    async def deliver(self, tenant: Tenant, payload: bytes) -> SinkAnswer:
+    async def deliver(self, tenant: Tenant, payload: bytes, report_id: str) -> SinkAnswer:
         entries = json.loads(payload)["delivery_report"]
         self.deliveries.append(Delivery(self._clock.monotonic(), tenant.id, entries))
         script = self._scripts.get(tenant.id)

@@ -11,12 +11,16 @@ from mail_proxy.domain.account import OnUncertain
 from mail_proxy.domain.errors import Invalid, NotFound, Problem
 from mail_proxy.domain.rate_limit import Limits
 from mail_proxy.domain.secret import Secret
+from mail_proxy.domain.signing import Signing
 from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Tenant
 from mail_proxy.ports import Clock, Directory, Registry
 
 
 class Tenants:
-    """Changes tenants. `new_token` makes a key, `digest` what is stored of it."""
+    """Changes tenants.
+
+    `new_token` makes a key, `digest` what is stored of it, `new_secret` what reports are signed with.
+    """
 
     def __init__(
         self,
@@ -25,12 +29,14 @@ class Tenants:
         clock: Clock,
         new_token: Callable[[], str],
         digest: Callable[[str], str],
+        new_secret: Callable[[], Secret],
     ) -> None:
         self._registry = registry
         self._directory = directory
         self._clock = clock
         self._new_token = new_token
         self._digest = digest
+        self._new_secret = new_secret
 
     async def all(self) -> Sequence[Tenant]:
         """Return all tenants, by id."""
@@ -77,6 +83,23 @@ class Tenants:
     async def revoke_key(self, tenant_id: str) -> None:
         """Take the tenant's key away; raises `NotFound` where there is no such tenant."""
         if not await self._registry.set_api_key(tenant_id, None, None):
+            raise _unknown(tenant_id)
+
+    async def new_signing_secret(self, tenant_id: str) -> tuple[str, float | None]:
+        """Sign the tenant's reports with a new secret, and return it, once; those before it sign along for a day.
+
+        The second value is when the last of those ends, in Unix seconds. Raises `NotFound`.
+        """
+        secret = self._new_secret()
+        now = self._clock.now()
+        signing = await self._registry.change_signing(tenant_id, lambda held: held.renewed(secret, now))
+        if signing is None:
+            raise _unknown(tenant_id)
+        return secret.reveal(), signing.earlier_until
+
+    async def stop_signing(self, tenant_id: str) -> None:
+        """Sign the tenant's reports no more; raises `NotFound`."""
+        if await self._registry.change_signing(tenant_id, lambda _held: Signing()) is None:
             raise _unknown(tenant_id)
 
     async def _find(self, tenant_id: str) -> Tenant | None:

@@ -29,6 +29,8 @@ def tenant_view(tenant: Tenant) -> dict[str, object]:
         "rate_limits": {"hourly": tenant.limits.per_hour, "daily": tenant.limits.per_day},
         "has_api_key": tenant.has_api_key,
         "api_key_expires_at": tenant.api_key_expires_at,
+        "signs_reports": tenant.signing.secret is not None,
+        "earlier_secrets_until": tenant.signing.earlier_until,
         "suspended": tenant.suspension.whole_tenant,
         "suspended_batches": sorted(tenant.suspension.batches),
         "created_ts": tenant.created_ts,

@@ -26,6 +26,7 @@ KEY_CHANGES = {
     ("POST", "/tenant/{tenant_id}/api-key"): "API key made",
     ("DELETE", "/tenant/{tenant_id}/api-key"): "API key revoked",
     ("POST", "/tenant/{tenant_id}/signing-secret"): "signing secret made",
+    ("DELETE", "/tenant/{tenant_id}/signing-secret"): "signing secret forgotten",
     ("POST", "/instance/api-token"): "admin token changed",
 }
 log = structlog.get_logger(__name__)

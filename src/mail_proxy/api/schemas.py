@@ -13,7 +13,7 @@ Time = Annotated[float, Field(examples=[1785492000.25])]
 StateWord = Literal["waiting", "sending", "sent", "failed", "expired", "cancelled"]
 StatusWord = Literal["pending", "deferred", "sent", "error", "cancelled"]
 StepWord = Literal["token", "connect", "greeting", "tls", "hello", "login"]
-SkippedWord = Literal["not_found", "not_failed", "cancelled", "expired", "no_account"]
+SkippedWord = Literal["not_found", "not_failed", "cancelled", "expired", "no_account", "body_removed"]
 EventWord = Literal["queued", "sent", "deferred", "failed", "expired", "cancelled", "uncertain"]
 
 
@@ -100,7 +100,8 @@ class RetriedOut(Answer):
     skipped: int = Field(description="How many of those that were looked at are not.", examples=[3])
     reasons: dict[SkippedWord, int] = Field(
         description="Why, and how many each: `not_found`; `not_failed`, not finished, or everybody has it; "
-        "`cancelled`; `expired`, its `expires_ts` has passed; `no_account`, its account is gone.",
+        "`cancelled`; `expired`, its `expires_ts` has passed; `no_account`, its account is gone; "
+        "`body_removed`, nothing is left to send.",
         examples=[{"expired": 3}],
     )
     next_cursor: str | None = Field(
@@ -185,6 +186,10 @@ class MessageOut(BaseModel):
     message: dict[str, Any] = Field(
         description="What was submitted.",
         examples=[{"id": "order-1042-confirmation", "from": "shop@acme.example", "to": ["anna@example.org"]}],
+    )
+    body_removed_ts: float | None = Field(
+        description="When bodies, headers and attachments were removed from `message`; it cannot be sent again.",
+        examples=[None],
     )
     recipients: list[RecipientOut] = Field(description="The recipients one by one.")
 
@@ -301,6 +306,11 @@ class TenantOut(BaseModel):
     rate_limits: RateLimitsOut = Field(description="Limits over all its accounts together.")
     has_api_key: bool = Field(description="Whether it has a token of its own.", examples=[True])
     api_key_expires_at: float | None = Field(description="When that ends.", examples=[None])
+    signs_reports: bool = Field(description="Whether its reports are signed.", examples=[True])
+    earlier_secrets_until: float | None = Field(
+        description="Until when signing secrets before this one sign along, or did; null: there were none.",
+        examples=[None],
+    )
     suspended: bool = Field(description="Whether the tenant is held as a whole.", examples=[False])
     suspended_batches: list[str] = Field(description="The batches that are held.", examples=[[]])
     created_ts: Time = Field(description="When it was made.")
@@ -365,6 +375,18 @@ class ApiKeyAnswer(Answer):
 
     api_key: str = Field(
         description="The token. Shown this once.", examples=["t5Y0bG3mZ6pVxq2LwKcR8nJdHfSaUeQi1oT7yXzA4vM"]
+    )
+
+
+class SigningSecretAnswer(Answer):
+    """A new signing secret."""
+
+    signing_secret: str = Field(
+        description="The secret, as libraries for Standard Webhooks take it. Shown this once.",
+        examples=["whsec_dGhpcyBpcyBubyBzZWNyZXQsIGl0J3MgYW4gZXhhbXA="],
+    )
+    earlier_secrets_until: float | None = Field(
+        description="Until when the secrets before it sign along; null: there were none.", examples=[1785578400.5]
     )
 
 

@@ -145,3 +145,31 @@ async def revoke_api_key(request: Request, caller: AdminCaller, tenant_id: Tenan
     await refuse_body(request, services.settings.max_request_bytes)
     await services.tenants.revoke_key(await tenant_meant(caller, tenant_id, services))
     return answer({"ok": True})
+
+
+@router.post(
+    "/tenant/{tenant_id}/signing-secret",
+    summary="Sign a tenant's reports with a new secret",
+    response_model=schemas.SigningSecretAnswer,
+    responses=failures(403, 404, *BODY),
+)
+async def new_signing_secret(request: Request, caller: AdminCaller, tenant_id: TenantId, _query: Nothing) -> Response:
+    """Make a new secret, shown this once. The one before it signs along for 24 hours, so that receivers can change."""
+    services = services_of(request)
+    await refuse_body(request, services.settings.max_request_bytes)
+    secret, until = await services.tenants.new_signing_secret(await tenant_meant(caller, tenant_id, services))
+    return answer({"ok": True, "signing_secret": secret, "earlier_secrets_until": until})
+
+
+@router.delete(
+    "/tenant/{tenant_id}/signing-secret",
+    summary="Sign a tenant's reports no more",
+    response_model=schemas.Answer,
+    responses=failures(403, 404, *BODY),
+)
+async def stop_signing(request: Request, caller: AdminCaller, tenant_id: TenantId, _query: Nothing) -> Response:
+    """Forget the tenant's signing secrets, at once: its reports go out without signatures."""
+    services = services_of(request)
+    await refuse_body(request, services.settings.max_request_bytes)
+    await services.tenants.stop_signing(await tenant_meant(caller, tenant_id, services))
+    return answer({"ok": True})

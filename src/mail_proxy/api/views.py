@@ -54,6 +54,7 @@ def message_view(details: Details, now: float) -> dict[str, object]:
         "reported_ts": details.reported_ts,
         "metadata": details.fields.get("metadata"),
         "message": dict(details.fields),
+        "body_removed_ts": details.body_removed_ts,
         "recipients": [recipient_view(recipient) for recipient in details.recipients],
     }
 

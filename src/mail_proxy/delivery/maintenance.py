@@ -28,6 +28,7 @@ from mail_proxy.domain.settlement import Policy, Settlement, expire, give_back, 
 
 CHUNK = 500
 PRUNE_INTERVAL = 60.0
+BODIES_INTERVAL = 10.0
 SAMPLE_INTERVAL = 5.0
 DIVERT_INTERVAL = 1.0
 LONGEST_PAUSE = 5.0
@@ -87,6 +88,7 @@ class Maintenance:
         chores: list[tuple[str, float, Callable[[], Awaitable[object]]]] = [
             ("beat", self._settings.lease / 12, self.beat),
             ("prune", PRUNE_INTERVAL, self.prune),
+            ("remove bodies", BODIES_INTERVAL, self.remove_bodies),
             ("end what waited too long", PRUNE_INTERVAL, self.end_waited_out),
             ("sample", SAMPLE_INTERVAL, self.sample),
             ("count outages", SAMPLE_INTERVAL, self.count_outages),
@@ -228,8 +230,23 @@ class Maintenance:
         """Remove what is finished, reported and old, in chunks."""
         silent = [t.id for t in await self._needs.registry.tenants() if not self._needs.sink.has_endpoint(t)]
         before = self._needs.clock.now() - self._settings.retention
-        while await self._needs.queue.prune(before, CHUNK, silent) >= CHUNK:
-            pass
+        await self._in_chunks(CHUNK, lambda: self._needs.queue.prune(before, CHUNK, silent))
+
+    async def remove_bodies(self) -> None:
+        """Remove what finished messages said, where that is not to be kept as long as they are."""
+        if self._settings.body_retention is None:
+            return
+        now = self._needs.clock.now()
+        before = now - self._settings.body_retention
+        await self._in_chunks(1, lambda: self._needs.queue.remove_bodies(before, now, CHUNK))
+
+    async def _in_chunks(self, least: int, chunk: Callable[[], Awaitable[int]]) -> None:
+        """Do chunk after chunk until one comes to less than that, with a pause as long as each took."""  # G11
+        while True:
+            began = self._needs.clock.monotonic()
+            if await chunk() < least:
+                return
+            await self._needs.clock.sleep(self._needs.clock.monotonic() - began)
 
     async def count_outages(self) -> None:
         """Count accounts on hold and servers that are left alone, for metrics."""

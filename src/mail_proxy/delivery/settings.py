@@ -30,6 +30,8 @@ class DeliverySettings:
     """How long another instance's counter must stand still before its messages are taken over."""
     retention: float = 7 * 86400.0
     """How long finished and reported messages are kept."""
+    body_retention: float | None = None
+    """How long finished messages keep their bodies; None: as long as they are there."""
     only_on_demand: bool = False
     """Send only when told to by run-now, for tests of the service's users."""
     log_each_attempt: bool = False

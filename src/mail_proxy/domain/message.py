@@ -191,4 +191,6 @@ class Details:
     reply: str | None
     fields: Mapping[str, object] = field(default_factory=dict)
     """The submission; the bytes of a complete message (`raw`) and of inline attachments left out."""
+    body_removed_ts: float | None = None
+    """When what it said was removed; it is not in `fields` any more."""
     recipients: tuple[Recipient, ...] = ()

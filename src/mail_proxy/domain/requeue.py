@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 
@@ -11,6 +12,8 @@ from mail_proxy.domain.message import MessageState
 from mail_proxy.domain.poison import MOST_CRASHES
 from mail_proxy.domain.recipient import Recipient, RecipientState
 
+BODY_REMOVED = "body_removed_ts"
+"""Stands in a submission from which the body was removed, with the time of it; no client can give it."""
 _FAILED = frozenset({RecipientState.FAILED, RecipientState.EXPIRED})
 
 
@@ -26,6 +29,8 @@ class Skipped(str, Enum):
     """Its `expires_ts` has passed."""
     NO_ACCOUNT = "no_account"
     """Its account is gone."""
+    BODY_REMOVED = "body_removed"
+    """There is nothing left to send: its body was removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,8 @@ def requeue(message: Claimed, state: MessageState, now: float) -> Requeued | Ski
     expires_ts = _submitted_expiry(message)
     if expires_ts is not None and expires_ts <= now:
         return Skipped.EXPIRED
+    if _submitted(message).get(BODY_REMOVED) is not None:
+        return Skipped.BODY_REMOVED
     return Requeued(message.pk, expires_ts, waiting, everybody=len(waiting) == len(message.recipients))
 
 
@@ -57,9 +64,14 @@ def _submitted_expiry(message: Claimed) -> float | None:
     """Return what the client said; of what was held as poison the row says when that was to end."""
     if message.crashes < MOST_CRASHES:
         return message.expires_ts
+    submitted = _submitted(message).get("expires_ts")
+    return float(submitted) if isinstance(submitted, int | float) else None
+
+
+def _submitted(message: Claimed) -> Mapping[str, object]:
+    """Return what was submitted; nothing where that cannot be read."""
     try:
         fields = json.loads(message.fields)
     except ValueError:
-        return None
-    submitted = fields.get("expires_ts") if isinstance(fields, dict) else None
-    return float(submitted) if isinstance(submitted, int | float) else None
+        return {}
+    return fields if isinstance(fields, dict) else {}

@@ -9,6 +9,7 @@ from enum import Enum
 from mail_proxy.domain.account import OnUncertain
 from mail_proxy.domain.rate_limit import Limits
 from mail_proxy.domain.secret import Secret
+from mail_proxy.domain.signing import Signing
 
 DEFAULT_SYNC_PATH = "/mail-proxy/sync"
 DEFAULT_ATTACHMENT_PATH = "/mail-proxy/attachments"
@@ -76,6 +77,7 @@ class Tenant:
     api_key_expires_at: float | None = None
     has_api_key: bool = False
     suspension: Suspension = field(default_factory=Suspension)
+    signing: Signing = field(default_factory=Signing)
     created_ts: float = 0.0
 
     @property

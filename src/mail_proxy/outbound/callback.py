@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 
 from typing_extensions import assert_never, override
 
+from mail_proxy.domain.signing import signatures
 from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Tenant
 from mail_proxy.outbound.client import OutboundClient, Request
 from mail_proxy.outbound.errors import OutboundError, TooLong
@@ -50,11 +51,16 @@ class HttpReportSink(ReportSink):
         return self._endpoint(tenant) is not None
 
     @override
-    async def deliver(self, tenant: Tenant, payload: bytes) -> SinkAnswer:
+    async def deliver(self, tenant: Tenant, payload: bytes, report_id: str) -> SinkAnswer:
         endpoint = self._endpoint(tenant)
         if endpoint is None:
             return SinkAnswer(None, b"", error="there is no endpoint to report to")
-        headers = (("Content-Type", "application/json"), ("Accept", "application/json"), *_credentials(endpoint.auth))
+        headers = (
+            ("Content-Type", "application/json"),
+            ("Accept", "application/json"),
+            *_credentials(endpoint.auth),
+            *_signed(tenant, payload, report_id, self._clock.now()),
+        )
         request = Request("POST", endpoint.url, self._timeout, self._max_bytes, headers, payload)
         try:
             response = await self._client.request(request)
@@ -81,6 +87,15 @@ def retry_after(header: str, now: float) -> float | None:
         return max(0.0, parsedate_to_datetime(text).timestamp() - now)
     except (ValueError, OverflowError):
         return None
+
+
+def _signed(tenant: Tenant, payload: bytes, report_id: str, now: float) -> tuple[tuple[str, str], ...]:
+    """Return the headers of Standard Webhooks 1.0; without a secret the report is not signed, and has its id alone."""
+    secrets, timestamp = tenant.signing.secrets(now), int(now)
+    told = (("webhook-id", report_id), ("webhook-timestamp", str(timestamp)))
+    if not secrets:
+        return told
+    return (*told, ("webhook-signature", signatures(secrets, report_id, timestamp, payload)))
 
 
 def _credentials(auth: ClientAuth) -> tuple[tuple[str, str], ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
+from uuid import uuid4
 
 from mail_proxy.domain.report import StoredEvent
 
@@ -25,6 +27,14 @@ class Page:
 
     payload: bytes
     events: tuple[Posted, ...]
+
+    @property
+    def report_id(self) -> str:
+        """Return what tells this report from all others: the same for the same events, so that it can be recognised.
+
+        An empty report is another one each time.
+        """
+        return f"report_{sha256(self.payload).hexdigest()[:32] if self.events else uuid4().hex}"
 
     def with_message_ids(self) -> Iterator[tuple[str, Posted]]:
         """Give each event with the id of its message. Decodes the payload: for the rare answer that names messages."""

@@ -330,7 +330,7 @@ class Reporter:
         return page
 
     async def _report(self, lane: Lane, turn: Turn, tenant: Tenant, page: Page, *, also_empty: bool) -> Answer:
-        sent = await self._sink.deliver(tenant, page.payload)
+        sent = await self._sink.deliver(tenant, page.payload, page.report_id)
         answer = understand(sent)
         events = len(page.events)
         match answer:

@@ -213,7 +213,7 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
             store=store,
             meter=meter,
             intake=intake,
-            tenants=Tenants(directory, directory, clock, tokens.new_token, tokens.digest),
+            tenants=Tenants(directory, directory, clock, tokens.new_token, tokens.digest, tokens.new_signing_secret),
             accounts=accounts,
             account_tests=account_tests,
             scheduling=Scheduling(directory, directory, pending, delivery.freed),
@@ -342,6 +342,7 @@ def _delivery(settings: Settings) -> DeliverySettings:
         grace=settings.shutdown_grace,
         lease=settings.lease,
         retention=settings.delivery_report_retention_seconds,
+        body_retention=settings.body_retention_seconds,
         only_on_demand=settings.test_mode,
         log_each_attempt=settings.log_delivery_activity,
     )

@@ -189,6 +189,11 @@ class Settings(BaseSettings):
     delivery_report_retention_seconds: Delay = Field(
         7 * 86400, description="Seconds that finished and reported messages are kept."
     )
+    body_retention_seconds: Delay | None = Field(
+        None,
+        description="Seconds that finished messages keep bodies, headers and attachments; such a message cannot be "
+        "sent again. Without it, as long as the message is kept.",
+    )
     command_log_retention_seconds: Seconds = Field(
         90 * 86400, description="Seconds that entries of the command log are kept."
     )

@@ -6,6 +6,9 @@ import hashlib
 import hmac
 import secrets
 
+from mail_proxy.domain.secret import Secret
+from mail_proxy.domain.signing import SECRET_BYTES, shown_secret
+
 TOKEN_LENGTH = 43
 LONGEST = 512
 """Characters; whatever is longer is no token of ours and is not worth hashing."""
@@ -14,6 +17,11 @@ LONGEST = 512
 def new_token() -> str:
     """Return a new token: 256 random bits as 43 URL-safe characters."""
     return secrets.token_urlsafe(32)
+
+
+def new_signing_secret() -> Secret:
+    """Return a new secret to sign reports with."""
+    return shown_secret(secrets.token_bytes(SECRET_BYTES))
 
 
 def digest(token: str) -> str:

@@ -20,6 +20,7 @@ from mail_proxy.domain.explanation import Standing
 from mail_proxy.domain.message import WAITING_STATES, Details, MessageState
 from mail_proxy.domain.poison import MOST_CRASHES
 from mail_proxy.domain.report import EventType
+from mail_proxy.domain.requeue import BODY_REMOVED
 from mail_proxy.domain.settlement import RATE_LIMITED
 from mail_proxy.ports import Clock, MessageFilter, Page, PastEvent, Place
 from mail_proxy.store import standing
@@ -150,6 +151,7 @@ def _details(row: Row[Any], people: Sequence[Any], now: float) -> Details:
     fields = json.loads(row.fields)
     for hidden in ("raw", INLINE):
         fields.pop(hidden, None)
+    body_removed_ts = fields.pop(BODY_REMOVED, None)
     waiting = state in WAITING_STATES
     limited = state is MessageState.READY and row.limited_until is not None and row.limited_until > now
     return Details(
@@ -168,6 +170,7 @@ def _details(row: Row[Any], people: Sequence[Any], now: float) -> Details:
         reported_ts=row.reported_ts,
         reply=row.reply,
         fields=fields,
+        body_removed_ts=body_removed_ts,
         recipients=tuple(
             recipient_of((r.n, r.address, r.kind, r.state, r.reply, r.ts), state, row.reply, ts) for r in people
         ),

@@ -16,6 +16,7 @@ from mail_proxy.domain.instance import InstanceSettings
 from mail_proxy.domain.message import MessageState
 from mail_proxy.domain.oauth import OAuth
 from mail_proxy.domain.secret import Secret
+from mail_proxy.domain.signing import Signing
 from mail_proxy.domain.tenant import Suspension, Tenant
 from mail_proxy.ports import Cipher, Clock, KeyedTenant, Stale
 from mail_proxy.store.database import Database, Operation, Transaction
@@ -276,6 +277,23 @@ class StoreDirectory:
             .values(api_key_hash=api_key_hash, api_key_expires_at=expires_at)
         )
         return await self._change(lambda t: t.connection.execute(statement).rowcount > 0)
+
+    async def change_signing(self, tenant_id: str, decide: Callable[[Signing], Signing]) -> Signing | None:
+        """See `Registry.change_signing`."""
+
+        def change(transaction: Transaction) -> Signing | None:
+            connection, mine = transaction.connection, tenants.c.id == tenant_id
+            key_of_the_database(connection, self._cipher)
+            row = connection.execute(select(tenants.c.signing).where(mine)).first()
+            if row is None:
+                return None
+            after = decide(self._rows.open_signing(tenant_id, row.signing))
+            sealed = {"signing": self._rows.seal_signing(tenant_id, after)}
+            values = sealed_as_the_database_is(connection, self._cipher, tenants, sealed, tenant_id)
+            connection.execute(update(tenants).where(mine).values(values))
+            return after
+
+        return await self._change(change)
 
     async def put_account(self, account: Account, based_on: Account | None = None) -> Account:
         """See `Registry.put_account`."""

@@ -11,6 +11,7 @@ from mail_proxy.domain.account import Account, AuthMethod, Hold, OnUncertain, Tl
 from mail_proxy.domain.oauth import OAuth
 from mail_proxy.domain.rate_limit import LimitBehavior, Limits
 from mail_proxy.domain.secret import Secret
+from mail_proxy.domain.signing import EarlierSecret, Signing
 from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Suspension, Tenant
 from mail_proxy.ports import Cipher
 from mail_proxy.store.sealed import DeclaredPlaces
@@ -37,6 +38,7 @@ class DirectoryRows:
             api_key_expires_at=row.api_key_expires_at,
             has_api_key=row.api_key_hash is not None,
             suspension=Suspension(row.suspended, batches),
+            signing=self.open_signing(row.id, row.signing),
             created_ts=row.created_ts,
         )
 
@@ -147,6 +149,22 @@ class DirectoryRows:
         )
         return self._cipher.seal(text, _oauth_place(tenant_id, account_id))
 
+    def open_signing(self, tenant_id: str, sealed: str | None) -> Signing:
+        """Return the secrets that sign a tenant's reports."""
+        if sealed is None:
+            return Signing()
+        values = json.loads(self._cipher.open(sealed, _signing_place(tenant_id)))
+        earlier = tuple(EarlierSecret(Secret(secret), until) for secret, until in values["earlier"])
+        return Signing(Secret(values["secret"]), earlier)
+
+    def seal_signing(self, tenant_id: str, signing: Signing) -> str | None:
+        """Return what a tenant's row is to have for them."""
+        if signing.secret is None:
+            return None
+        earlier = [(each.secret.reveal(), each.until) for each in signing.earlier]
+        text = json.dumps({"secret": signing.secret.reveal(), "earlier": earlier})
+        return self._cipher.seal(text, _signing_place(tenant_id))
+
     def _seal_client_auth(self, tenant: Tenant) -> str | None:
         auth = tenant.client_auth
         if auth.method is ClientAuthMethod.NONE:
@@ -183,6 +201,10 @@ def _password_place(tenant_id: str, account_id: str) -> str:
 
 def _oauth_place(tenant_id: str, account_id: str) -> str:
     return f"accounts.oauth/{tenant_id}/{account_id}"
+
+
+def _signing_place(tenant_id: str) -> str:
+    return f"tenants.signing/{tenant_id}"
 
 
 def _client_auth_place(tenant_id: str) -> str:

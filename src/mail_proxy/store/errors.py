@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
@@ -36,6 +37,14 @@ _LOST = ("08", "25P03", "57P")
 _AWAY_CLASSES = (*_LOST, "53", "57", "58", "25006", "55P03", "XX")
 """PostgreSQL: resources (disk full, memory), operator intervention, system errors, read-only, locked."""
 
+_WHERE = re.compile(
+    r"""connection[ ]to[ ]server[ ](?:at|on[ ]socket)[ ]"[^"]*"(?:[ ]\([^)]*\))?(?:,[ ]port[ ]\d+)?[ ]failed:[ ]
+    |(?<=resolve[ ]host)[ ]'[^']*'
+    |(?<=for[ ]user)[ ]"[^"]*" """,
+    re.VERBOSE,
+)
+"""What PostgreSQL's client says of the place that it connects to, and as whom."""
+
 
 class FsyncFailed(StoreBroken):
     """The disk refused to make written data durable: what the file holds is unknown. Ends the process."""  # G12
@@ -58,10 +67,11 @@ def connection_lost(error: BaseException) -> bool:
     return error.connection_invalidated or (state is not None and state.startswith(_LOST))
 
 
-def translate(error: BaseException, *, writing: bool = True) -> BaseException:
+def translate(error: BaseException, *, writing: bool = True, starting: bool = False) -> BaseException:
     """Return the error that callers of the store meet; errors that are not the database's come back as they are.
 
-    Only writing meets `FsyncFailed`.
+    Only writing meets `FsyncFailed`. The sentence does not tell where the database is, as it goes to whoever asks for
+    `/ready`; but to the operator, who is `starting` the service.
     """
     if not isinstance(error, DBAPIError):
         return error
@@ -73,7 +83,10 @@ def translate(error: BaseException, *, writing: bool = True) -> BaseException:
         away = isinstance(error, (OperationalError, InterfaceError)) or error.connection_invalidated
     else:
         away = state.startswith(_AWAY_CLASSES) or error.connection_invalidated
-    return StoreUnavailable(f"the database cannot be used now: {_first_line(original)}") if away else error
+    if not away:
+        return error
+    reason = _first_line(original)
+    return StoreUnavailable(f"the database cannot be used now: {reason if starting else _WHERE.sub('', reason)}")
 
 
 def _translate_sqlite(error: DBAPIError, original: sqlite3.Error, *, writing: bool) -> BaseException:

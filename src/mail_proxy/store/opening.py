@@ -109,7 +109,7 @@ def prepare(url: str, check_key: Callable[[str | None], str]) -> Database:
             _check_key(connection, check_key)
     except SQLAlchemyError as error:
         database.engine.dispose()
-        failure = translate(error)
+        failure = translate(error, starting=True)
         if dialect == "sqlite" and isinstance(failure, StoreUnavailable):  # no file comes back by waiting for it
             raise StoreRefused(f"{database.url.database} cannot be opened: {failure.sentence}") from error
         raise failure from error

@@ -12,6 +12,7 @@ from mail_proxy.domain.message import NewMessage
 from mail_proxy.domain.settlement import Settlement
 from mail_proxy.ports import Cipher, Promotion, Stale, Taken
 from mail_proxy.store import rescue
+from mail_proxy.store.bodies import BodiesRequest, RemoveBodies
 from mail_proxy.store.claim import Claim, ClaimRequest, refusal_token
 from mail_proxy.store.database import Database, Operation, Transaction
 from mail_proxy.store.divert import Diversion, Divert
@@ -88,6 +89,8 @@ class StoreQueue:
         )
         self._put_back_op = Operation("put_back", PutBack(dialect).run)
         self._prune_op = Operation("prune", Prune(dialect).run)
+        self._bodies = RemoveBodies(dialect)
+        self._remove_bodies_op = Operation("remove_bodies", self._bodies.run)
         self._beat_op = Operation("beat", _beat)
 
     async def enqueue(self, new: Sequence[NewMessage], directory_version: int) -> Sequence[Taken]:
@@ -183,6 +186,12 @@ class StoreQueue:
     async def prune(self, finished_before: float, limit: int, silent_tenants: Sequence[str]) -> int:
         """See `Queue.prune`."""
         return await self._database.write(self._prune_op, PruneRequest(finished_before, limit, tuple(silent_tenants)))
+
+    async def remove_bodies(self, finished_before: float, now: float, limit: int) -> int:
+        """See `Queue.remove_bodies`. Writes only when there is something to remove."""
+        if not await self._database.read(lambda connection: self._bodies.any(connection, finished_before)):
+            return 0
+        return await self._database.write(self._remove_bodies_op, BodiesRequest(finished_before, now, limit))
 
     async def count_pending(self) -> int:
         """See `Queue.count_pending`. Reads an index, on a reader's connection."""

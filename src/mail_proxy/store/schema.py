@@ -24,6 +24,7 @@ from sqlalchemy import (
     true,
 )
 
+HAS_BODY = "finished_ts IS NOT NULL AND NOT body_removed"
 IS_WAITING = "state IN ('held', 'ready', 'scheduled')"
 """SQLite takes a partial index only for a condition in the very words of the index."""
 ANY_MESSAGE = "pk > 0"
@@ -89,6 +90,7 @@ tenants = Table(
     Column("created_ts", Double, nullable=False),
     Column("limit_per_hour", Integer),
     Column("limit_per_day", Integer),
+    Column("signing", Text, info=SEALED),  # JSON
 )
 
 suspended_batches = Table(
@@ -161,6 +163,7 @@ messages = Table(
     Column("reserved", Boolean, nullable=False, server_default=false()),  # its claim counts for a rate limit
     Column("limit_told", Boolean, nullable=False, server_default=false()),  # that a limit holds it up was reported
     Column("crashes", Integer, nullable=False, server_default="0"),  # instances that ended while they sent it
+    Column("body_removed", Boolean, nullable=False, server_default=false()),
     UniqueConstraint("tenant_id", "id"),
     sqlite_autoincrement=True,
 )
@@ -253,6 +256,7 @@ _partial(
     *("tenant_id", "finished_ts"),
     where="finished_ts IS NOT NULL AND reported_ts IS NULL",
 )
+_partial("ix_messages_bodies", messages, "finished_ts", where=HAS_BODY)
 _partial("ix_messages_reserved", messages, "tenant_id", "account_pk", where="reserved")
 # By number, for what is done with a tenant's messages one after the other.
 _partial("ix_messages_tenant", messages, "tenant_id", "pk", where=ANY_MESSAGE)

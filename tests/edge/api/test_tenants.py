@@ -138,6 +138,28 @@ async def test_a_new_key_has_no_end_unless_it_is_given_one(instance: Instance, a
     assert (await tenant(admin))["has_api_key"] is False
 
 
+async def test_a_signing_secret_is_shown_once_and_the_one_before_it_signs_along_for_a_day(
+    instance: Instance, admin: httpx.AsyncClient
+) -> None:
+    await new_tenant(admin, "acme")
+    assert (await tenant(admin))["signs_reports"] is False
+    first = (await admin.post("/tenant/acme/signing-secret")).json()
+    second = (await admin.post("/tenant/acme/signing-secret")).json()
+    assert first["signing_secret"].startswith("whsec_")
+    assert first["signing_secret"] != second["signing_secret"]
+    assert (first["earlier_secrets_until"], second["earlier_secrets_until"]) == (None, instance.clock.now() + 86400)
+    shown = await admin.get("/tenant/acme")
+    assert "whsec_" not in shown.text
+    assert (shown.json()["signs_reports"], shown.json()["earlier_secrets_until"]) == (
+        True,
+        second["earlier_secrets_until"],
+    )
+    assert (await admin.delete("/tenant/acme/signing-secret")).json() == {"ok": True}
+    assert (await tenant(admin))["signs_reports"] is False
+    for method in ("POST", "DELETE"):
+        assert (await admin.request(method, "/tenant/nobody/signing-secret")).status_code == 404
+
+
 async def test_how_reporting_goes_is_shown_in_pages(admin: httpx.AsyncClient) -> None:
     for tenant_id in ("c", "a", "b"):
         await new_tenant(admin, tenant_id)

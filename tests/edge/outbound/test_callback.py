@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import mail_proxy
 from mail_proxy.domain.secret import Secret
+from mail_proxy.domain.signing import EarlierSecret, Signing, shown_secret, signatures
 from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Tenant
 from mail_proxy.outbound.callback import Endpoint, HttpReportSink, retry_after
 from mail_proxy.outbound.client import OutboundClient
@@ -24,6 +25,7 @@ PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]) 
 
 CANARY = "s3cr3t-canary"
 PAYLOAD = json.dumps({"delivery_report": []}).encode()
+REPORT_ID = "report_1"
 BEARER = ClientAuth(ClientAuthMethod.BEARER, token=Secret(CANARY))
 BASIC = ClientAuth(ClientAuthMethod.BASIC, user="jürgen", password=Secret("pä:ss"))
 
@@ -42,8 +44,8 @@ def sink(client: OutboundClient) -> HttpReportSink:
 async def test_a_report_is_a_post_of_json_to_base_url_and_sync_path(
     server: CallbackServer, sink: HttpReportSink
 ) -> None:
-    await sink.deliver(Tenant("acme", client_base_url=f"{server.url}/app/"), PAYLOAD)
-    await sink.deliver(Tenant("acme", client_base_url=server.url, client_sync_path="hook?x=1"), PAYLOAD)
+    await sink.deliver(Tenant("acme", client_base_url=f"{server.url}/app/"), PAYLOAD, REPORT_ID)
+    await sink.deliver(Tenant("acme", client_base_url=server.url, client_sync_path="hook?x=1"), PAYLOAD, REPORT_ID)
     first, second = server.requests
     assert (first.method, first.path, second.path) == ("POST", "/app/mail-proxy/sync", "/hook?x=1")
     assert first.headers["content-type"] == "application/json"
@@ -56,7 +58,7 @@ async def test_a_token_and_a_password_arrive_as_the_tenant_wrote_them(
     server: CallbackServer, sink: HttpReportSink
 ) -> None:
     for auth in (BEARER, BASIC, ClientAuth(ClientAuthMethod.BASIC), ClientAuth(ClientAuthMethod.BEARER)):
-        await sink.deliver(Tenant("acme", client_base_url=server.url, client_auth=auth), PAYLOAD)
+        await sink.deliver(Tenant("acme", client_base_url=server.url, client_auth=auth), PAYLOAD, REPORT_ID)
     bearer, basic, *empty = [request.headers["authorization"] for request in server.requests]
     assert bearer == f"Bearer {CANARY}"
     assert base64.b64decode(basic.removeprefix("Basic ")).decode() == "jürgen:pä:ss"
@@ -71,8 +73,8 @@ async def test_tenants_without_url_report_to_the_common_endpoint_with_its_own_cr
         sink = HttpReportSink(client, FakeClock(), fallback)
         silent = Tenant("silent", client_auth=BEARER)
         assert sink.has_endpoint(silent)
-        await sink.deliver(silent, PAYLOAD)
-        await sink.deliver(Tenant("acme", client_base_url=server.url), PAYLOAD)
+        await sink.deliver(silent, PAYLOAD, REPORT_ID)
+        await sink.deliver(Tenant("acme", client_base_url=server.url), PAYLOAD, REPORT_ID)
     (to_common,), (to_own,) = common.requests, server.requests
     assert (to_common.path, to_common.headers["authorization"]) == ("/all", "Bearer common")
     assert "authorization" not in to_own.headers
@@ -83,7 +85,7 @@ async def test_credentials_that_would_break_out_of_their_header_are_not_sent(
     server: CallbackServer, sink: HttpReportSink, token: str
 ) -> None:
     auth = ClientAuth(ClientAuthMethod.BEARER, token=Secret(token))
-    answer = await sink.deliver(Tenant("acme", client_base_url=server.url, client_auth=auth), PAYLOAD)
+    answer = await sink.deliver(Tenant("acme", client_base_url=server.url, client_auth=auth), PAYLOAD, REPORT_ID)
     assert answer.status is None
     assert answer.error
     assert token not in answer.error
@@ -96,7 +98,7 @@ async def test_no_error_shows_credentials_path_or_payload(
 ) -> None:
     server.script(Reply(200, b"x" * 65536, manner=manner))
     tenant = Tenant("acme", client_base_url=server.url, client_sync_path=f"/{CANARY}?k={CANARY}", client_auth=BEARER)
-    answer = await sink.deliver(tenant, f'{{"delivery_report": ["{CANARY}"]}}'.encode())
+    answer = await sink.deliver(tenant, f'{{"delivery_report": ["{CANARY}"]}}'.encode(), REPORT_ID)
     assert answer.error
     assert CANARY not in repr(answer) + caplog.text
 
@@ -105,7 +107,7 @@ async def test_status_counts_even_where_the_body_is_too_long(server: CallbackSer
     tenant = Tenant("acme", client_base_url=server.url)
     endless = [Reply(status, b" " * 65536, {"Retry-After": "9"}, manner=Manner.ENDLESS) for status in (200, 410, 503)]
     server.script(*endless)
-    meanings = [understand(await sink.deliver(tenant, PAYLOAD)) for _ in endless]
+    meanings = [understand(await sink.deliver(tenant, PAYLOAD, REPORT_ID)) for _ in endless]
     assert isinstance(meanings[0], Refused)
     assert isinstance(meanings[1], Paused)
     assert meanings[2] == Refused("HTTP 503", 9.0)
@@ -143,3 +145,26 @@ def test_retry_after_is_seconds_or_a_date(header: str, seconds: float | None) ->
 def test_any_retry_after_is_harmless(header: str) -> None:
     seconds = retry_after(header, NOW)
     assert seconds is None or seconds >= 0
+
+
+async def test_a_report_is_signed_with_every_secret_whose_time_lasts(
+    server: CallbackServer, client: OutboundClient
+) -> None:
+    new, old, ended = (shown_secret(bytes([n]) * 32) for n in range(3))
+    clock = FakeClock()
+    now = clock.now()
+    signing = Signing(new, (EarlierSecret(old, now + 1), EarlierSecret(ended, now)))
+    tenant = Tenant("acme", client_base_url=server.url, signing=signing)
+    await HttpReportSink(client, clock).deliver(tenant, PAYLOAD, REPORT_ID)
+    (request,) = server.requests
+    assert request.headers["webhook-id"] == REPORT_ID
+    assert request.headers["webhook-timestamp"] == str(int(now))
+    assert request.headers["webhook-signature"] == signatures((new, old), REPORT_ID, int(now), request.body)
+
+
+async def test_without_a_secret_a_report_has_its_id_and_no_signature(
+    server: CallbackServer, sink: HttpReportSink
+) -> None:
+    await sink.deliver(Tenant("acme", client_base_url=server.url), PAYLOAD, REPORT_ID)
+    assert server.requests[0].headers["webhook-id"] == REPORT_ID
+    assert "webhook-signature" not in server.requests[0].headers

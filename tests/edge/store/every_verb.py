@@ -99,6 +99,7 @@ VERBS = (
     "log from the oldest",
     "log of a route",
     "prune the log",
+    "remove bodies",
     "prune",
     "prune silent",
     "refuse to delete account",
@@ -379,6 +380,8 @@ async def look_at_the_log(store: Store, observe: Observe) -> None:
 
 
 async def remove(store: Store, observe: Observe) -> None:
+    with observe("remove bodies"):
+        assert await store.queue.remove_bodies(NOW, NOW, CHUNK) == CHUNK
     with observe("prune"):
         assert await store.queue.prune(NOW, CHUNK, ()) == CHUNK
     with observe("prune silent"):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
+import psycopg
 import pytest
 from sqlalchemy import Connection, event, insert, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -171,6 +172,36 @@ async def test_states_of_the_server_make_the_store_unavailable(postgresql_store:
         failure = translate(await raised_by_postgresql(postgresql_store, state))
         assert isinstance(failure, StoreUnavailable), state
         assert failure.sentence == "the database cannot be used now: first line"
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        (
+            'connection failed: connection to server at "db" (10.0.0.7), port 5432 failed: Connection refused\nUp?',
+            "connection failed: Connection refused",
+        ),
+        (
+            'connection is bad: connection to server on socket "/run/pg/.s.PGSQL.5432" failed: No such file',
+            "connection is bad: No such file",
+        ),
+        (
+            "failed to resolve host 'db.internal': [Errno -2] Name or service not known",
+            "failed to resolve host: [Errno -2] Name or service not known",
+        ),
+        (
+            'connection failed: connection to server at "::1", port 1 failed: FATAL: no login for user "gmp"',
+            "connection failed: FATAL: no login for user",
+        ),
+    ],
+)
+def test_where_the_database_is_only_the_operator_is_told(said: str, sentence: str) -> None:
+    error = DBAPIError.instance("statement", None, psycopg.OperationalError(said), psycopg.Error)
+    failure, at_start = translate(error), translate(error, starting=True)
+    assert isinstance(failure, StoreUnavailable)
+    assert failure.sentence == f"the database cannot be used now: {sentence}"
+    assert isinstance(at_start, StoreUnavailable)
+    assert said.splitlines()[0] in at_start.sentence
 
 
 async def test_states_of_a_statement_are_mistakes_of_ours(postgresql_store: Store) -> None:
