@@ -8,8 +8,8 @@ from enum import Enum
 from typing import Protocol
 
 from mail_proxy.domain.account import Account, Hold
-from mail_proxy.domain.attempt import AccountRefused, Attempt, Envelope, HostFailed, ProbeResult
 from mail_proxy.domain.attachment import Attachment
+from mail_proxy.domain.attempt import AccountRefused, Attempt, Envelope, HostFailed, ProbeResult
 from mail_proxy.domain.backlog import Survey
 from mail_proxy.domain.byte_source import ByteSource
 from mail_proxy.domain.claim import Claimed, Demand, Taking

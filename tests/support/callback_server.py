@@ -140,7 +140,7 @@ class CallbackServer:
         try:
             while (request := await _read_request(reader)) is not None:
                 self._remember(request)
-                reply = self._script.popleft() if self._script else self.by_default
+                reply = self.reply_to(request)
                 async with self._news:
                     self._news.notify_all()
                 if not await _give(reply, writer):
@@ -149,6 +149,10 @@ class CallbackServer:
             pass  # the client went away, as it may
         finally:
             writer.transport.abort()
+
+    def reply_to(self, request: Received) -> Reply:
+        """Choose the answer to a request."""
+        return self._script.popleft() if self._script else self.by_default
 
     def _remember(self, request: Received) -> None:
         self.requests.append(request)

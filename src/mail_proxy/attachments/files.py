@@ -86,15 +86,13 @@ class FileSource(AttachmentSource):
             raise FetchFailed("there is no such file", permanent=True) from None
         except OSError as error:
             raise _failure(error) from None
-        try:
-            about = os.fstat(file)
-            if not stat.S_ISREG(about.st_mode):
-                raise FetchFailed("it is not a regular file", permanent=True)
-            if about.st_size > self._spool.max_bytes:
-                raise too_big(self._spool.max_bytes)
-        except BaseException:
+        about = os.fstat(file)
+        if not stat.S_ISREG(about.st_mode):
             os.close(file)
-            raise
+            raise FetchFailed("it is not a regular file", permanent=True)
+        if about.st_size > self._spool.max_bytes:
+            os.close(file)
+            raise too_big(self._spool.max_bytes)
         return file
 
     def _located(self, path: str, subfolder: str) -> tuple[str, Sequence[str]]:

@@ -137,10 +137,10 @@ class Spool:
         self._md5.update(block)
         self._sha256.update(block)
         if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=self._settings.folder, buffering=0)  # type: ignore[assignment]
+            self._file = tempfile.TemporaryFile(dir=self._settings.folder, buffering=0)  # noqa: SIM115 - `close` does
         view = memoryview(block)
         while view:
-            view = view[os.write(self._file.fileno(), view) :]  # type: ignore[union-attr]
+            view = view[os.write(self._file.fileno(), view) :]
 
 
 def too_big(most: int) -> FetchFailed:

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 
 import anyio
 
+from mail_proxy.delivery.in_base64 import InBase64
 from mail_proxy.delivery.needs import Needs
 from mail_proxy.domain import attachment_auth
 from mail_proxy.domain.attachment import Attachment, FetchMode, read_stored
 from mail_proxy.domain.attempt import NotFetched
+from mail_proxy.domain.byte_source import ByteSource
 from mail_proxy.domain.claim import Claimed
 from mail_proxy.domain.reply import printable
 from mail_proxy.domain.secret import Secret
@@ -99,12 +101,12 @@ async def fetch_all(
 
 async def sources(
     needs: Needs, claimed: Claimed, attachments: Sequence[Attachment], files: Files | None
-) -> Sequence[Fetched] | NotFetched:
-    """Return the bytes of all attachments of a message: what was fetched before, and what is inline."""
+) -> Sequence[ByteSource] | NotFetched:
+    """Return all attachments of a message in base64: what was fetched before, and what is inline."""
     tenant = await needs.directory.tenant(claimed.tenant_id) if attachments else None
     if attachments and tenant is None:
         return NotFetched("the tenant is gone", permanent=False)
-    found: list[Fetched] = []
+    found: list[ByteSource] = []
     for n, attachment in enumerate(attachments):
         held = files.contents[n] if files is not None else None
         if held is None and tenant is not None:
@@ -113,5 +115,5 @@ async def sources(
             except FetchFailed as error:
                 return NotFetched(printable(f"{attachment.filename}: {error.reason}"), error.permanent)
         if held is not None:
-            found.append(held)
+            found.append(InBase64(held))
     return found

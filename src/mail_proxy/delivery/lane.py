@@ -105,7 +105,9 @@ class Lane:
     @property
     def idle(self) -> bool:
         """True when nothing of it is in this instance's hands."""
-        busy = self._jobs or self.senders or self.fetching or self.claiming or self.probing or self.shut_until is not None
+        busy = (
+            self._jobs or self.senders or self.fetching or self.claiming or self.probing or self.shut_until is not None
+        )
         return not busy and not self.breaker.open
 
     @property

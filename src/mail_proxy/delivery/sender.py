@@ -112,7 +112,7 @@ class Sender:
         self._rng = rng
 
     async def prepare(self, account: Account, claimed: Claimed, grown: Callable[[int], None]) -> Files | None:
-        """Fetch the attachments of a message; None where the message was settled, as it has expired or they cannot be had.
+        """Fetch a message's attachments; None where it was settled: it has expired, or they cannot be had.
 
         Raises `StoreUnavailable` and `JournalUnwritable`; then the message is still the caller's, as when cancelled.
         """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from mail_proxy.domain.address import Mailbox
 from mail_proxy.domain.attachment import Attachment
-from mail_proxy.domain.byte_source import ByteSource, InBase64, base64_lines
+from mail_proxy.domain.byte_source import ByteSource, base64_lines
 from mail_proxy.domain.filename import disposition
 from mail_proxy.domain.header import ENCODED_WORD, MAX_LINE, folded, phrase, text_header
 from mail_proxy.domain.message import Identity, Message
@@ -54,7 +54,8 @@ class Entity:
 def compose(message: Message, identity: Identity, contents: Sequence[ByteSource] = ()) -> Wire:
     """Write a message with the headers that the caller asked for and those that make it a message, and no other. G15.
 
-    `message` is checked, as `build_message` returns it; `contents` are the bytes of its attachments, in their order.
+    `message` is checked, as `build_message` returns it; `contents` are the bytes of its attachments in base64, as
+    `base64_lines` writes them, in their order.
     The same arguments give the same bytes. # G4
     """
     if message.raw is not None:
@@ -169,7 +170,7 @@ def file_entity(attachment: Attachment, source: ByteSource, *, inline: bool = Fa
         f"Content-Type: {attachment.mime_type}\r\nContent-Transfer-Encoding: base64\r\n{content_id}"
         f"{disposition('inline' if inline else 'attachment', attachment.filename)}"
     )
-    return Entity(head.encode("ascii"), (InBase64(source),))
+    return Entity(head.encode("ascii"), (source,))
 
 
 def text_entity(subtype: str, text: str) -> Entity:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mimetypes
 import re
 from collections.abc import Iterator
 
@@ -20,25 +19,61 @@ _SAFE_OCTETS = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0
 _DEVICES = re.compile(r"(?i)(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|\Z)")
 _LINE = 70
 
-# The standard library's own table, without what the machine has set, so that all instances say the same. What older
-# versions of it lack stands here.
+# Not the machine's table, so that all instances say the same.
 _TYPES = {
-    ".avif": "image/avif",
-    ".csv": "text/csv",
-    ".docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
-    ".gz": "application/gzip",
-    ".heic": "image/heic",
-    ".ics": "text/calendar",
-    ".md": "text/markdown",
-    ".odp": "application/vnd.oasis.opendocument.presentation",
-    ".ods": "application/vnd.oasis.opendocument.spreadsheet",
-    ".odt": "application/vnd.oasis.opendocument.text",
-    ".pptx": "application/vnd.openxmlformats-officedocument.presentationml.presentation",
-    ".webp": "image/webp",
-    ".xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
-    ".zip": "application/zip",
+    extension: media
+    for media, extensions in {
+        "application/epub+zip": "epub",
+        "application/gzip": "gz tgz",
+        "application/json": "json",
+        "application/msword": "doc dot",
+        "application/pdf": "pdf",
+        "application/pkcs7-signature": "p7s",
+        "application/postscript": "ps eps ai",
+        "application/rtf": "rtf",
+        "application/vnd.ms-excel": "xls",
+        "application/vnd.ms-outlook": "msg",
+        "application/vnd.ms-powerpoint": "ppt",
+        "application/vnd.oasis.opendocument.presentation": "odp",
+        "application/vnd.oasis.opendocument.spreadsheet": "ods",
+        "application/vnd.oasis.opendocument.text": "odt",
+        "application/vnd.openxmlformats-officedocument.presentationml.presentation": "pptx",
+        "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": "xlsx",
+        "application/vnd.openxmlformats-officedocument.wordprocessingml.document": "docx",
+        "application/x-7z-compressed": "7z",
+        "application/x-tar": "tar",
+        "application/xml": "xml xsd xsl",
+        "application/zip": "zip",
+        "audio/mp4": "m4a",
+        "audio/mpeg": "mp3",
+        "audio/ogg": "oga ogg opus",
+        "audio/x-wav": "wav",
+        "image/avif": "avif",
+        "image/bmp": "bmp",
+        "image/gif": "gif",
+        "image/heic": "heic",
+        "image/jpeg": "jpg jpeg jpe",
+        "image/png": "png",
+        "image/svg+xml": "svg",
+        "image/tiff": "tif tiff",
+        "image/vnd.microsoft.icon": "ico",
+        "image/webp": "webp",
+        "text/calendar": "ics",
+        "text/css": "css",
+        "text/csv": "csv",
+        "text/html": "html htm",
+        "text/javascript": "js mjs",
+        "text/markdown": "md",
+        "text/plain": "txt log text",
+        "text/tab-separated-values": "tsv",
+        "text/vcard": "vcf",
+        "video/mp4": "mp4 m4v",
+        "video/mpeg": "mpeg mpg",
+        "video/quicktime": "mov qt",
+        "video/webm": "webm",
+    }.items()
+    for extension in extensions.split()
 }
-_KNOWN = mimetypes.MimeTypes().types_map[True] | _TYPES
 ANYTHING = "application/octet-stream"
 
 
@@ -67,10 +102,8 @@ def _shortened(name: str) -> str:
 
 def media_type(name: str) -> str:
     """Return the type that a name's extension stands for, `application/octet-stream` where it says nothing."""
-    _, dot, extension = name.rpartition(".")
-    found = _KNOWN.get(dot + extension.lower(), ANYTHING)
-    # RFC 2046 sections 5.1 and 5.2.1: these are never encoded in base64.
-    return ANYTHING if found.startswith(("multipart/", "message/")) else found
+    stem, _, extension = name.rpartition(".")
+    return _TYPES.get(extension.lower(), ANYTHING) if stem else ANYTHING
 
 
 def disposition(kind: str, name: str) -> str:

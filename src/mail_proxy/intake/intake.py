@@ -142,7 +142,9 @@ class Intake:
             accepted = draft.accepted
             match await resolver.route(accepted.tenant_id, accepted.account_id):
                 case Route() as route:
-                    placed.append((accepted.index, _new_message(draft, route, now, by_tenant=caller_tenant is not None)))
+                    placed.append(
+                        (accepted.index, _new_message(draft, route, now, by_tenant=caller_tenant is not None))
+                    )
                 case Unresolved() as why:
                     unresolved.append(Rejected(accepted.index, accepted.id, why.field, why.reason, why.code))
                 case other:

@@ -72,7 +72,7 @@ class AttachmentIn(BaseModel):
     auth: AttachmentAuthIn | None = Field(None, description="Credentials for a URL.")
     content_id: str | None = Field(
         None,
-        description="A name without `<` and `>`, by which the HTML shows an image: `<img src=\"cid:logo\">`.",
+        description='A name without `<` and `>`, by which the HTML shows an image: `<img src="cid:logo">`.',
         examples=["logo"],
     )
 

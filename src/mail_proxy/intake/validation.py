@@ -85,9 +85,7 @@ class Accepted:
     """Its `expires_ts` has passed: it can only be one that was taken before."""
 
 
-def check(
-    index: int, item: object, now: float, max_attachment: int = DEFAULT_MAX_ATTACHMENT
-) -> Accepted | Rejected:
+def check(index: int, item: object, now: float, max_attachment: int = DEFAULT_MAX_ATTACHMENT) -> Accepted | Rejected:
     """Read one item of a batch, as it came out of the JSON parser. `now` is in Unix seconds, `max_attachment` bytes."""
     try:
         return _accepted(index, item, now, max_attachment)

@@ -108,7 +108,7 @@ class Decoding:
 
 
 class HttpDownloader(Downloader):
-    """Downloads by two clients: what the operator has set by one that may reach everything, all else by a guarded one."""
+    """Downloads by two clients: what the operator has set by one that reaches everything, all else by a guarded one."""
 
     def __init__(self, trusted: DownloadClient, guarded: DownloadClient) -> None:
         self._trusted = trusted

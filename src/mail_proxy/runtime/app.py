@@ -256,9 +256,14 @@ async def _attachments(stack: AsyncExitStack, settings: Settings, guard: Guarded
     downloads = HttpDownloader(*clients)
     files = FileSource(settings.attachment_folders, spool, settings.attachment_timeout)
     stack.callback(files.close)
-    own = None if settings.attachment_base_url is None else SharedEndpoint(settings.attachment_base_url, _auth_of(
-        settings.attachment_token, settings.attachment_user, settings.attachment_password
-    ))
+    own = (
+        None
+        if settings.attachment_base_url is None
+        else SharedEndpoint(
+            settings.attachment_base_url,
+            _auth_of(settings.attachment_token, settings.attachment_user, settings.attachment_password),
+        )
+    )
     return Sources(
         {
             FetchMode.BASE64: InlineSource(),

@@ -200,9 +200,9 @@ class Settings(BaseSettings):
 
     attachment_roots: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(split)] = Field(
         (),
-        description="Folders, separated by commas, below which files may be sent (`fetch_mode` `filesystem`); the first "
-        "one resolves relative paths. A tenant's token reads `ROOT/<tenant id>/` only. Without it, `attachments` in the "
-        "data folder.",
+        description="Folders, separated by commas, below which files may be sent (`fetch_mode` `filesystem`); the "
+        "first one resolves relative paths. A tenant's token reads `ROOT/<tenant id>/` only. Without it, `attachments` "
+        "in the data folder.",
     )
     attachment_base_url: HttpUrl | None = Field(
         None, description="Where `endpoint` attachments are fetched for tenants without `client_base_url`."
