@@ -86,6 +86,35 @@ class Meter(Protocol):
         ...
 
 
+class CacheTier(str, Enum):
+    """Where a cached content came from."""
+
+    MEMORY = "memory"
+    DISK = "disk"
+    SHARED = "shared"
+    """Somebody else was fetching the same."""
+
+
+class CacheMeter(Protocol):
+    """Counts what the cache of attachments does. Never raises; may be called from any thread."""
+
+    def cache_hit(self, tier: CacheTier, size: int) -> None:
+        """A content of so many bytes did not have to be fetched."""
+        ...
+
+    def cache_missed(self) -> None:
+        """A content that was named had to be fetched."""
+        ...
+
+    def cache_evicted(self, tier: CacheTier) -> None:
+        """A content had to make room for another one."""
+        ...
+
+    def cache_holds(self, tier: CacheTier, size: int) -> None:
+        """So many bytes are kept."""
+        ...
+
+
 CHECK_PLACE = "settings.encryption_check"
 """Where the value stands that shows which key the database is sealed with."""
 

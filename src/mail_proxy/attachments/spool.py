@@ -7,10 +7,11 @@ is left of that is removed at the next start.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,28 @@ class Spooled:
                 raise OSError("the spooled file is shorter than it was")
             yield chunk
             at += len(chunk)
+
+    def blocks(self, size: int) -> Iterator[bytes]:
+        """Yield the bytes in blocks, for threads: it may wait for the disk."""
+        at = 0
+        while at < self._size:
+            held = self._held
+            if held is None:
+                raise ValueError("it was given up")
+            block = held[at : at + size] if isinstance(held, bytes) else os.pread(held.fileno(), size, at)
+            if not block:
+                raise OSError(errno.EIO, "the spooled file is shorter than it was")
+            yield block
+            at += len(block)
+
+    def copy(self) -> Spooled:
+        """Return another one of the same bytes, to be closed by itself."""
+        held = self._held
+        if held is None:
+            raise ValueError("it was given up")
+        if not isinstance(held, bytes):
+            held = os.fdopen(os.dup(held.fileno()), "rb", 0)
+        return Spooled(held, self._size, self.md5, self.sha256)
 
     def close(self) -> None:
         """See `Fetched.close`."""

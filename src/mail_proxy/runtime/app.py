@@ -23,6 +23,9 @@ from mail_proxy.administration.message_commands import MessageCommands
 from mail_proxy.administration.pending import Pending
 from mail_proxy.administration.scheduling import Scheduling
 from mail_proxy.administration.tenants import Tenants
+from mail_proxy.attachments.cache import DISK_TTL, MEMORY_TTL, CachedSource
+from mail_proxy.attachments.cache_disk import DiskTier
+from mail_proxy.attachments.cache_memory import MemoryTier
 from mail_proxy.attachments.endpoint import EndpointSource, SharedEndpoint
 from mail_proxy.attachments.files import FileSource
 from mail_proxy.attachments.http import UrlSource
@@ -45,7 +48,7 @@ from mail_proxy.outbound.callback import Endpoint, HttpReportSink
 from mail_proxy.outbound.client import Limits, OutboundClient
 from mail_proxy.outbound.download import DownloadClient, HttpDownloader
 from mail_proxy.outbound.guard import Guarded, Trusted, refusal
-from mail_proxy.ports import Clock
+from mail_proxy.ports import AttachmentSource, CacheTier, Clock
 from mail_proxy.reporting.reporter import Reporter
 from mail_proxy.reporting.settings import ReportingSettings
 from mail_proxy.reporting.turns import Turns
@@ -162,7 +165,7 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
         tokens_for = RefreshedTokens(http, guarded_http, store.directory, store.directory, clock, alone=alone)
         stack.push_async_callback(tokens_for.close)
         transport = _transport(stack, _timeouts(settings), guard, tokens_for)
-        attachments = await _attachments(stack, settings, guard)
+        attachments = _cached(stack, settings, await _attachments(stack, settings, guard), clock, meter)
         sink = HttpReportSink(http, clock, _fallback(settings))
         directory = store.directory
         rng = SystemRandom()
@@ -213,7 +216,15 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
             store=store,
             meter=meter,
             intake=intake,
-            tenants=Tenants(directory, directory, clock, tokens.new_token, tokens.digest, tokens.new_signing_secret),
+            tenants=Tenants(
+                directory,
+                directory,
+                clock,
+                tokens.new_token,
+                tokens.digest,
+                tokens.new_signing_secret,
+                attachments.forget,
+            ),
             accounts=accounts,
             account_tests=account_tests,
             scheduling=Scheduling(directory, directory, pending, delivery.freed),
@@ -231,7 +242,7 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
             instance=InstanceAdministration(directory, directory, _given_name(settings)),
             delivery=delivery,
             reporter=reporter,
-            supervisor=Supervisor(loops(delivery, reporter, audit, store, clock)),
+            supervisor=Supervisor(loops(delivery, reporter, audit, store, clock, attachments)),
         )
 
 
@@ -272,6 +283,21 @@ async def _attachments(stack: AsyncExitStack, settings: Settings, guard: Guarded
             FetchMode.ENDPOINT: EndpointSource(downloads, spool, settings.attachment_timeout, own),
         }
     )
+
+
+def _cached(
+    stack: AsyncExitStack, settings: Settings, source: AttachmentSource, clock: Clock, meter: PrometheusMeter
+) -> CachedSource:
+    """Return the source with its cache before it."""
+    most = int(settings.cache_disk_max_mb * 1_000_000)
+    disk = None
+    if settings.cache_disk_dir is not None and most:
+        disk = DiskTier(settings.cache_disk_dir, most, DISK_TTL, lambda: meter.cache_evicted(CacheTier.DISK))
+    memory = MemoryTier(int(settings.cache_memory_max_mb * 1_000_000), MEMORY_TTL, clock, meter)
+    threshold = int(settings.cache_disk_threshold_kb * 1000)
+    cached = CachedSource(source, clock, meter, memory=memory, disk=disk, threshold=threshold)
+    stack.callback(cached.close)
+    return cached
 
 
 def _instance_id(settings: Settings) -> str:

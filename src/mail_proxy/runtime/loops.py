@@ -8,6 +8,7 @@ import anyio
 
 from mail_proxy.administration.audit import AuditLog
 from mail_proxy.administration.key_rotation import KeyRotation
+from mail_proxy.attachments.cache import CachedSource
 from mail_proxy.delivery.delivery import Delivery
 from mail_proxy.ports import Clock
 from mail_proxy.reporting.reporter import Reporter
@@ -17,7 +18,9 @@ from mail_proxy.store.hints import Hint
 from mail_proxy.store.store import Store
 
 
-def loops(delivery: Delivery, reporter: Reporter, audit: AuditLog, store: Store, clock: Clock) -> Mapping[str, Loop]:
+def loops(
+    delivery: Delivery, reporter: Reporter, audit: AuditLog, store: Store, clock: Clock, cache: CachedSource
+) -> Mapping[str, Loop]:
     """Return each loop by its name. Delivery is stopped from outside; the others end when it has ended.
 
     On PostgreSQL there is one more, for what other instances say.
@@ -30,6 +33,7 @@ def loops(delivery: Delivery, reporter: Reporter, audit: AuditLog, store: Store,
                 if isinstance(clock, DatabaseClock):
                     group.start_soon(clock.keep_asking, store.time, name="clock")
                 group.start_soon(KeyRotation(store.seals, clock).run, name="key rotation")
+                group.start_soon(cache.run, name="attachment cache")
                 await delivery.run(started)
                 group.cancel_scope.cancel()
         finally:

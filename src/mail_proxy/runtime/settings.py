@@ -215,6 +215,26 @@ class Settings(BaseSettings):
     )
     attachment_timeout: Seconds = Field(30, description="Seconds to fetch one attachment.")
 
+    cache_memory_max_mb: float = Field(
+        50,
+        ge=0,
+        le=100_000,
+        allow_inf_nan=False,
+        description="Megabytes of small attachments that are named by a "
+        "digest and kept in memory for 300 s, by each worker; 0: none.",
+    )
+    cache_disk_dir: Path | None = Field(
+        None,
+        description="Folder for larger attachments that are named by a digest; workers, and instances with one "
+        "database, may share it. Without it, these are not kept.",
+    )
+    cache_disk_max_mb: float = Field(
+        500, ge=0, le=10_000_000, allow_inf_nan=False, description="Megabytes that are kept there, for 3600 s; 0: none."
+    )
+    cache_disk_threshold_kb: float = Field(
+        100, ge=0, le=1_000_000, allow_inf_nan=False, description="Kilobytes up to which an attachment is small."
+    )
+
     allow_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(split)] = Field(
         (),
         description="Networks such as `10.1.0.0/16`, separated by commas, that tenants may name although they are "
