@@ -74,7 +74,7 @@ class Dispatcher:
         self._running: dict[int, anyio.CancelScope] = {}
         self._claimed = 0
         self._in_hand = InHand(settings.max_sending)
-        self._fetching = Fetching(sender, settings, needs.clock, self._start, self._fetched)
+        self._fetching = Fetching(sender, settings, needs.clock, self._start, self._fetched, self._want)
 
     # -- what others tell it -----------------------------------------------------------------------------------------
 
@@ -201,8 +201,12 @@ class Dispatcher:
         self._meet_limits(taking)
         found: Counter[int] = Counter()
         for message in claimed:
-            self._lanes[message.account_pk].put(Job.of(message, term))
+            lane, job = self._lanes[message.account_pk], Job.of(message, term)
             self._in_hand.take(message)
+            if job.to_fetch and not self._fetching.crowded(message.tenant_id):
+                self._fetching.put(lane, job)  # it comes to the lane when it can be sent
+            else:
+                lane.put(job)
             found[message.account_pk] += 1
         self._claimed += len(claimed)
         full_helping = sum(len(message.fields) for message in claimed) >= HELPING
@@ -264,6 +268,10 @@ class Dispatcher:
             if len(demands) >= ACCOUNTS_PER_CLAIM or room <= 0:
                 break
             tenant_id = self._wanted.tenant_of(account_pk)
+            if tenant_id is not None and self._fetching.crowded(tenant_id):
+                self._fetching.turn_away(tenant_id, account_pk)
+                self._wanted.discard(account_pk)
+                continue
             heaviest = 0 if tenant_id is None else self._in_hand.heaviest(tenant_id, account_pk)
             if heaviest == 0:
                 self._wanted.discard(account_pk)  # it is told of when there is room for it
@@ -397,8 +405,13 @@ class Dispatcher:
             job = lane.take()
             if job is None:
                 break
+            if job.to_fetch and self._fetching.crowded(lane.account.tenant_id):
+                lane.put(job)  # G11: not in memory, where others could not be claimed for it
+                await self._give_back(lane)
+                self._fetching.turn_away(lane.account.tenant_id, lane.account.pk)
+                break
             if job.to_fetch:
-                self._fetching.put(lane, job)  # it comes back when it can be sent
+                self._fetching.put(lane, job)
                 continue
             self._claimed -= 1
             self._look_for_more(lane)
