@@ -200,14 +200,17 @@ class Dispatcher:
         claimed = taking.claimed
         self._meet_limits(taking)
         found: Counter[int] = Counter()
+        too_many: list[Claimed] = []
         for message in claimed:
             lane, job = self._lanes[message.account_pk], Job.of(message, term)
             self._in_hand.take(message)
-            if job.to_fetch and not self._fetching.crowded(message.tenant_id):
+            found[message.account_pk] += 1
+            if not job.to_fetch:
+                lane.put(job)
+            elif not self._fetching.crowded(message.tenant_id):
                 self._fetching.put(lane, job)  # it comes to the lane when it can be sent
             else:
-                lane.put(job)
-            found[message.account_pk] += 1
+                too_many.append(message)
         self._claimed += len(claimed)
         full_helping = sum(len(message.fields) for message in claimed) >= HELPING
         for demand in demands:
@@ -226,7 +229,18 @@ class Dispatcher:
                     self._urgent.add(demand.account_pk)
             self._forget_if_idle(demand.account_pk)
         self._start_senders()
+        await self._turn_away(too_many)
         return True
+
+    async def _turn_away(self, messages: Sequence[Claimed]) -> None:
+        """Give messages back for which their tenant has no place: for them others' could not be claimed."""  # G11
+        for message in messages:
+            self._fetching.turn_away(message.tenant_id, message.account_pk)
+        if messages:
+            await self._release(messages)
+        self._claimed -= len(messages)
+        for message in messages:
+            self._count_out(message)
 
     def _meet_limits(self, taking: Taking) -> None:
         """Leave accounts alone whose limit is used up; where it rejects, fail what it does not let through."""  # G10
@@ -405,12 +419,7 @@ class Dispatcher:
             job = lane.take()
             if job is None:
                 break
-            if job.to_fetch and self._fetching.crowded(lane.account.tenant_id):
-                lane.put(job)  # G11: not in memory, where others could not be claimed for it
-                await self._give_back(lane)
-                self._fetching.turn_away(lane.account.tenant_id, lane.account.pk)
-                break
-            if job.to_fetch:
+            if job.to_fetch:  # it was put back
                 self._fetching.put(lane, job)
                 continue
             self._claimed -= 1
