@@ -294,7 +294,7 @@ field_names = st.sampled_from(sorted(field.alias or name for name, field in Mess
 def test_any_json_in_any_field_is_taken_or_refused(changes: dict[str, Any]) -> None:
     result = check(0, item() | changes, NOW)
     if isinstance(result, Rejected):
-        rejected_field = result.field or ""
+        rejected_field = (result.field or "").partition("[")[0]
         assert rejected_field in {*changes, "to", "body", "content_type", "expires_ts", "subject"}
         result.reason.encode("utf-8")
     else:

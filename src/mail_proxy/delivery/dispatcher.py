@@ -74,7 +74,7 @@ class Dispatcher:
         self._running: dict[int, anyio.CancelScope] = {}
         self._claimed = 0
         self._in_hand = InHand(settings.max_sending)
-        self._fetching = Fetching(sender, settings, needs.clock, self._start, self._fetched)
+        self._fetching = Fetching(sender, settings, needs.clock, self._start, self._fetched, self._want)
 
     # -- what others tell it -----------------------------------------------------------------------------------------
 
@@ -200,10 +200,17 @@ class Dispatcher:
         claimed = taking.claimed
         self._meet_limits(taking)
         found: Counter[int] = Counter()
+        too_many: list[Claimed] = []
         for message in claimed:
-            self._lanes[message.account_pk].put(Job.of(message, term))
+            lane, job = self._lanes[message.account_pk], Job.of(message, term)
             self._in_hand.take(message)
             found[message.account_pk] += 1
+            if not job.to_fetch:
+                lane.put(job)
+            elif not self._fetching.crowded(message.tenant_id):
+                self._fetching.put(lane, job)  # it comes to the lane when it can be sent
+            else:
+                too_many.append(message)
         self._claimed += len(claimed)
         full_helping = sum(len(message.fields) for message in claimed) >= HELPING
         for demand in demands:
@@ -222,7 +229,18 @@ class Dispatcher:
                     self._urgent.add(demand.account_pk)
             self._forget_if_idle(demand.account_pk)
         self._start_senders()
+        await self._turn_away(too_many)
         return True
+
+    async def _turn_away(self, messages: Sequence[Claimed]) -> None:
+        """Give messages back for which their tenant has no place: for them others' could not be claimed."""  # G11
+        for message in messages:
+            self._fetching.turn_away(message.tenant_id, message.account_pk)
+        if messages:
+            await self._release(messages)
+        self._claimed -= len(messages)
+        for message in messages:
+            self._count_out(message)
 
     def _meet_limits(self, taking: Taking) -> None:
         """Leave accounts alone whose limit is used up; where it rejects, fail what it does not let through."""  # G10
@@ -264,6 +282,10 @@ class Dispatcher:
             if len(demands) >= ACCOUNTS_PER_CLAIM or room <= 0:
                 break
             tenant_id = self._wanted.tenant_of(account_pk)
+            if tenant_id is not None and self._fetching.crowded(tenant_id):
+                self._fetching.turn_away(tenant_id, account_pk)
+                self._wanted.discard(account_pk)
+                continue
             heaviest = 0 if tenant_id is None else self._in_hand.heaviest(tenant_id, account_pk)
             if heaviest == 0:
                 self._wanted.discard(account_pk)  # it is told of when there is room for it
@@ -397,8 +419,8 @@ class Dispatcher:
             job = lane.take()
             if job is None:
                 break
-            if job.to_fetch:
-                self._fetching.put(lane, job)  # it comes back when it can be sent
+            if job.to_fetch:  # it was put back
+                self._fetching.put(lane, job)
                 continue
             self._claimed -= 1
             self._look_for_more(lane)

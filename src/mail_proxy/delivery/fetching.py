@@ -28,6 +28,9 @@ from mail_proxy.domain.claim import Claimed
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.ports import Clock
 
+MOST_WAITING = 100
+"""Messages of one tenant that wait for a place; with more, nothing is claimed for it until they are fewer."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -50,11 +53,22 @@ class Fetching:
     `start` runs some work beside the caller. A hung server of one tenant takes its share of the places, and no more.
     """
 
-    def __init__(self, sender: Sender, settings: DeliverySettings, clock: Clock, start: Start, done: Done) -> None:
+    def __init__(
+        self,
+        sender: Sender,
+        settings: DeliverySettings,
+        clock: Clock,
+        start: Start,
+        done: Done,
+        want: Callable[[int], None],
+    ) -> None:
+        """`want` says that an account that was turned away may be claimed for again."""
         self._sender = sender
         self._clock = clock
         self._start = start
         self._done = done
+        self._want = want
+        self._turned_away: dict[str, dict[int, None]] = {}
         self._places = Slots(settings.max_fetches)
         self._room = Room(settings.max_fetched)
         self._waiting: dict[str, deque[tuple[Lane, Job]]] = {}
@@ -68,6 +82,14 @@ class Fetching:
         self._waiting.setdefault(lane.account.tenant_id, deque()).append((lane, job))
         self._go_on()
 
+    def crowded(self, tenant_id: str) -> bool:
+        """True while so much of a tenant waits that no more of it should be claimed."""
+        return len(self._waiting.get(tenant_id, ())) >= MOST_WAITING
+
+    def turn_away(self, tenant_id: str, account_pk: int) -> None:
+        """Remember an account that is to be claimed for when its tenant has fewer waiting."""
+        self._turned_away.setdefault(tenant_id, {})[account_pk] = None
+
     def take_back(self, lane: Lane) -> Sequence[Claimed]:
         """Take back what has not been begun for a lane, to give it back."""
         waiting = self._waiting.pop(lane.account.tenant_id, deque())
@@ -76,6 +98,7 @@ class Fetching:
         if others:
             self._waiting[lane.account.tenant_id] = others
         lane.fetching -= len(mine)
+        self._let_in(lane.account.tenant_id)
         return mine
 
     async def stop(self) -> None:
@@ -105,7 +128,13 @@ class Fetching:
         scope = anyio.CancelScope()
         self._running.add(scope)
         self._start(partial(self._fetch, job=job, scope=scope), lane, "fetch for")
+        self._let_in(tenant_id)
         return True
+
+    def _let_in(self, tenant_id: str) -> None:
+        if len(self._waiting.get(tenant_id, ())) <= MOST_WAITING // 2:
+            for account_pk in self._turned_away.pop(tenant_id, {}):
+                self._want(account_pk)
 
     async def _fetch(self, lane: Lane, *, job: Job, scope: anyio.CancelScope) -> None:
         held = _Held(self._room, lane.account.tenant_id)

@@ -18,7 +18,7 @@ from mail_proxy.domain.claim import Claimed
 from mail_proxy.domain.reply import printable
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.tenant import ClientAuth
-from mail_proxy.ports import Fetched, FetchFailed, Wanted
+from mail_proxy.ports import AttachmentSource, Fetched, FetchFailed, Wanted
 
 AT_A_TIME = 8
 """Attachments of one message that are fetched together."""
@@ -68,35 +68,57 @@ async def fetch_all(
     tenant = await needs.directory.tenant(claimed.tenant_id)
     if tenant is None:
         return NotFetched("the tenant is gone", permanent=False)
-    contents: list[Fetched | None] = [None] * len(attachments)
-    failures: list[NotFetched] = []
-    places = anyio.Semaphore(AT_A_TIME)
-
-    async def one(n: int, attachment: Attachment) -> None:
-        async with places:
-            try:
-                contents[n] = await needs.attachments.fetch(Wanted(attachment, tenant, claimed.by_tenant), grown)
-            except FetchFailed as error:
-                text = printable(f"{attachment.filename}: {error.reason}")
-                failures.append(NotFetched(text, error.permanent))
-                group.cancel_scope.cancel()
-
-    whole = False
+    fetched = _Fetching(needs.attachments, grown, [None] * len(attachments))
     try:
         async with anyio.create_task_group() as group:
             for n, attachment in enumerate(attachments):
-                if attachment.fetch_mode is FetchMode.BASE64:
-                    continue
-                group.start_soon(one, n, attachment, name=f"attachment {n}")
-        whole = not failures
-    finally:
-        if not whole:
-            for each in contents:
-                if each is not None:
-                    each.close()
-    if failures:
-        return next((each for each in failures if each.permanent), failures[0])
-    return Files(contents)
+                if attachment.fetch_mode is not FetchMode.BASE64:
+                    wanted = Wanted(attachment, tenant, claimed.by_tenant)
+                    group.start_soon(fetched.one, n, wanted, group.cancel_scope, name=f"attachment {n}")
+        return fetched.result()
+    except BaseException:
+        fetched.give_up()
+        raise
+
+
+class _Fetching:
+    """Attachments of one message that are fetched together."""
+
+    def __init__(self, source: AttachmentSource, grown: Callable[[int], None], contents: list[Fetched | None]) -> None:
+        self._source = source
+        self._grown = grown
+        self._contents = contents
+        self._failures: list[NotFetched] = []
+        self._bugs: list[Exception] = []
+        self._places = anyio.Semaphore(AT_A_TIME)
+
+    async def one(self, n: int, wanted: Wanted, others: anyio.CancelScope) -> None:
+        """Fetch one; where that fails, the others are broken off."""
+        async with self._places:
+            try:
+                self._contents[n] = await self._source.fetch(wanted, self._grown)
+            except FetchFailed as error:
+                text = printable(f"{wanted.attachment.filename}: {error.reason}")
+                self._failures.append(NotFetched(text, error.permanent))
+                others.cancel()
+            except Exception as error:  # noqa: BLE001 - raised by `result`, by itself and not in a group
+                self._bugs.append(error)
+                others.cancel()
+
+    def result(self) -> Files | NotFetched:
+        """Return all of them, or why they cannot be had."""
+        if self._bugs:
+            raise self._bugs[0]
+        if self._failures:
+            self.give_up()
+            return next((each for each in self._failures if each.permanent), self._failures[0])
+        return Files(self._contents)
+
+    def give_up(self) -> None:
+        """Give up what has come."""
+        for each in self._contents:
+            if each is not None:
+                each.close()
 
 
 async def sources(

@@ -12,6 +12,13 @@ from mail_proxy.domain.recipient import Recipient
 
 _FETCHED = tuple(f'"fetch_mode":"{mode.value}"' for mode in FetchMode if mode is not FetchMode.BASE64)
 
+
+def may_fetch(fields: str) -> bool:
+    """False where no attachment of a submission comes from elsewhere; true where it has to be looked at."""
+    # In the JSON of a stored submission these words stand only where they are members, or in metadata.
+    return '"attachments":[{' in fields and any(each in fields for each in _FETCHED)
+
+
 HELPING = 8_000_000
 """Characters of submissions that one claim takes into memory, however many big messages wait."""  # G11
 
@@ -66,12 +73,8 @@ class Claimed:
     """The credentials of its attachments, sealed."""
     by_tenant: bool = True
     """It came with a tenant's token."""
-
-    @property
-    def may_fetch(self) -> bool:
-        """False where no attachment of it comes from elsewhere; true where it has to be looked at."""
-        # In the JSON of a stored submission these words stand only where they are members, or in metadata.
-        return '"attachments":[{' in self.fields and any(each in self.fields for each in _FETCHED)
+    may_fetch: bool = False
+    """See `may_fetch`."""
 
     @property
     def metadata(self) -> Mapping[str, object] | None:

@@ -34,8 +34,8 @@ class AttachmentAuthIn(BaseModel):
 
     method: Literal["bearer", "basic"] = Field(description="How to log in.", examples=["bearer"])
     token: str | None = Field(None, description="For `bearer`.", examples=["ey…"])
-    user: str | None = Field(None, description="For `basic`; without a colon.")
-    password: str | None = Field(None, description="For `basic`.")
+    user: str | None = Field(None, description="For `basic`; without a colon.", examples=["us"])
+    password: str | None = Field(None, description="For `basic`.", examples=["a password"])
 
 
 class AttachmentIn(BaseModel):
@@ -68,8 +68,14 @@ class AttachmentIn(BaseModel):
         description="32 hex digits. Other content is not sent. Wins over a marker in the name.",
         examples=["8b1a9953c4611296a827abf8c47804d7"],
     )
-    content_sha256: str | None = Field(None, description="64 hex digits. Other content is not sent.")
-    auth: AttachmentAuthIn | None = Field(None, description="Credentials for a URL.")
+    content_sha256: str | None = Field(
+        None,
+        description="64 hex digits. Other content is not sent.",
+        examples=["185f8db32271fe25f561a6fc938b2e264306ec304eda518007d1764826381969"],
+    )
+    auth: AttachmentAuthIn | None = Field(
+        None, description="Credentials for a URL.", examples=[{"method": "bearer", "token": "ey…"}]
+    )
     content_id: str | None = Field(
         None,
         description='A name without `<` and `>`, by which the HTML shows an image: `<img src="cid:logo">`.',

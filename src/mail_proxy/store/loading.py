@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, case, null, select
 
-from mail_proxy.domain.claim import HELPING, Claimed
+from mail_proxy.domain.claim import HELPING, Claimed, may_fetch
 from mail_proxy.domain.message import FINAL_STATES, Identity, MessageState
 from mail_proxy.domain.recipient import Recipient, RecipientKind, RecipientState
 from mail_proxy.store.rows import ALONE, among, pack, packed, unpack
@@ -147,4 +147,5 @@ def _claimed(row: Sequence[Any], people: Sequence[Sequence[Any]]) -> Claimed:
         crashes=crashes,
         sealed_auths=auths,
         by_tenant=bool(by_tenant),
+        may_fetch=may_fetch(fields),
     )

@@ -173,10 +173,10 @@ contents = Table(
     metadata,
     Column("message_pk", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
     Column("fields", Text, nullable=False),  # the submission, JSON
-    Column("auths", Text, info=SEALED),  # credentials of attachments, JSON
-    Column("by_tenant", Boolean, nullable=False, server_default=true()),  # it came with a tenant's token
     Column("message_id", Text, nullable=False),
     Column("date", Double, nullable=False),
+    Column("auths", Text, info=SEALED),  # credentials of attachments, JSON
+    Column("by_tenant", Boolean, nullable=False, server_default=true()),  # it came with a tenant's token
 )
 
 recipients = Table(
