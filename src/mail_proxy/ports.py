@@ -26,7 +26,7 @@ from mail_proxy.domain.search import TextFilter
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.settlement import Settlement
 from mail_proxy.domain.signing import Signing
-from mail_proxy.domain.sync_lease import SyncLease, SyncMemory, SyncRecord
+from mail_proxy.domain.sync_lease import Behind, SyncLease, SyncMemory, SyncRecord, SyncStanding, Waiting
 from mail_proxy.domain.tenant import ClientAuth, Suspension, Tenant
 
 
@@ -77,6 +77,10 @@ class Meter(Protocol):
         """A report with that many events was acknowledged, or was not."""
         ...
 
+    def behind(self, tenants: Mapping[SyncStanding, Behind]) -> None:
+        """How many tenants have events to be told of, and since when, by how reporting goes to them."""  # G9
+        ...
+
     def pending(self, messages: int) -> None:
         """So many messages are not finished."""
         ...
@@ -119,6 +123,10 @@ class Cipher(Protocol):
         """The key that a text was sealed with; raises `SealBroken` for what is not sealed."""
         ...
 
+    def mark(self, text: str) -> str:
+        """Return what stands for a text and shows nothing of it: the same for the same text, with the same own key."""
+        ...
+
     def seal(self, text: str, place: str, key_id: str | None = None) -> str:
         """Encrypt a text with this instance's own key, or one of its others.
 
@@ -138,6 +146,10 @@ class Seals(Protocol):
     The database goes by one key at a time, also when several instances have others as their own meanwhile: whoever
     writes a secret seals it with that one. All raise `StoreUnavailable`.
     """  # G16
+
+    def mark(self, text: str) -> str:
+        """See `Cipher.mark`."""
+        ...
 
     async def may_go_on(self) -> bool:
         """True when the database goes by this instance's own key.
@@ -268,7 +280,8 @@ class Queue(Protocol):
     async def prune(self, finished_before: float, limit: int, silent_tenants: Sequence[str]) -> int:
         """Remove up to `limit` finished and reported messages that ended before that time; return how many.
 
-        Tenants that have no endpoint are `silent`: there is nobody to report to, age alone counts. G9.
+        So are events of that age that messages removed by hand have left. Tenants that have no endpoint are `silent`:
+        there is nobody to report to, age alone counts. G9.
         """
         ...
 
@@ -291,8 +304,8 @@ class Queue(Protocol):
 class Outbox(Protocol):
     """Events that tenants have not acknowledged yet."""  # G9
 
-    async def tenants_with_events(self) -> Sequence[str]:
-        """Tenants that have unreported events."""
+    async def tenants_with_events(self) -> Sequence[Waiting]:
+        """Tenants that have unreported events, and what was handed on with the last turn of each."""
         ...
 
     async def pending(self, tenant_id: str, limit: int, after: int = 0) -> Sequence[StoredEvent]:
@@ -304,6 +317,33 @@ class Outbox(Protocol):
 
         False, and nothing is marked, where that lease is another instance's by now.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A part of a tenant's feed, and how far the feed goes, as they were at one moment."""
+
+    events: Sequence[StoredEvent]
+    horizon: int
+    """The highest event that was removed, or 0. What is at or below it is not told; nothing above it was removed."""
+    end: int
+    """The highest event that the tenant has ever had, or 0."""
+
+
+class Feed(Protocol):
+    """All events of a tenant in their order, whether they were reported or not."""
+
+    async def stretch(self, tenant_id: str, after: int | None, limit: int, max_chars: int) -> Stretch:
+        """Return up to `limit` events that follow on `after`; None: on the horizon.
+
+        It ends early where their entries have more characters than `max_chars`. Nothing follows on what is below the
+        horizon or beyond the end. Whoever goes on from the last event, and is above the horizon then, misses none.
+        """
+        ...
+
+    async def ends(self, tenant_ids: Sequence[str]) -> Mapping[str, int]:
+        """Return the highest event that each of these tenants has ever had, or 0, at the cost of a step for each."""
         ...
 
 
@@ -371,7 +411,7 @@ class MessageChanges(Protocol):
     async def delete(self, pks: Sequence[int], now: float, *, silent: bool) -> Mapping[int, Deletion]:
         """Cancel what waits, and report that; remove what is finished, and go on reporting what is not yet. G9.
 
-        The id of what is removed is free again at once.
+        The id of what is removed is free again at once; its events stay in the feed until retention takes them.
         """
         ...
 
@@ -380,7 +420,7 @@ class MessageChanges(Protocol):
         ...
 
     async def clean(self, pks: Sequence[int], finished_before: float, *, silent: bool) -> int:
-        """Remove those of these that `told` would find; return how many."""
+        """Remove those of these that `told` would find, as `delete` does; return how many."""
         ...
 
 
@@ -392,7 +432,10 @@ class SyncLeases(Protocol):
         ...
 
     async def release(self, lease: SyncLease, memory: SyncMemory) -> None:
-        """Give the turn back, and hand on what the next one should know."""
+        """Give the turn back, and hand on what the next one should know, also one after a restart.
+
+        Where there is nobody else, no write is made for what means nothing to a next one; `close` makes it.
+        """
         ...
 
 
@@ -558,6 +601,10 @@ class ReportSink(Protocol):
     def has_endpoint(self, tenant: Tenant) -> bool:
         """True when there is somewhere to report to."""
         ...
+
+    def place(self, tenant: Tenant) -> str:  # noqa: ARG002 - for those who have more than one
+        """A text that is another one when the tenant's reports go elsewhere; may hold secrets, and is never kept."""
+        return ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,19 @@ async def on_postgresql(_on_postgresql: Instance) -> Instance:
     return _on_postgresql
 
 
+@pytest.fixture
+async def instances(postgres_url: str, tmp_path: Path) -> AsyncIterator[list[Instance]]:
+    """Two instances with folders of their own, not started."""
+    made = []
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folder.mkdir()
+        made.append(Instance(folder, postgres_url, INSTANCE_NAME=name))
+    yield made
+    for instance in made:
+        instance.close()
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 async def on_each_database(request: pytest.FixtureRequest) -> AsyncIterator[Instance]:
     """A running instance on each kind of database, for tests that bring a tenant of their own and may kill it."""

@@ -64,10 +64,10 @@ async def test_an_endpoint_that_was_down_is_told_everything_when_it_is_back_unde
 
             port, before = endpoint.port, len(endpoint.requests)
             await endpoint.stop()
-            failed = {"tenant_id": acme.id, "failures": 2}
-            await eventually(lambda: instance.logged("report_failed", **failed), "a refused connection is met")
-            status = await sync_status(acme, lambda status: status["consecutive_failures"] >= 2)
-            assert status["last_error"] == f"127.0.0.1:{port} cannot be reached: Connection refused"
+            refused = f"127.0.0.1:{port} cannot be reached: Connection refused"
+            status = await sync_status(acme, lambda status: status["last_error"] == refused)
+            assert status["consecutive_failures"] >= 2
+            assert [line["failures"] for line in instance.logged("report_failed", tenant_id=acme.id)] == [1]
             assert (status["pending_events"], status["last_sync_ts"]) == (COUNT, None)
             # A dead endpoint costs its neighbour nothing.
             await neighbour.client.submit(a_message("N"))
@@ -80,6 +80,7 @@ async def test_an_endpoint_that_was_down_is_told_everything_when_it_is_back_unde
             status = await sync_status(acme, lambda status: status["consecutive_failures"] == 0)
             assert (status["last_error"], status["pending_events"]) == (None, 0)
             assert status["last_sync_ts"] is not None
+            assert len(instance.logged("reports_go_again", tenant_id=acme.id)) == 1
         again = [entry for request in endpoint.requests[before:] for entry in request.entries]
     # The first request may have been made before all messages were sent; each event has one id for ever.
     assert by_event(again) == by_event(endpoint.entries)
@@ -152,3 +153,39 @@ async def test_a_tenant_without_an_endpoint_is_told_at_the_global_one_by_passwor
         _told_at_the_global_endpoint(new_instance, f"Basic {basic}", **login),
         _told_at_the_global_endpoint(new_instance, "Bearer the-global-token", CLIENT_SYNC_TOKEN="the-global-token"),
     )
+
+
+async def test_an_endpoint_that_is_gone_stays_so_over_restarts_until_somebody_asks(on_each_database: Instance) -> None:
+    instance = on_each_database
+    async with (
+        running_sink() as sink,
+        CallbackServer() as endpoint,
+        CallbackServer() as other,
+        new_tenant(instance, sink.port, callback=endpoint.url) as acme,
+        new_tenant(instance, sink.port, callback=other.url) as neighbour,
+    ):
+        endpoint.by_default = Reply(410)
+        await acme.client.submit(a_message("M1"))
+        await neighbour.client.submit(a_message("N1"))
+        before = await sync_status(acme, lambda status: status["consecutive_failures"] == 1)
+        assert before["next_sync_due"] is None
+        told = await sync_status(neighbour, lambda status: status["last_sync_ts"] is not None)
+        instance.kill()  # so that only what was written at once is there afterwards
+        await instance.start()
+        assert await sync_status(acme, lambda status: True) == before
+        assert await instance.stop() == 0
+        await instance.start()
+        for tenant in (acme, neighbour):
+            await tenant.client.submit(a_message("M2"))
+            await tenant.client.message_when("M2", "sent")
+        await eventually(lambda: len(other.entries) == 2, "the neighbour is told")
+        await sync_status(neighbour, lambda status: (status["last_sync_ts"] or 0) > told["last_sync_ts"])
+        assert len(endpoint.requests) == 1
+        metrics = (await acme.admin.ask("GET", "/metrics")).text
+        assert 'gmp_tenants_behind{state="paused"}' in metrics
+
+        endpoint.by_default = Reply()
+        await acme.client.post("/commands/run-now")
+        await eventually(lambda: len(endpoint.entries) == 3, "it is told")
+        status = await sync_status(acme, lambda status: status["consecutive_failures"] == 0)
+        assert (status["pending_events"], status["last_error"]) == (0, None)

@@ -5,11 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from tests.acceptance.sinks import running_sink
 from tests.acceptance.tenants import new_tenant
@@ -19,19 +15,6 @@ from tests.support.postgres import PostgresServer
 
 COUNT = 100
 ROUNDS = 20
-
-
-@pytest.fixture
-async def instances(postgres_url: str, tmp_path: Path) -> AsyncIterator[list[Instance]]:
-    """Two instances with folders of their own, not started."""
-    made = []
-    for name in ("first", "second"):
-        folder = tmp_path / name
-        folder.mkdir()
-        made.append(Instance(folder, postgres_url, INSTANCE_NAME=name))
-    yield made
-    for instance in made:
-        instance.close()
 
 
 async def reported(endpoint: CallbackServer, events: int) -> None:

@@ -40,6 +40,7 @@ async def refused(folder: Path, settings: Mapping[str, str]) -> Finished:
 REFUSED: dict[str, tuple[dict[str, str], list[str]]] = {
     "unknown name": ({"GMP_MAX_RETRY": "3"}, ["GMP_MAX_RETRY", "not a setting", "GMP_MAX_RETRIES"]),
     "bad key": ({"GMP_ENCRYPTION_KEY": "too-short"}, ["encryption key", "32 bytes"]),
+    "unknown reporter": ({"GMP_REPORTER": "kafka"}, ["GMP_REPORTER", "'kafka'", "there is: http"]),
     "postgresql without key": (
         {"GMP_DB_PATH": f"postgresql://mail:{PASSWORD}@127.0.0.1/mail"},
         ["GMP_ENCRYPTION_KEY", "PostgreSQL"],

@@ -103,3 +103,12 @@ def test_old_keys_open_and_no_longer_seal() -> None:
     held = check_key(before, None)
     assert check_key(after, held) == held  # it is sealed anew when every instance has the new key
     assert old.startswith(after.head(before.key_id))
+
+
+def test_a_mark_tells_texts_apart_and_shows_nothing_without_the_key(cipher: Cipher) -> None:
+    mark = cipher.mark("https://acme.example secret")
+    assert mark == AesGcmCipher(KEY, [bytes(32)]).mark("https://acme.example secret")
+    assert len({mark, cipher.mark("https://acme.example other"), AesGcmCipher(bytes(32)).mark("secret")}) == 3
+    assert AesGcmCipher(bytes(32)).mark("https://acme.example secret") != mark
+    assert "acme" not in mark
+    assert cipher.mark("\ud800 is in some text")

@@ -7,6 +7,7 @@ import asyncio
 from mail_proxy.domain.message import Details
 from mail_proxy.domain.recipient import RecipientKind
 from mail_proxy.domain.report import EventType, StoredEvent
+from mail_proxy.domain.sync_lease import SyncMemory, Waiting
 from mail_proxy.store.store import Store
 from tests.conformance.steps import ACCEPTED, LATER, NOW, REFUSED, attempt, claim, settle_all
 from tests.support import emptied
@@ -136,15 +137,21 @@ async def test_acknowledgements_handed_over_together_are_all_made(store: Store) 
     assert ids(await pending(store)) == ids(events[-1:])
 
 
-async def test_only_tenants_with_something_to_tell_are_named(store: Store) -> None:
+async def test_only_tenants_with_something_to_tell_are_named_with_what_is_known_of_them(store: Store) -> None:
     accounts = [await with_account(store, tenant_id) for tenant_id in ("a", "b", "c")]
     assert list(await store.outbox.tenants_with_events()) == []
     for account in accounts[1:]:
         await enqueue(store, a_message("M1", account))
         await attempt(store, account, ACCEPTED)
-    assert sorted(await store.outbox.tenants_with_events()) == ["b", "c"]
+    assert sorted(each.tenant_id for each in await store.outbox.tenants_with_events()) == ["b", "c"]
+    lease = await store.sync_leases.take("c")
+    assert lease is not None
+    memory = SyncMemory(failures=2, retry_at=NOW + 8, place="mark", gone=True)
+    await store.sync_leases.release(lease, memory)
+    by_tenant = {each.tenant_id: each for each in await store.outbox.tenants_with_events()}
+    assert by_tenant["c"] == Waiting("c", (await pending(store, "c"))[0].event.ts, memory)
     await store.outbox.acknowledge(ids(await pending(store, "b")), NOW)
-    assert list(await store.outbox.tenants_with_events()) == ["c"]
+    assert [each.tenant_id for each in await store.outbox.tenants_with_events()] == ["c"]
 
 
 async def test_a_reader_that_goes_on_from_the_last_event_misses_none_of_concurrent_writers(postgres_url: str) -> None:

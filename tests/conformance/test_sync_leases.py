@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from mail_proxy.domain.sync_lease import SyncMemory
 from mail_proxy.store.store import Store
 from tests.conformance.steps import ACCEPTED, NOW, attempt
 from tests.support import emptied
-from tests.support.stores import a_message, enqueue, open_test_store, with_account
+from tests.support.stores import SetClock, a_message, enqueue, open_test_store, with_account
 
 shared_database, postgres_url = emptied.shared_database, emptied.postgres_url
 
-MEMORY = SyncMemory(3, NOW + 8, NOW + 60, NOW - 5)
+MEMORY = SyncMemory(3, NOW + 8, NOW + 60, NOW - 5, place="mark", gone=True)
 
 
 @pytest.fixture
@@ -27,12 +32,71 @@ async def stores(postgres_url: str) -> AsyncIterator[list[Store]]:
         await store.close()
 
 
-async def test_alone_one_always_has_the_turn(store: Store) -> None:
-    for _ in range(2):
-        lease = await store.sync_leases.take("acme")
-        assert lease is not None
-        assert lease.memory is None
-        await store.sync_leases.release(lease, MEMORY)
+@dataclass
+class Run:
+    """Runs of one process after another on the same SQLite file."""
+
+    url: str
+    clock: SetClock = field(default_factory=SetClock)
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[Store]:
+        store = await open_test_store(self.url, clock=self.clock)
+        try:
+            await with_account(store)
+            yield store
+        finally:
+            await store.close()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(f"sqlite:///{tmp_path / 'mail.db'}")
+
+
+def written(store: Store) -> list[tuple[Any, ...]]:
+    """What stands in the file."""
+    with store.database.engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(text("SELECT failures, synced_ts FROM sync_leases"))]
+
+
+async def report(store: Store, memory: SyncMemory, tenant_id: str = "acme") -> SyncMemory | None:
+    """Have a turn that ends so, and return what was handed on to it."""
+    lease = await store.sync_leases.take(tenant_id)
+    assert lease is not None
+    await store.sync_leases.release(lease, memory)
+    return lease.memory
+
+
+async def test_alone_what_one_run_knew_is_handed_on_to_the_next(run: Run) -> None:
+    last = replace(MEMORY, synced_ts=NOW)
+    async with run.one() as store:
+        assert [await report(store, memory) for memory in (MEMORY, last)] == [None, None]
+    async with run.one() as store:
+        assert await report(store, last) == last
+
+
+async def test_alone_what_matters_is_written_at_once_and_all_else_when_it_is_time(run: Run) -> None:
+    async with run.one() as store:
+        await report(store, SyncMemory(synced_ts=1.0, place="mark"))
+        assert written(store) == []
+        await report(store, SyncMemory(failures=1, synced_ts=1.0))
+        assert written(store) == [(1, 1.0)]
+        await report(store, SyncMemory(synced_ts=2.0))
+        await report(store, SyncMemory(synced_ts=3.0, quiet_until=NOW + 300))
+        await report(store, SyncMemory(synced_ts=4.0, quiet_until=NOW + 301))
+        assert written(store) == [(0, 3.0)]
+        run.clock.time += 30
+        await report(store, SyncMemory(synced_ts=5.0, quiet_until=NOW + 302))
+        assert written(store) == [(0, 5.0)]
+
+
+async def test_alone_nothing_is_kept_of_a_tenant_that_was_deleted(run: Run) -> None:
+    async with run.one() as store:
+        await report(store, SyncMemory(synced_ts=1.0))
+        await store.directory.delete_tenant("acme", force=True)
+        await store.sync_leases.close()
+        assert written(store) == []
 
 
 async def test_one_instance_at_a_time_has_the_turn(stores: list[Store]) -> None:

@@ -12,7 +12,7 @@ from tests.support.stores import a_message, enqueue, with_account
 
 shared_database, postgres_url = emptied.shared_database, emptied.postgres_url
 
-MEMORY = SyncMemory(3, NOW + 8, NOW + 60, NOW - 5, NOW + 8.123457, "HTTP 500")
+MEMORY = SyncMemory(3, NOW + 8, NOW + 60, NOW - 5, NOW + 8.125, "HTTP 500", "mark", gone=True)
 _MANY = """
 INSERT INTO events (tenant_id, message_pk, type, ts, entry)
 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :count)
@@ -37,14 +37,11 @@ async def test_pending_events_are_counted_for_each_tenant_up_to_many(store: Stor
     assert await store.sync_records.records("c", 10) == []
 
 
-async def test_what_was_handed_on_is_told_where_there_is_somebody_to_hand_it_on_to(store: Store) -> None:
+async def test_what_was_handed_on_is_told(store: Store) -> None:
     await with_account(store, "a")
     await with_account(store, "b")
-    lease = await store.sync_leases.take("a")
-    assert lease is not None
-    await store.sync_leases.release(lease, MEMORY)
-    shared = store.database.dialect == "postgresql"
-    assert await store.sync_records.records(None, 10) == [
-        SyncRecord("a", MEMORY if shared else None, 0),
-        SyncRecord("b", None, 0),
-    ]
+    for memory in (MEMORY, SyncMemory(synced_ts=NOW + 1)):
+        lease = await store.sync_leases.take("a")
+        assert lease is not None
+        await store.sync_leases.release(lease, memory)
+        assert await store.sync_records.records(None, 10) == [SyncRecord("a", memory, 0), SyncRecord("b", None, 0)]

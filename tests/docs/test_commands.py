@@ -10,9 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import page
+from tests.docs.pages import Block, page
 from tests.docs.session import Server, Session, as_shown, eventually, follow, free_port, listens, session
 from tests.support.callback_server import CallbackServer
+
+_ONE_MORE = (
+    '{"messages": [{"id": "one-more", "from": "a@example.com", "to": "b@example.net", "subject": "S", "body": "B"}]}'
+)
 
 
 @pytest.fixture
@@ -51,6 +55,15 @@ def test_getting_started_leads_to_reports(reading: Session) -> None:
         eventually(lambda: f"{id_} sent\n" in reports.text, f"{id_} is reported: {reports.text}")  # noqa: B023
         assert mail_server.text.count(f"X-Genro-Mail-ID: {id_}\n") == 1
     assert len(reports.text.splitlines()) == 5
+    (poller,) = (block for block in page("docs/reports.md").blocks if block.mark == "poller.py")
+    (reading.folder / "poller.py").write_text(reading.text(poller), encoding="utf-8")
+    feed = reading.start(Block("sh", "TOKEN=change-me python3 poller.py", None))
+    eventually(
+        lambda: sorted(feed.text.splitlines()) == sorted(reports.text.splitlines()), f"all are read: {feed.text}"
+    )
+    reading.run(Block("sh", f"curl -H \"$KEY\" $API/commands/add-messages -d '{_ONE_MORE}'", None))
+    eventually(lambda: feed.text.endswith("one-more sent\n"), f"who waits is answered: {feed.text}")
+    assert len(feed.text.splitlines()) == 6
     assert _ends_in_good_order(instance)
 
 

@@ -152,6 +152,7 @@ def test_every_metric_and_no_other_is_explained() -> None:
     meter = PrometheusMeter()
     meter.pending(1)
     meter.outages(1, 1)
+    meter.behind({})
     meter.sent("acme", "main")
     samples = {line.partition(" ")[0].partition("{")[0] for line in _lines(meter) if not line.startswith("#")}
     told = {
@@ -163,6 +164,7 @@ def test_every_metric_and_no_other_is_explained() -> None:
 
 def test_every_label_is_named() -> None:
     meter = PrometheusMeter(process=False)
+    meter.behind({})
     meter.sent("acme", "main")
     labels = {label for line in _lines(meter) for label in re.findall(r"[{,](\w+)=", line)}
     assert labels == {label for label in labels if _mentions(page("docs/metrics.md"), label)}

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from mail_proxy.domain.signing import EarlierSecret, Signing, shown_secret
+from mail_proxy.domain.secret import Secret
+from mail_proxy.domain.signing import EarlierSecret, Signing, shown_secret, signatures
 from mail_proxy.domain.tenant import Tenant
 from mail_proxy.outbound.callback import HttpReportSink
 from mail_proxy.outbound.client import OutboundClient
@@ -71,6 +72,8 @@ def _with(headers: Mapping[str, str], **changes: str) -> dict[str, str]:
         (lambda it: replace(it, headers=_with(it.headers, webhook_timestamp=f"{time.time() - 301:.0f}")), "too far"),
         (lambda it: replace(it, headers=_with(it.headers, webhook_timestamp=f"{time.time() + 301:.0f}")), "too far"),
         (lambda it: replace(it, headers=_with(it.headers, webhook_timestamp="soon")), "malformed"),
+        (lambda it: replace(it, headers=_with(it.headers, webhook_timestamp="9" * 400)), "malformed"),
+        (lambda it: replace(it, headers=_with(it.headers, webhook_signature="v1,\udcff")), "no signature fits"),
         (lambda it: replace(it, headers={}), "missing"),
     ],
 )
@@ -85,3 +88,12 @@ async def test_what_is_not_genuine_is_refused(
 async def test_another_secret_has_not_signed_it(receiver: ModuleType, arrived: Received) -> None:
     with pytest.raises(receiver.NotGenuine, match="no signature fits"):
         receiver.verify_webhook(arrived.headers, arrived.body, OTHER.reveal())
+
+
+@pytest.mark.parametrize("secret", ["", "whsec_", "whsec_c2hvcnQ="])
+async def test_what_is_no_secret_signs_nothing(receiver: ModuleType, arrived: Received, secret: str) -> None:
+    """With an empty key anybody could sign."""
+    signed = signatures([Secret(secret)], "report_1", int(arrived.headers["webhook-timestamp"]), BODY)
+    forged = _with(arrived.headers, webhook_signature=signed)
+    with pytest.raises(ValueError, match="not a signing secret"):
+        receiver.verify_webhook(forged, BODY, secret)

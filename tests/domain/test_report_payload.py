@@ -61,6 +61,13 @@ def test_any_object_survives_and_the_caps_hold(objects: list[dict[str, object]],
         assert len(build_page(events[: taken + 1], 5, 10**9).payload) > max_bytes
 
 
+def test_the_same_events_make_the_same_report_and_an_empty_one_is_always_another() -> None:
+    some = [stored(1, "{}"), stored(2, "{}")]
+    ids = [build_page(events, 500, 10**6).report_id for events in (some, some, some[:1], [], [])]
+    assert ids[0] == ids[1]
+    assert len(set(ids)) == 4
+
+
 def test_a_text_that_cannot_be_encoded_does_not_hold_up_the_others() -> None:
     page = build_page([stored(1, '{"id":"M1","text":"\udc80"}'), stored(2, '{"id":"M2"}')], 500, 1000)
     assert [each["id"] for each in json.loads(page.payload)["delivery_report"]] == ["M1", "M2"]

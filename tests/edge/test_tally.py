@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from mail_proxy.domain.sync_lease import Behind, SyncStanding
 from mail_proxy.runtime.tally import Shape, Tally
 from mail_proxy.runtime.telemetry import PrometheusMeter, new_tally
 
@@ -52,6 +53,24 @@ def test_each_worker_shows_the_sum_over_all_of_them() -> None:
     assert first['gmp_sent_total{account_id="main",tenant_id="other"}'] == 1
     assert first['gmp_reported_events_total{outcome="acknowledged"}'] == 7
     assert first["gmp_pending_messages"] == 9
+
+
+def test_how_far_reports_are_behind_is_what_the_worker_saw_that_saw_most() -> None:
+    tally = new_tally(workers=3)
+    meters = [PrometheusMeter(tally, worker, process=False) for worker in range(3)]
+    assert "gmp_tenants_behind" not in meters[0].render().decode()
+    meters[0].behind({SyncStanding.FAILING: Behind(3, 12.5), SyncStanding.REPORTING: Behind(1, 0.25)})
+    meters[1].behind({SyncStanding.FAILING: Behind(2, 14.0)})
+    shown = meters[2].render().decode()
+    for line in (
+        'gmp_tenants_behind{state="failing"} 3.0',
+        'gmp_report_lag_seconds{state="failing"} 14.0',
+        'gmp_tenants_behind{state="reporting"} 1.0',
+        'gmp_report_lag_seconds{state="reporting"} 0.25',
+        'gmp_tenants_behind{state="paused"} 0.0',
+        'gmp_report_lag_seconds{state="without_endpoint"} 0.0',
+    ):
+        assert line in shown.splitlines()
 
 
 def test_a_worker_that_is_started_anew_goes_on_where_the_last_one_ended() -> None:

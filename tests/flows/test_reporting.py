@@ -278,7 +278,7 @@ async def test_a_hanging_endpoint_does_not_hold_up_another_tenant(clock: FakeClo
 
 
 async def test_endpoints_that_fail_take_no_places_from_those_that_work(clock: FakeClock, office: Office) -> None:
-    office.settings = ReportingSettings(sync_interval=1e9, parallel=2, shutdown_grace=0.0)
+    office.settings = ReportingSettings(sync_interval=1e9, parallel=2, parallel_slow=2, shutdown_grace=0.0)
     office.reporter = office.new_reporter()
 
     async def hang() -> SinkAnswer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,6 +30,7 @@ from mail_proxy.domain.attempt import Probed, ProbeResult, Step
 from mail_proxy.domain.backlog import Survey
 from mail_proxy.domain.explanation import Here
 from mail_proxy.intake.intake import Intake, IntakeSettings
+from mail_proxy.reporting.feed import Feed
 from mail_proxy.reporting.lane import SyncStatus
 from mail_proxy.reporting.overview import SyncOverview
 from mail_proxy.runtime.admin_token import AdminToken
@@ -114,6 +115,13 @@ async def running_instance(folder: Path, url: str | None = None) -> AsyncIterato
     async def not_ready() -> list[str]:
         return reasons
 
+    feed = Feed(store.feed, clock)
+
+    def tell(tenant_ids: Iterable[str]) -> None:
+        whose = tuple(tenant_ids)
+        told.events.extend(whose)
+        feed.notify(whose)
+
     pending = Pending(store.archive, lambda: instance.surveyed)
 
     async def probe(account: Account) -> ProbeResult:
@@ -144,12 +152,13 @@ async def running_instance(folder: Path, url: str | None = None) -> AsyncIterato
             clock,
             lambda tenant: tenant.sync_url is not None,
             told.accounts.append,
-            told.events.extend,
+            tell,
         ),
         pending=pending,
         directory=directory,
         registry=directory,
         archive=store.archive,
+        feed=feed,
         sync_overview=SyncOverview(store.sync_records, lambda _tenant_id: SyncStatus(), clock, 300.0),
         audit=AuditLog(store.command_log, clock, retention=90 * 86400),
         security_log=SecurityLog(clock),

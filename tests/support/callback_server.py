@@ -76,6 +76,8 @@ class CallbackServer:
         self, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None, record: IO[str] | None = None
     ) -> None:
         self.by_default = Reply()
+        self.by_path: dict[str, Reply] = {}
+        """Answers to requests whose path begins so; the script and `by_default` are for the others."""
         self.requests: list[Received] = []
         self.connections = 0
         """How many were made so far."""
@@ -150,8 +152,16 @@ class CallbackServer:
         finally:
             writer.transport.abort()
 
+    def drop(self) -> None:
+        """Cut every connection there is; new ones are taken."""
+        for task in self._tasks:
+            task.cancel()
+
     def reply_to(self, request: Received) -> Reply:
         """Choose the answer to a request."""
+        for beginning, reply in self.by_path.items():
+            if request.path.startswith(beginning):
+                return reply
         return self._script.popleft() if self._script else self.by_default
 
     def _remember(self, request: Received) -> None:

@@ -33,6 +33,20 @@ class Authority:
         self, *names: str, expired: bool = False, maximum: ssl.TLSVersion | None = None
     ) -> ssl.SSLContext:
         """A server's side of TLS, with a certificate for these host names and IP addresses."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.server_certificate(*names, expired=expired))
+        if maximum is not None:
+            context.maximum_version = maximum
+        return context
+
+    def own_certificate(self) -> Path:
+        """A PEM file with the authority's certificate, which it signed itself, and its key."""
+        path = self.folder / "own.pem"
+        path.write_bytes(_private(self.key) + self.certificate.public_bytes(serialization.Encoding.PEM))
+        return path
+
+    def server_certificate(self, *names: str, expired: bool = False) -> Path:
+        """A PEM file with such a certificate and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         now = dt.datetime.now(dt.timezone.utc)
         ends = now - _DAY if expired else now + _DAY
@@ -50,11 +64,7 @@ class Authority:
         )
         path = self.folder / f"{certificate.serial_number}.pem"
         path.write_bytes(_private(key) + certificate.public_bytes(serialization.Encoding.PEM))
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(path)
-        if maximum is not None:
-            context.maximum_version = maximum
-        return context
+        return path
 
 
 def create_authority(folder: Path) -> Authority:

@@ -17,7 +17,7 @@ from typing_extensions import override
 from mail_proxy.domain.account import Account
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.domain.report import Event, EventType, StoredEvent
-from mail_proxy.domain.sync_lease import SyncLease, SyncMemory
+from mail_proxy.domain.sync_lease import Behind, SyncLease, SyncMemory, SyncStanding, Waiting
 from mail_proxy.domain.tenant import Tenant
 from mail_proxy.ports import Clock, Meter, Outbox, ReportSink, SinkAnswer, SyncLeases
 from mail_proxy.reporting.reporter import Reporter, Roster
@@ -53,6 +53,8 @@ class MemoryOutbox(Outbox):
         """Tenants whose turn another instance has by now."""
         self.after_poll: Callable[[], Awaitable[None]] | None = None
         """Awaited once the tenants with events are known, before they are told."""
+        self.memories: dict[str, SyncMemory] = {}
+        """What the database knows of reporting to each tenant."""
         self.reads = 0
         self._acknowledged = asyncio.Event()
 
@@ -72,9 +74,10 @@ class MemoryOutbox(Outbox):
             await self._acknowledged.wait()
 
     @override
-    async def tenants_with_events(self) -> Sequence[str]:
+    async def tenants_with_events(self) -> Sequence[Waiting]:
         self._check("tenants_with_events")
-        found = sorted({each.event.tenant_id for each in self.stored if each.event_id not in self.reported})
+        waiting = sorted({each.event.tenant_id for each in self.stored if each.event_id not in self.reported})
+        found = [Waiting(id_, self._open(id_)[0].event.ts, self.memories.get(id_)) for id_ in waiting]
         if self.after_poll is not None:
             await self.after_poll()
         return found
@@ -129,7 +132,7 @@ class MemoryLeases(SyncLeases):
         self.given_back.append(memory)
 
     def turns(self, clock: Clock) -> Turns:
-        return Turns(self, lambda: self.term, clock, Random(7))
+        return Turns(self, lambda: self.term, clock, Random(7), lambda place: f"mark of {place}")
 
 
 class MemoryDirectory(Roster):
@@ -236,6 +239,10 @@ class ScriptedSink(ReportSink):
         return tenant.sync_url is not None
 
     @override
+    def place(self, tenant: Tenant) -> str:
+        return tenant.sync_url or ""
+
+    @override
     async def deliver(self, tenant: Tenant, payload: bytes, report_id: str) -> SinkAnswer:
         entries = json.loads(payload)["delivery_report"]
         self.deliveries.append(Delivery(self._clock.monotonic(), tenant.id, entries))
@@ -258,6 +265,7 @@ class CountingMeter(Meter):
         self.acknowledged = 0
         self.refused = 0
         self.met_refusal = asyncio.Event()
+        self.lag: Mapping[SyncStanding, Behind] = {}
 
     @override
     def reported(self, events: int, *, ok: bool) -> None:
@@ -284,6 +292,10 @@ class CountingMeter(Meter):
 
     @override
     def poison(self, tenant_id: str, account_id: str) -> None: ...
+
+    @override
+    def behind(self, tenants: Mapping[SyncStanding, Behind]) -> None:
+        self.lag = tenants
 
     @override
     def pending(self, messages: int) -> None: ...

@@ -14,6 +14,7 @@ from mail_proxy.api import (
     commands,
     docs,
     errors,
+    events,
     instance,
     message_commands,
     messages,
@@ -63,7 +64,10 @@ def create_app(services: Services) -> FastAPI:
     """Return the ASGI application. It starts and stops nothing: what it works with runs already."""
     app = MailProxyApi(services)
     submission.install(app)
-    for module in (commands, message_commands, messages, accounts, tenants, service, instance, command_log, docs):
+    for module in (
+        *(commands, message_commands, messages, events, accounts, tenants),
+        *(service, instance, command_log, docs),
+    ):
         app.include_router(module.router)
     errors.install(app)
     return app

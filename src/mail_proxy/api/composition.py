@@ -41,6 +41,7 @@ def services_from(app: App) -> Services:
         directory=app.store.directory,
         registry=app.store.directory,
         archive=app.store.archive,
+        feed=app.feed,
         sync_overview=SyncOverview(app.store.sync_records, app.reporter.status, app.clock, settings.sync_interval),
         audit=app.audit,
         security_log=SecurityLog(app.clock),

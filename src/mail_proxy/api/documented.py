@@ -18,6 +18,11 @@ _FAILURES: dict[int, tuple[str, str, str]] = {
     404: ("Unknown, or another tenant's: the two are never told apart.", "There is no such tenant.", "not_found"),
     408: ("The body did not arrive in time.", "The body did not arrive in time.", "timeout"),
     409: ("Not in the present state of things.", "Messages are waiting for the account.", "conflict"),
+    410: (
+        "What follows on the cursor has been removed; `oldest_cursor` is where the feed begins now.",
+        "Events after this cursor are older than the retention and were removed; what is kept follows on 4711.",
+        "cursor_too_old",
+    ),
     413: ("More bytes or messages than the instance allows.", "A body has at most 100000000 bytes here.", "too_large"),
     415: ("The body is compressed.", "A compressed body is not accepted.", "unsupported_encoding"),
     422: ("The request does not validate; `detail` names each field.", "port: must be at most 65535", "invalid"),
@@ -50,6 +55,8 @@ def _failure(status: int) -> dict[str, Any]:
     example: dict[str, Any] = {"ok": False, "error": sentence, "code": code}
     if status == 422:
         example["detail"] = [{"field": "port", "problem": "must be at most 65535"}]
+    if status == 410:
+        example["oldest_cursor"] = "4711"
     return {
         "model": Failure,
         "description": description,

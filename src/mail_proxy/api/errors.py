@@ -61,6 +61,7 @@ STATUS: Mapping[type[MailProxyError], int] = {
     errors.NotFound: 404,
     TooSlow: 408,
     errors.Conflict: 409,
+    errors.CursorTooOld: 410,
     errors.TooLarge: 413,
     BadEncoding: 415,
     errors.Invalid: 422,
@@ -94,12 +95,15 @@ def failure(
     code: str,
     *,
     problems: Sequence[Problem] | None = None,
+    oldest_cursor: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """Answer that something is wrong: one plain sentence and a stable word."""
     body: dict[str, object] = {"ok": False, "error": error, "code": code}
     if problems is not None:
         body["detail"] = [{"field": each.field, "problem": each.problem} for each in problems]
+    if oldest_cursor is not None:
+        body["oldest_cursor"] = oldest_cursor
     return answer(body, status, {**_HEADERS.get(status, {}), **(headers or {})})
 
 
@@ -110,6 +114,8 @@ def refusal(error: MailProxyError) -> Response:
         raise error
     if isinstance(error, Invalid):
         return failure(status, _summary(error.problems), error.code, problems=error.problems)
+    if isinstance(error, errors.CursorTooOld):
+        return failure(status, error.sentence, error.code, oldest_cursor=str(error.oldest))
     headers = {"Retry-After": str(ceil(error.retry_after))} if isinstance(error, errors.TooMany) else None
     return failure(status, error.sentence, error.code, headers=headers)
 

@@ -12,6 +12,7 @@ from mail_proxy.domain.command_log import EntryFilter, Position
 from mail_proxy.domain.message import Priority
 from mail_proxy.domain.search import TextFilter
 from mail_proxy.ports import MessageFilter, Place
+from mail_proxy.reporting.feed import LONGEST_WAIT, Start
 
 MAX_PAGE = 1000
 _METADATA = "metadata."
@@ -158,6 +159,35 @@ class MessagesQuery(TenantQuery):
             created_to=self.created_to,
             texts=TextFilter(self.recipient, self.sender, self.subject, tuple(self.metadata.items())),
         )
+
+
+class FeedQuery(TenantQuery):
+    """Which events are meant, and for how long to wait for them."""
+
+    after: Annotated[str, Field(pattern=r"^(latest|[0-9]{1,18})$")] | None = Field(
+        None,
+        description="The last `event_id` that you have handled, or `next_cursor` of the page before: what follows is "
+        "answered. Left out: from the oldest event that is kept. `latest`: what comes from now on.",
+        examples=["latest"],
+    )
+    limit: int = Field(
+        100, ge=1, le=MAX_PAGE, description="Events a page, at most; a page also ends at 1 MB.", examples=[100]
+    )
+    wait: float = Field(
+        0,
+        ge=0,
+        le=LONGEST_WAIT,
+        allow_inf_nan=False,
+        description="Seconds to wait for an event where there is none.",
+        examples=[25],
+    )
+
+    @property
+    def place(self) -> int | Start:
+        """Where to begin."""
+        if self.after is None:
+            return Start.OLDEST
+        return Start.LATEST if self.after == Start.LATEST.value else int(self.after)
 
 
 class CommandLogQuery(NoQuery):

@@ -43,6 +43,9 @@ class Failure(BaseModel):
     error: str = Field(description="One plain sentence for people.", examples=["There is no such tenant."])
     code: str = Field(description="A stable word for programs.", examples=["not_found"])
     detail: list[ProblemOut] | None = Field(None, description="With 422: every field that is wrong.")
+    oldest_cursor: str | None = Field(
+        None, description="With 410: the cursor from which on the feed can be read.", examples=["4711"]
+    )
 
 
 class RejectedOut(BaseModel):
@@ -228,6 +231,21 @@ class EventsAnswer(Answer):
     """A message's history, oldest first."""
 
     events: list[EventOut] = Field(description="What happened to it.")
+
+
+class FeedAnswer(Answer):
+    """A page of the feed, oldest first."""
+
+    events: list[dict[str, Any]] = Field(
+        description="The entries, as a report has them.",
+        examples=[[{"event_id": "77", "id": "order-1042-confirmation", "event": "sent", "sent_ts": 1785492000.25}]],
+    )
+    next_cursor: str = Field(
+        description="Give it as `after` to go on; never null, the feed has no end.", examples=["77"]
+    )
+    more: bool = Field(
+        description="Whether more was there at once; with false, `wait` for what comes.", examples=[False]
+    )
 
 
 class ObstacleOut(BaseModel):

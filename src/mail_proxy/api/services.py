@@ -24,6 +24,7 @@ from mail_proxy.domain.account import Account, Outage
 from mail_proxy.domain.explanation import Here
 from mail_proxy.intake.intake import Intake
 from mail_proxy.ports import Archive, Clock, Directory, Registry, Seals
+from mail_proxy.reporting.feed import Feed
 from mail_proxy.reporting.overview import SyncOverview
 from mail_proxy.runtime.admin_token import AdminToken
 from mail_proxy.runtime.shown_settings import Shown
@@ -74,6 +75,7 @@ class Services:
     directory: Directory
     registry: Registry
     archive: Archive
+    feed: Feed
     sync_overview: SyncOverview
     audit: AuditLog
     security_log: SecurityLog

@@ -20,6 +20,7 @@ from mail_proxy.api.composition import services_from
 from mail_proxy.cli.workers import Place, Workers
 from mail_proxy.delivery.journal import JournalLocked, JournalUnwritable
 from mail_proxy.domain.errors import StoreUnavailable
+from mail_proxy.outbound.own_reporter import ReporterRefused
 from mail_proxy.ports import WrongKey
 from mail_proxy.runtime.app import App, FolderRefused, open_app
 from mail_proxy.runtime.http_places import MOST_BEYOND
@@ -38,6 +39,7 @@ REFUSALS = (
     JournalLocked,
     JournalUnwritable,
     KeyRefused,
+    ReporterRefused,
     SchemaTooNew,
     StoreRefused,
     StoreUnavailable,
@@ -145,7 +147,9 @@ def only_one(error: BaseException) -> BaseException:
 async def _serve(settings: Settings, listening: socket.socket, place: Place, tally: Tally) -> None:
     address = _address(listening)
     async with open_app(settings, address, place.worker, tally) as app:
-        server = HttpServer(create_app(services_from(app)), listening, _room_for_connections(settings))
+        room = _room_for_connections(settings)
+        app.feed.most_waiting = max(1, room // 2)  # G11
+        server = HttpServer(create_app(services_from(app)), listening, room)
         app.supervisor.add("http", server.run)
 
         def stop() -> None:

@@ -6,6 +6,7 @@ MailProxyError
 ├── Forbidden            a token that may not do this
 ├── NotFound             an id that is unknown to the caller
 ├── Conflict             the state of things does not allow it now
+├── CursorTooOld         what follows on the cursor has been removed
 ├── TooLarge             more bytes or items than the settings allow
 ├── TooMany              more requests of a kind than are allowed in so short a time
 └── StoreUnavailable     the database cannot be reached or cannot write; safe to repeat
@@ -68,6 +69,18 @@ class Conflict(MailProxyError):
     """The request is fine, but not in the present state of things."""
 
     code = "conflict"
+
+
+class CursorTooOld(MailProxyError):
+    """Events that follow on a cursor have been removed; the feed can be read from `oldest` on."""
+
+    code = "cursor_too_old"
+
+    def __init__(self, oldest: int) -> None:
+        super().__init__(
+            f"Events after this cursor are older than the retention and were removed; what is kept follows on {oldest}."
+        )
+        self.oldest = oldest
 
 
 class TooLarge(MailProxyError):

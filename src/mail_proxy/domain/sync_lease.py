@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 MANY_EVENTS = 1000
 """Unreported events of a tenant are counted so far, and no farther."""
@@ -24,6 +25,40 @@ class SyncMemory:
     """When the next one was due as things stood; None if none was, as where the endpoint is gone."""
     last_error: str | None = None
     """Why the last sync failed, if it did; printable, and without secrets."""
+    place: str | None = None
+    """A mark of where the syncs went: what they met there means nothing for another endpoint."""
+    gone: bool = False
+    """The endpoint said that it is gone for good: nothing more is sent to it, unless somebody asks for it."""
+
+
+class SyncStanding(str, Enum):
+    """How reporting goes to a tenant that has events to be told of."""
+
+    REPORTING = "reporting"
+    FAILING = "failing"
+    """The last sync failed."""
+    PAUSED = "paused"
+    """The endpoint is gone for good."""
+    WITHOUT_ENDPOINT = "without_endpoint"
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A tenant that has events to be told of."""
+
+    tenant_id: str
+    oldest: float
+    """When the first of them came about, in Unix seconds."""
+    memory: SyncMemory | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """Tenants of one standing that have events to be told of."""
+
+    tenants: int = 0
+    lag: float = 0.0
+    """The age in seconds of the oldest event of all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +67,7 @@ class SyncRecord:
 
     tenant_id: str
     memory: SyncMemory | None
-    """What was handed on with the last turn; None where nobody has had one, or there is nobody to hand it on to."""
+    """What was handed on with the last turn; None where nobody has had one."""
     pending: int
     """Events that are not acknowledged, counted up to `MANY_EVENTS`."""
 
@@ -44,4 +79,4 @@ class SyncLease:
     tenant_id: str
     token: str
     memory: SyncMemory | None = None
-    """What another instance has handed on; None where this one had the last turn itself."""
+    """What another instance has handed on, or an earlier run; None where this one had the last turn itself."""

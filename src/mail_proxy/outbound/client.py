@@ -23,6 +23,7 @@ import anyio
 from typing_extensions import Self
 
 from mail_proxy import __version__
+from mail_proxy.outbound.answer_bounds import BoundedConnector
 from mail_proxy.outbound.body import BodyCorrupt, BodyOverflow, BodyReader
 from mail_proxy.outbound.errors import Blocked, Broken, OutboundError, TimedOut, TooLong, Unreachable, Unusable
 from mail_proxy.outbound.guard import Policy, refusal
@@ -40,11 +41,13 @@ _LARGE = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many connections a client keeps. Times in seconds."""
+    """How many connections a client keeps. Times in seconds. 0 connections: whoever asks keeps the number down."""
 
     connections: int = 256
     connections_per_host: int = 64
     """Below `connections`, so that one host that hangs leaves room for the others."""  # G11
+    lookups: int = 16
+    """Name servers asked at a time; one that is dead holds its thread for 10 s and more."""  # G11
     connect_timeout: float = 10.0
     """For one address; a host that drops packets is given up sooner than one that is slow to answer."""
     keep_alive: float = 4.0
@@ -90,11 +93,11 @@ class OutboundClient:
         limits = limits or Limits()
         self._policy = policy
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
+            connector=BoundedConnector(
                 limit=limits.connections,
                 limit_per_host=limits.connections_per_host,
                 keepalive_timeout=limits.keep_alive,
-                resolver=GuardedResolver(policy, lookup),
+                resolver=GuardedResolver(policy, lookup, limits.lookups),
                 socket_factory=self._checked_socket,
                 ssl=tls if tls is not None else True,
             ),

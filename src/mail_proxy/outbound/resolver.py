@@ -19,9 +19,6 @@ AddressInfo: TypeAlias = "tuple[socket.AddressFamily, socket.SocketKind, int, st
 Lookup: TypeAlias = "Callable[[str, int, int], Sequence[AddressInfo]]"
 """Blocks until it knows the addresses for host, port and family; raises `OSError` if there are none."""
 
-_THREADS = 16
-"""A dead name server holds a thread for 10 s and more; tenants with dead names back off for minutes."""  # G11
-
 
 class AddressRefused(OSError):
     """The policy refuses what a name or a literal leads to. An `OSError`, as connectors expect."""
@@ -35,10 +32,10 @@ def system_lookup(host: str, port: int, family: int) -> Sequence[AddressInfo]:
 class GuardedResolver(AbstractResolver):
     """Resolves names for one policy. It only makes refusals early and clear: what counts is the check at the socket."""
 
-    def __init__(self, policy: Policy, lookup: Lookup = system_lookup) -> None:
+    def __init__(self, policy: Policy, lookup: Lookup = system_lookup, at_once: int = 16) -> None:
         self._policy = policy
         self._lookup = lookup
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="resolver")
+        self._threads = ThreadPoolExecutor(at_once, thread_name_prefix="resolver")
 
     @override
     async def resolve(

@@ -6,15 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import TypeAlias
 
 from mail_proxy.domain.reply import printable
 from mail_proxy.domain.sync_lease import SyncMemory
-from mail_proxy.domain.tenant import ClientAuth, Tenant
 from mail_proxy.reporting.answer import Acknowledged
 from mail_proxy.reporting.backoff import LONGEST_FOR_STORE, pause_after
+from mail_proxy.reporting.complaints import Complaints
 from mail_proxy.reporting.held_back import HeldBack
 from mail_proxy.reporting.payload import Posted
+from mail_proxy.reporting.places import PROMPT, Kind
 from mail_proxy.reporting.settings import ReportingSettings
 
 NOW = -math.inf
@@ -29,14 +29,6 @@ _LOOK_AGAIN, _LOOK_AGAIN_LATER = 1.0, 8.0
 """Seconds after which a tenant is tried again that another instance has in hand: at first, and at last."""
 _FARTHEST = 86400.0
 """Seconds; what another instance hands on is not believed beyond, as its clock may be wrong."""  # G14
-
-Place: TypeAlias = "tuple[str | None, ClientAuth]"
-"""Where a tenant's reports go, as far as the tenant's own settings say."""
-
-
-def place_of(tenant: Tenant) -> Place:
-    """Say where the tenant's settings send its reports. With other settings, failures so far mean nothing."""
-    return tenant.sync_url, tenant.client_auth
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +54,10 @@ class Lane:
         self.busy = False
         """A sync of this tenant is on its way; there is never a second one."""
         self.held_back = HeldBack(settings.max_held_back)
+        self.complaints = Complaints()
+        self.oddities = Complaints()
+        self.asked_at = NOW
+        """When somebody asked for a sync."""
         self.page_events = settings.max_events
         """How many events the next report takes: fewer after a failure, since a report can be too much to digest."""
         self._settings = settings
@@ -75,7 +71,10 @@ class Lane:
         self._quiet_until = NOW
         self._empty_at: float | None = None
         self._gone = False
-        self._place: Place | None = None
+        self._look_at: float = NOW
+        self._place: str | None = None
+        self._slow = False
+        self._broken_off = False
         self._failures = 0
         self._store_failures = 0
         self._last_error: str | None = None
@@ -84,9 +83,21 @@ class Lane:
         self._queued_before = 0
 
     @property
+    def failures(self) -> int:
+        """How many syncs have failed since the last one that did not."""
+        return self._failures
+
+    @property
     def failing(self) -> bool:
         """True when the last sync failed."""
         return self._failures > 0
+
+    @property
+    def kind(self) -> Kind:
+        """What is to be expected of the endpoint."""
+        if self.failing or self._broken_off:
+            return Kind.DOUBTFUL
+        return Kind.SLOW if self._slow else Kind.PROMPT
 
     @property
     def page_bytes(self) -> int:
@@ -99,17 +110,17 @@ class Lane:
         return self._empty_at is not None
 
     def due(self) -> float | None:
-        """Return when the next sync goes out; `NOW` for at once, None if there is nothing to do."""
+        """Return when the tenant's next turn is due; `NOW` for at once, None if there is nothing to do."""
         if self._woken:
             return self._elsewhere_until
         if self._gone:
-            return None
+            return max(self._look_at, self._elsewhere_until)
         times = [time for time in (self._events_due(), self._empty_due()) if time is not None]
         return max(min(times), self._blocked_until, self._elsewhere_until) if times else None
 
     def status(self, now: float, wall: float) -> SyncStatus:
         """Tell how it goes; `now` and `wall` are the same instant on both clocks."""
-        due = self.due()
+        due = None if self._gone and not self._woken else self.due()
         return SyncStatus(
             last_sync_ts=self._last_sync_ts,
             next_sync_due=None if due is None else wall + max(0.0, due - now),
@@ -147,13 +158,22 @@ class Lane:
         """Plan no empty syncs any more."""
         self._empty_at = None
 
-    def moved(self, tenant: Tenant) -> None:
-        """Start afresh if the tenant's endpoint is no longer the one that failed."""
-        if self._place is not None and self._place != place_of(tenant) and not self.busy:
+    def moved(self, place: str) -> bool:
+        """Start afresh if the tenant's endpoint is no longer the one that failed; True if it is not."""
+        moved = self._place not in (None, place) and not self.busy
+        if moved:
             self._place = None
             self._failures = 0
             self._last_error = None
             self.hurry()
+        return moved
+
+    def rests(self, now: float) -> bool:
+        """True while the endpoint is gone and nobody asks for a sync; another instance's word is heard now and then."""
+        resting = self._gone and not self._woken
+        if resting:
+            self._look_at = now + self._settings.sync_interval
+        return resting
 
     def begin(self, now: float) -> bool:
         """Start a sync; True if it is to go out even without events. What comes up from here on is for the next one."""
@@ -166,9 +186,9 @@ class Lane:
         self._started_at = now
         return also_empty
 
-    def aim(self, tenant: Tenant) -> None:
+    def aim(self, place: str) -> None:
         """Take note of where the sync goes."""
-        self._place = place_of(tenant)
+        self._place = place
 
     def more(self, now: float) -> None:
         """Take note that the outbox holds more than what was read."""
@@ -197,13 +217,21 @@ class Lane:
             synced_ts=self._last_sync_ts,
             due=self.status(now, wall).next_sync_due,
             last_error=self._last_error,
+            place=self._place,
+            gone=self._gone,
         )
 
     def adopt(self, memory: SyncMemory, now: float, wall: float) -> None:
-        """Go on where another instance has left off, unless somebody asked for a sync meanwhile."""
+        """Go on where another instance has left off, unless somebody asked for a sync meanwhile.
+
+        Of another endpoint than today's it counts only when the last sync was.
+        """
         self._last_sync_ts = memory.synced_ts
         if self._hurried:
             return
+        if memory.place not in (None, self._place):
+            memory = SyncMemory(synced_ts=memory.synced_ts, quiet_until=memory.quiet_until)
+        self._gone = memory.gone
         self._failures = memory.failures
         self._last_error = memory.last_error
         self._blocked_until, self._quiet_until = (
@@ -212,6 +240,16 @@ class Lane:
         if self._empty_at is not None and memory.synced_ts is not None:
             passed = max(0.0, wall - memory.synced_ts)
             self._empty_at = max(self._empty_at, now + self._settings.sync_interval - passed)
+
+    def took(self, seconds: float) -> None:
+        """Take note of how long the endpoint took to answer."""
+        self._slow = seconds > PROMPT
+        self._broken_off = False
+
+    def broken_off(self, events: int, now: float, *, also_empty: bool) -> None:
+        """Take note that the report took so long that others got its place: it goes out again when there is another."""
+        self._broken_off = True
+        self._retry(now, also_empty=also_empty and not events)
 
     def store_answered(self) -> None:
         """The outbox could be read."""
@@ -266,6 +304,7 @@ class Lane:
         self._last_error = printable(reason)
         self._gone = True
         self._retry(now, also_empty=False)
+        self.rests(now)
 
     def _retry(self, now: float, *, also_empty: bool) -> None:
         if also_empty and self._empty_at is not None:

@@ -50,7 +50,7 @@ def build_page(events: Sequence[StoredEvent], max_events: int, max_bytes: int) -
     parts: list[bytes] = []
     size = len(_HEAD) + len(_TAIL)
     for stored in events[:max_events]:
-        part = _entry(stored)
+        part = spliced(stored)
         size += len(part) + bool(parts)
         if parts and size > max_bytes:
             break
@@ -59,9 +59,10 @@ def build_page(events: Sequence[StoredEvent], max_events: int, max_bytes: int) -
     return Page(_HEAD + b",".join(parts) + _TAIL, posted)
 
 
-def _entry(stored: StoredEvent) -> bytes:
-    """Splice the id into the entry's text: decoding and encoding it again would cost ten times as much.
+def spliced(stored: StoredEvent) -> bytes:
+    """Return an event's entry with its id as first member.
 
+    It is spliced into the text: decoding and encoding that again would cost ten times as much.
     A lone surrogate, which UTF-8 cannot carry, becomes a question mark: it must not hold up the other events. G13
     """
     rest = stored.event.entry[1:]

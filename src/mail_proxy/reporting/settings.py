@@ -18,7 +18,11 @@ class ReportingSettings:
     poll_interval: float = 5.0
     """How often the outbox is looked through for what nobody told of."""
     parallel: int = 64
-    """Syncs at a time, and as many again to endpoints that failed last, which thus never take the others' places."""
+    """Syncs at a time to endpoints that answer promptly."""
+    parallel_slow: int = 192
+    """Syncs at a time to endpoints that are slow, and as many again to those that failed last."""
+    max_bytes_at_once: int = 64_000_000
+    """Of reports that are being made or on their way, for each of the three: what an endpoint holds up is in memory."""
     max_held_back: int = 1000
     """Refused messages of one tenant that are remembered; with more, the tenant waits as a whole."""
     shutdown_grace: float = 10.0
@@ -31,5 +35,6 @@ class ReportingSettings:
             raise ValueError("group_wait must be 0 to 1 s")
         if min(self.sync_interval, self.poll_interval) <= 0:
             raise ValueError("sync_interval and poll_interval must be more than 0 s")
-        if min(self.max_events, self.max_bytes, self.parallel, self.max_held_back) < 1:
+        counts = (self.max_events, self.max_bytes, self.parallel, self.parallel_slow, self.max_bytes_at_once)
+        if min(*counts, self.max_held_back) < 1:
             raise ValueError("max_events, max_bytes, parallel and max_held_back must be at least 1")

@@ -32,8 +32,19 @@ class Turn:
 class Turns:
     """Takes turns with the other instances."""
 
-    def __init__(self, leases: SyncLeases, standing: Callable[[], int | None], clock: Clock, rng: Random) -> None:
-        """`standing`: the term in which this instance is known to live, None while others may think that it died."""
+    def __init__(
+        self,
+        leases: SyncLeases,
+        standing: Callable[[], int | None],
+        clock: Clock,
+        rng: Random,
+        mark: Callable[[str], str],
+    ) -> None:
+        """`standing`: the term in which this instance is known to live, None while others may think that it died.
+
+        `mark`: returns what stands for a text, so that what is handed on about an endpoint shows nothing of it.
+        """
+        self.mark = mark
         self._leases = leases
         self._standing = standing
         self._clock = clock

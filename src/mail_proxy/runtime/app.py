@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import SystemRandom
 from uuid import uuid4
@@ -45,7 +46,10 @@ from mail_proxy.outbound.callback import Endpoint, HttpReportSink
 from mail_proxy.outbound.client import Limits, OutboundClient
 from mail_proxy.outbound.download import DownloadClient, HttpDownloader
 from mail_proxy.outbound.guard import Guarded, Trusted, refusal
-from mail_proxy.ports import Clock
+from mail_proxy.outbound.own_reporter import BUILT_IN, OwnReporterSink, load
+from mail_proxy.ports import Clock, ReportSink
+from mail_proxy.reporters import Reporter as OwnReporter
+from mail_proxy.reporting.feed import Feed
 from mail_proxy.reporting.reporter import Reporter
 from mail_proxy.reporting.settings import ReportingSettings
 from mail_proxy.reporting.turns import Turns
@@ -79,6 +83,10 @@ TEST_TIMEOUTS = Timeouts(connect=8.0, command=10.0)
 """For `POST /account/{id}/test`, whose caller waits."""
 DOWNLOAD_LIMITS = Limits(connections=1024, connections_per_host=1024)
 """Above what delivery fetches at a time: nobody waits for another one's connections."""
+REPORT_LOOKUPS = 512
+"""Name servers asked at a time for reports: as many as there are reports at a time, as dead ones delay no other."""
+MANY_FILES = 16_000
+"""Beyond that connections to a thousand endpoints a second may be kept for a while."""
 WHERE = "GMP_DATA_DIR and GMP_DB_PATH say where it is to be"
 
 
@@ -105,6 +113,7 @@ class App:
     instance: InstanceAdministration
     delivery: Delivery
     reporter: Reporter
+    feed: Feed
     supervisor: Supervisor
 
     async def run_now(self, tenant_id: str | None) -> None:
@@ -120,6 +129,7 @@ class App:
     def stop(self) -> None:
         """Begin nothing new; `run` returns when what was begun has ended."""  # G6
         self.delivery.stop()
+        self.feed.stop()
 
     async def not_ready(self) -> Sequence[str]:
         """Say why the instance should get no requests now; empty when it should."""
@@ -140,8 +150,9 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
 
     `address` is told to others that want the same SQLite file; workers of one port differ in their number and share the
     tally. Nothing runs yet. Raises `KeyRefused`, `WrongKey`, `StoreRefused`, `SchemaTooNew`, `StoreUnavailable`,
-    `JournalLocked` and `JournalUnwritable`, each with a sentence.
+    `JournalLocked`, `JournalUnwritable` and `ReporterRefused`, each with a sentence.
     """
+    own_reporter = None if settings.reporter == BUILT_IN else load(settings.reporter)
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.set_threshold(YOUNG, *gc.get_threshold()[1:])  # G11
     meter, instance_id = PrometheusMeter(tally, worker), _instance_id(settings)
@@ -163,11 +174,20 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
         stack.push_async_callback(tokens_for.close)
         transport = _transport(stack, _timeouts(settings), guard, tokens_for)
         attachments = await _attachments(stack, settings, guard)
-        sink = HttpReportSink(http, clock, _fallback(settings))
+        reports_http = await stack.enter_async_context(OutboundClient(Trusted(), _limits_of_reports()))
+        sink = _sink(stack, own_reporter, HttpReportSink(reports_http, clock, _fallback(settings)))
         directory = store.directory
         rng = SystemRandom()
-        turns = Turns(store.sync_leases, lambda: delivery.standing(), clock, rng)  # noqa: PLW0108 - it comes below
+        marked = store.seals.mark
+        turns = Turns(store.sync_leases, lambda: delivery.standing(), clock, rng, marked)  # noqa: PLW0108 - it comes below
         reporter = Reporter(store.outbox, directory, sink, clock, meter, _reporting(settings), rng, turns)
+        feed = Feed(store.feed, clock)
+
+        def told(tenant_ids: Iterable[str]) -> None:
+            whose = tuple(tenant_ids)
+            reporter.notify(whose)
+            feed.notify(whose)
+
         needs = Needs(
             instance_id,
             store.queue,
@@ -180,7 +200,7 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
             clock,
             meter,
         )
-        delivery = Delivery(needs, _delivery(settings), journal, reporter.notify, alone=alone)
+        delivery = Delivery(needs, _delivery(settings), journal, told, alone=alone)
         intake = Intake(
             store.queue,
             directory,
@@ -223,7 +243,7 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
                 clock,
                 sink.has_endpoint,
                 delivery.notify,
-                reporter.notify,
+                told,
                 settings.max_batch,
             ),
             pending=pending,
@@ -231,7 +251,8 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
             instance=InstanceAdministration(directory, directory, _given_name(settings)),
             delivery=delivery,
             reporter=reporter,
-            supervisor=Supervisor(loops(delivery, reporter, audit, store, clock)),
+            feed=feed,
+            supervisor=Supervisor(loops(delivery, reporter, feed, audit, store, clock)),
         )
 
 
@@ -272,6 +293,15 @@ async def _attachments(stack: AsyncExitStack, settings: Settings, guard: Guarded
             FetchMode.ENDPOINT: EndpointSource(downloads, spool, settings.attachment_timeout, own),
         }
     )
+
+
+def _sink(stack: AsyncExitStack, own: OwnReporter | None, http: HttpReportSink) -> ReportSink:
+    """Return what carries reports."""
+    if own is None:
+        return http
+    sink = OwnReporterSink(own)
+    stack.push_async_callback(sink.close)
+    return sink
 
 
 def _instance_id(settings: Settings) -> str:
@@ -353,8 +383,20 @@ def _delivery(settings: Settings) -> DeliverySettings:
     )
 
 
+def _limits_of_reports() -> Limits:
+    """The reporter keeps the number of its connections down; those that nobody uses are open files as well."""  # G11
+    return Limits(0, 0, lookups=REPORT_LOOKUPS, keep_alive=4.0 if _open_files() > MANY_FILES else 0.5)
+
+
 def _reporting(settings: Settings) -> ReportingSettings:
-    return ReportingSettings(sync_interval=settings.sync_interval, automatic=not settings.test_mode)
+    """Where few files may be open, most are for others than endpoints that do not answer."""  # G11
+    made = ReportingSettings(sync_interval=settings.sync_interval, automatic=not settings.test_mode)
+    return replace(made, parallel_slow=max(16, min(made.parallel_slow, _open_files() // 16)))
+
+
+def _open_files() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def _timeouts(settings: Settings) -> Timeouts:

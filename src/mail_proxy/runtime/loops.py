@@ -10,6 +10,7 @@ from mail_proxy.administration.audit import AuditLog
 from mail_proxy.administration.key_rotation import KeyRotation
 from mail_proxy.delivery.delivery import Delivery
 from mail_proxy.ports import Clock
+from mail_proxy.reporting.feed import Feed
 from mail_proxy.reporting.reporter import Reporter
 from mail_proxy.runtime.clock import DatabaseClock
 from mail_proxy.runtime.supervisor import Loop
@@ -17,7 +18,9 @@ from mail_proxy.store.hints import Hint
 from mail_proxy.store.store import Store
 
 
-def loops(delivery: Delivery, reporter: Reporter, audit: AuditLog, store: Store, clock: Clock) -> Mapping[str, Loop]:
+def loops(
+    delivery: Delivery, reporter: Reporter, feed: Feed, audit: AuditLog, store: Store, clock: Clock
+) -> Mapping[str, Loop]:
     """Return each loop by its name. Delivery is stopped from outside; the others end when it has ended.
 
     On PostgreSQL there is one more, for what other instances say.
@@ -39,7 +42,9 @@ def loops(delivery: Delivery, reporter: Reporter, audit: AuditLog, store: Store,
 
     async def report(started: Callable[[], None]) -> None:
         with reporting:
-            await reporter.run(started)
+            async with anyio.create_task_group() as group:
+                group.start_soon(feed.run, name="feed")
+                await reporter.run(started)
 
     async def keep_log(started: Callable[[], None]) -> None:
         with auditing:
@@ -50,7 +55,7 @@ def loops(delivery: Delivery, reporter: Reporter, audit: AuditLog, store: Store,
             delivery.look()
             return
         delivery.run_now()
-        reporter.wake(None)
+        reporter.look()
 
     async def listen(started: Callable[[], None]) -> None:
         from mail_proxy.store.listener import Listener  # noqa: PLC0415 - needs what comes with an extra

@@ -179,6 +179,13 @@ class Settings(BaseSettings):
         600, description="Seconds from the final dot to its reply. Giving up too early makes second copies."
     )
 
+    reporter: str = Field(
+        "http",
+        min_length=1,
+        max_length=100,
+        description="What carries reports: `http`, or the name of a "
+        "[reporter of your own](reports.md#your-own-reporter) that is installed beside the service.",
+    )
     client_sync_url: HttpUrl | None = Field(
         None, description="Where reports go for tenants that have no `client_base_url` of their own."
     )
@@ -187,7 +194,9 @@ class Settings(BaseSettings):
     client_sync_token: Token | None = Field(None, description="Bearer token there, instead of user and password.")
     sync_interval: Seconds = Field(300, description="Seconds between reports when there is nothing to report.")
     delivery_report_retention_seconds: Delay = Field(
-        7 * 86400, description="Seconds that finished and reported messages are kept."
+        7 * 86400,
+        description="Seconds that finished and reported messages are kept, and events in "
+        "[the feed](reports.md#the-feed).",
     )
     body_retention_seconds: Delay | None = Field(
         None,

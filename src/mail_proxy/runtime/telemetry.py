@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import Lock
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
+from mail_proxy.domain.sync_lease import Behind, SyncStanding
 from mail_proxy.ports import Meter
 from mail_proxy.runtime.tally import Labels, Page, Shape, Tally
 
@@ -34,14 +35,18 @@ _SENT, _ERRORS, _DEFERRED, _RATE_LIMITED, _UNCERTAIN, _POISON = range(len(_COUNT
 
 _REPORTS = (("gmp_reports", "Reports to tenants' endpoints."), ("gmp_reported_events", "Events in those reports."))
 _OUTCOMES = (True, False)
-_ON_HOLD, _LEFT_ALONE = (len(_REPORTS) * len(_OUTCOMES) + n for n in range(2))
-"""Gauges behind those totals. All workers know of the same accounts on hold; 0: not known yet, else one less."""
+_ON_HOLD, _LEFT_ALONE, _BEHIND = (len(_REPORTS) * len(_OUTCOMES) + n for n in range(3))
+"""Gauges behind those totals. All workers know of the same accounts on hold; 0: not known yet, else one less.
+
+From `_BEHIND` on two for each standing: tenants, the same way, and milliseconds.
+"""
+_TOTALS = _BEHIND + 2 * len(SyncStanding)
 
 
 def new_tally(workers: int = 1, max_series: int = MAX_SERIES, max_per_tenant: int = MAX_SERIES_PER_TENANT) -> Tally:
     """Return empty counts for so many workers, each of which has a meter of its own on them."""
     shared_rows = max_series // max(max_per_tenant, 1) + 2
-    shape = Shape(totals=_LEFT_ALONE + 1, rows=max_series + shared_rows, numbers=len(_COUNTERS))
+    shape = Shape(totals=_TOTALS, rows=max_series + shared_rows, numbers=len(_COUNTERS))
     return Tally(shape, workers)
 
 
@@ -115,6 +120,13 @@ class PrometheusMeter(Meter, Collector):
             self._page.totals[first + 1] += events
 
     @override
+    def behind(self, tenants: Mapping[SyncStanding, Behind]) -> None:
+        for index, standing in enumerate(SyncStanding):
+            behind = tenants.get(standing, Behind())
+            first = _BEHIND + 2 * index
+            self._page.totals[first], self._page.totals[first + 1] = behind.tenants + 1, max(0, int(behind.lag * 1000))
+
+    @override
     def pending(self, messages: int) -> None:
         self._tally.latest = messages
 
@@ -158,6 +170,21 @@ class PrometheusMeter(Meter, Collector):
             alone = sum(page.totals[_LEFT_ALONE] for page in self._tally.pages)
             yield GaugeMetricFamily("gmp_accounts_on_hold", "Accounts that are on hold.", value=held - 1)
             yield GaugeMetricFamily("gmp_breakers_open", "Servers that are left alone.", value=alone)
+
+        yield from self._reports_behind()
+
+    def _reports_behind(self) -> Iterator[Metric]:
+        """Give how far reports are behind. All workers see one database: what the one saw that saw most."""
+        tenants = GaugeMetricFamily("gmp_tenants_behind", "Tenants with events to be told of.", labels=["state"])
+        lag = GaugeMetricFamily("gmp_report_lag_seconds", "Age of the oldest of those events.", labels=["state"])
+        pages = [page.totals for page in self._tally.pages if page.totals[_BEHIND]]
+        for index, standing in enumerate(SyncStanding):
+            if pages:
+                first = _BEHIND + 2 * index
+                tenants.add_metric([standing.value], max(totals[first] for totals in pages) - 1)
+                lag.add_metric([standing.value], max(totals[first + 1] for totals in pages) / 1000)
+        if pages:
+            yield from (tenants, lag)
 
     def _count(self, counter: int, tenant_id: str, account_id: str) -> None:
         with self._lock:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import binascii
 import hashlib
+import hmac
 import os
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ class AesGcmCipher(Cipher):
                 raise ValueError(f"an AES-256 key has {KEY_BYTES} bytes")
             self._ciphers.setdefault(_id_of(each), AESGCM(each))
         self._key_id = _id_of(key)
+        self._marking_key = hashlib.sha256(b"mail-proxy marks\0" + key).digest()
 
     @property
     @override
@@ -61,6 +63,11 @@ class AesGcmCipher(Cipher):
         if scheme != SCHEME or not found:
             raise SealBroken("not a sealed text")
         return key_id
+
+    @override
+    def mark(self, text: str) -> str:
+        keyed = hmac.new(self._marking_key, text.encode("utf-8", "surrogatepass"), hashlib.sha256)
+        return keyed.hexdigest()[:32]
 
     @override
     def seal(self, text: str, place: str, key_id: str | None = None) -> str:

@@ -25,7 +25,7 @@ from mail_proxy.store.hints import Hint
 from mail_proxy.store.instance_settings import read_instance_settings, write_instance_settings
 from mail_proxy.store.prune import Prune
 from mail_proxy.store.removal import CancelWaiting
-from mail_proxy.store.schema import accounts, events, messages, sync_leases, tenants
+from mail_proxy.store.schema import accounts, events, feed_horizons, messages, sync_leases, tenants
 from mail_proxy.store.sealed import key_of_the_database, sealed_as_the_database_is
 from mail_proxy.store.survey import count_unfinished
 from mail_proxy.store.suspensions import free_poison, read_suspension, suspended_batches_of, write_suspension
@@ -264,6 +264,7 @@ class StoreDirectory:
             owned = connection.execute(select(accounts.c.pk).where(accounts.c.tenant_id == tenant_id)).scalars()
             forget_usage(connection, tenant_scope(tenant_id), *(account_scope(pk) for pk in owned))
             connection.execute(delete(sync_leases).where(sync_leases.c.tenant_id == tenant_id))
+            connection.execute(delete(feed_horizons).where(feed_horizons.c.tenant_id == tenant_id))
             connection.execute(delete(tenants).where(tenants.c.id == tenant_id))
 
         await self._change(remove)

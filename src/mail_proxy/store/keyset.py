@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Subquery, select, tuple_
+from sqlalchemy import BigInteger, ColumnElement, Subquery, literal, select, tuple_
 
 LAST = 2**63 - 1
 """Above every number that a database gives."""
@@ -34,6 +34,19 @@ def upwards(
     if dialect == "sqlite":
         return Walk((tenant == tenant_id) & (number > after), (number,))
     return Walk((tuple_(tenant, number) > tuple_(tenant_id, after)) & (tenant <= tenant_id), (tenant, number))
+
+
+def downwards(
+    dialect: str,
+    columns: tuple[ColumnElement[str], ColumnElement[int]],
+    tenant_id: ColumnElement[str],
+) -> Walk:
+    """Walk all rows of a tenant, highest number first. `columns` are tenant and number."""
+    tenant, number = columns
+    if dialect == "sqlite":
+        return Walk(tenant == tenant_id, (number.desc(),))
+    top = tuple_(tenant_id, literal(LAST, BigInteger))
+    return Walk((tuple_(tenant, number) <= top) & (tenant >= tenant_id), (tenant.desc(), number.desc()))
 
 
 def backwards(

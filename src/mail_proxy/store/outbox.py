@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Connection, Double, Integer, Text, bindparam, delete, func, select, update
+from sqlalchemy import BigInteger, Connection, Double, Integer, Text, bindparam, func, literal, select, update
 
 from mail_proxy.domain.message import FINAL_STATES
 from mail_proxy.domain.report import Event, EventType, StoredEvent
-from mail_proxy.domain.sync_lease import SyncLease
+from mail_proxy.domain.sync_lease import SyncLease, Waiting
 from mail_proxy.store.database import Database, Operation, Transaction
 from mail_proxy.store.keyset import upwards
 from mail_proxy.store.rows import among, pack, packed, selected, unpack
-from mail_proxy.store.schema import events, messages, tenants
+from mail_proxy.store.schema import events, messages, sync_leases, tenants
 from mail_proxy.store.sync_leases import Holders
+from mail_proxy.store.sync_notes import memory_columns, read_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +34,20 @@ class StoreOutbox:
         dialect = database.dialect
         self._database = database
         # one look into the index for each tenant; `exists` would be turned into a join over all events
-        waiting = select(events.c.event_id).where(events.c.tenant_id == tenants.c.id, events.c.reported_ts.is_(None))
-        with_events = select(tenants.c.id).where(waiting.limit(1).scalar_subquery().is_not(None))
+        first = upwards(dialect, (events.c.tenant_id, events.c.event_id), tenants.c.id, literal(0))
+        oldest_ts = (
+            select(events.c.ts)
+            .where(first.condition, events.c.reported_ts.is_(None))
+            .order_by(*first.order)
+            .limit(1)
+            .correlate(tenants)
+            .scalar_subquery()
+        )
+        with_events = select(tenants.c.id, oldest_ts.label("oldest")).where(oldest_ts.is_not(None))
         self.with_events = packed(dialect, with_events.subquery("with_events"))
+        theirs_among = among(dialect, sync_leases.c.tenant_id, "tenants")
+        memories = select(sync_leases.c.tenant_id, *memory_columns()).where(theirs_among)
+        self.memories = packed(dialect, memories.subquery("memories"))
         walk = upwards(
             dialect,
             (events.c.tenant_id, events.c.event_id),
@@ -69,23 +81,20 @@ class StoreOutbox:
             .where(func.coalesce(messages.c.reported_ts, 0.0) == 0.0, untold.is_(None))
             .values(reported_ts=now)
         )
-        # Of a message that was deleted meanwhile nothing is kept. All its events: one may have been told by a commit
-        # that the deletion did not see.
-        theirs = select(events.c.message_pk).where(told)
-        of_message = select(messages.c.pk).where(messages.c.pk == events.c.message_pk).scalar_subquery()
-        self.forget_deleted = (
-            delete(events)
-            .where(selected(dialect, events.c.message_pk, theirs))
-            .where(func.coalesce(events.c.reported_ts, 0.0) != 0.0, of_message.is_(None))
-        )
         self._holders = Holders(dialect)
         self._acknowledge = Operation("acknowledge", self._run)
 
-    async def tenants_with_events(self) -> Sequence[str]:
+    async def tenants_with_events(self) -> Sequence[Waiting]:
         """See `Outbox.tenants_with_events`."""
-        return await self._database.read(
-            lambda connection: [id_ for (id_,) in unpack(connection.execute(self.with_events).scalar())]
-        )
+
+        def look(connection: Connection) -> list[Waiting]:
+            waiting = unpack(connection.execute(self.with_events).scalar())
+            wanted = {"tenants": pack(tenant_id for tenant_id, _ in waiting)}
+            known = unpack(connection.execute(self.memories, wanted).scalar()) if waiting else []
+            memories = {tenant_id: read_memory(values) for tenant_id, *values in known}
+            return [Waiting(tenant_id, oldest, memories.get(tenant_id)) for tenant_id, oldest in waiting]
+
+        return await self._database.read(look)
 
     async def pending(self, tenant_id: str, limit: int, after: int = 0) -> Sequence[StoredEvent]:
         """See `Outbox.pending`."""
@@ -115,5 +124,4 @@ class StoreOutbox:
             chosen = {"event_ids": ids, "now": max(each.now for each in counting)}
             transaction.connection.execute(self.mark_events, chosen)
             transaction.connection.execute(self.mark_messages, chosen)
-            transaction.connection.execute(self.forget_deleted, chosen)
         return standing

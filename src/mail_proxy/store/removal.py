@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Connection, Double, bindparam, delete, select, text, update
+from sqlalchemy import BigInteger, Connection, Double, bindparam, select, text, update
 
 from mail_proxy.domain.message import WAITING_STATES, MessageState
 from mail_proxy.domain.settlement import cancel
@@ -14,7 +14,7 @@ from mail_proxy.store.database import Transaction
 from mail_proxy.store.loading import Loader
 from mail_proxy.store.prune import Remove
 from mail_proxy.store.rows import among, pack, packed, unpack
-from mail_proxy.store.schema import IS_WAITING, events, messages
+from mail_proxy.store.schema import IS_WAITING, messages
 from mail_proxy.store.settle import Settle
 from mail_proxy.store.usage import Usage, UsageSettings
 
@@ -80,7 +80,8 @@ class DeleteRequest:
 class Delete:
     """Cancels, removes, or leaves alone.
 
-    Of a finished message nothing stays but events that are to be told; those go when they are acknowledged.
+    Of a finished message nothing stays but its events: to be told where they are not yet, and in the feed until
+    retention takes them.
     """  # G9
 
     def __init__(self, dialect: str) -> None:
@@ -91,7 +92,6 @@ class Delete:
             .with_for_update(of=messages)
         )
         self.standing = packed(dialect, standing.subquery("standing"))
-        self.forget_told = delete(events).where(among(dialect, events.c.message_pk), events.c.reported_ts.is_not(None))
         self.cancel = Cancel(dialect)
         self.remove = Remove(dialect)
 
@@ -101,6 +101,7 @@ class Delete:
 
     def _delete(self, transaction: Transaction, request: DeleteRequest) -> Mapping[int, Deletion]:
         connection = transaction.connection
+        self.remove.hold_events(connection, request.pks)
         rows = unpack(connection.execute(self.standing, {"pks": pack(request.pks)}).scalar())
         became = {pk: _became(MessageState(state)) for pk, state in rows}
         waiting, finished = (
@@ -108,10 +109,7 @@ class Delete:
             for wanted in (Deletion.CANCELLED, Deletion.REMOVED)
         )
         self.cancel(transaction, waiting, request.now, "deleted by request")
-        if finished:
-            if not request.silent:
-                connection.execute(self.forget_told, {"pks": pack(finished)})
-            self.remove(connection, finished, with_events=request.silent)
+        self.remove.leaving_events(connection, finished, silent=request.silent)
         return became
 
 
@@ -136,7 +134,7 @@ class CleanRequest:
 
 
 class Clean:
-    """Removes messages that are still as they were found."""  # G9
+    """Removes messages that are still as they were found, and leaves their events to retention."""  # G9
 
     def __init__(self, dialect: str) -> None:
         finished = (
@@ -157,6 +155,7 @@ class Clean:
     def _clean(self, connection: Connection, request: CleanRequest) -> int:
         wanted = {"pks": pack(request.pks), "finished_before": request.finished_before}
         which = self.silent if request.silent else self.reported
+        self.remove.hold_events(connection, request.pks)
         pks = [pk for (pk,) in unpack(connection.execute(which, wanted).scalar())]
-        self.remove(connection, pks)
+        self.remove.leaving_events(connection, pks, silent=request.silent)
         return len(pks)

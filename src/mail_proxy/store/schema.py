@@ -28,6 +28,7 @@ HAS_BODY = "finished_ts IS NOT NULL AND NOT body_removed"
 IS_WAITING = "state IN ('held', 'ready', 'scheduled')"
 """SQLite takes a partial index only for a condition in the very words of the index."""
 ANY_MESSAGE = "pk > 0"
+ANY_EVENT = "event_id > 0"
 POISON_BATCH = ""
 """In `suspended_batches`: what is held of a tenant because instances ended over it is to be put back."""
 
@@ -71,6 +72,8 @@ sync_leases = Table(
     Column("synced_ts", Double),
     Column("due", Double),  # when the next sync was due
     Column("last_error", Text),  # why the last sync failed, if it did
+    Column("place", Text),  # a mark of the endpoint that this is about
+    Column("gone", Boolean, nullable=False, server_default=false()),  # which said that it is gone for good
 )
 
 tenants = Table(
@@ -202,8 +205,16 @@ events = Table(
     Column("ts", Double, nullable=False),
     Column("entry", Text, nullable=False),  # the report's entry, JSON
     Column("reported_ts", Double),
+    Column("left_behind", Boolean, nullable=False, server_default=false()),  # its message was removed by hand
     Index("ix_events_message", "message_pk"),
     sqlite_autoincrement=True,
+)
+
+feed_horizons = Table(
+    "feed_horizons",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("event_id", BigInteger, nullable=False),  # the highest one that retention has removed
 )
 
 usage = Table(
@@ -285,4 +296,8 @@ _partial(
 # few messages have credentials: they are found without a look at all the others
 _partial("ix_contents_auths", contents, "message_pk", where="auths IS NOT NULL")
 _partial("ix_events_unreported", events, "tenant_id", "event_id", where="reported_ts IS NULL")
+# The feed; for no other statement, see above.
+_partial("ix_events_feed", events, "tenant_id", "event_id", where=ANY_EVENT)
+_partial("ix_events_left_told", events, "ts", where="left_behind AND reported_ts IS NOT NULL")
+_partial("ix_events_left_untold", events, "tenant_id", "ts", where="left_behind AND reported_ts IS NULL")
 _partial("ix_command_log_tenant", command_log, "tenant_id", "ts", "pk", where="tenant_id IS NOT NULL")

@@ -16,6 +16,7 @@ from mail_proxy.store.command_log import StoreCommandLog
 from mail_proxy.store.database import Database, Operation, Transaction
 from mail_proxy.store.directory import StoreDirectory
 from mail_proxy.store.errors import FsyncFailed
+from mail_proxy.store.feed import StoreFeed
 from mail_proxy.store.hints import Hints
 from mail_proxy.store.message_changes import StoreMessageChanges
 from mail_proxy.store.opening import FileLock, prepare, sqlite_file
@@ -40,6 +41,7 @@ class Store:
     queue: StoreQueue
     directory: StoreDirectory
     outbox: StoreOutbox
+    feed: StoreFeed
     archive: StoreArchive
     message_changes: StoreMessageChanges
     command_log: StoreCommandLog
@@ -73,6 +75,7 @@ class Store:
         """Take this instance off the list, finish the writes, and give the file up."""
         try:
             with suppress(StoreUnavailable, FsyncFailed):  # then the others find out by its counter
+                await self.sync_leases.close()
                 await self.database.write(Operation("leave", _leave), self.instance_id)
                 await self.database.drained()
                 await self.queue.put_back_unanswered()
@@ -105,6 +108,7 @@ async def open_store(
             lock.free()
         raise
     directory = StoreDirectory(database, cipher, clock)
+    leases = StoreSyncLeases(database, instance_id, clock)
     try:
         database.start()
         me = Registration(instance_id, clock.now(), cipher.key_id)
@@ -120,11 +124,12 @@ async def open_store(
         queue=StoreQueue(database, instance_id, usage, cipher),
         directory=directory,
         outbox=StoreOutbox(database),
+        feed=StoreFeed(database),
         archive=StoreArchive(database, clock),
         message_changes=StoreMessageChanges(database),
         command_log=StoreCommandLog(database),
-        sync_leases=StoreSyncLeases(database, instance_id),
-        sync_records=StoreSyncRecords(database),
+        sync_leases=leases,
+        sync_records=StoreSyncRecords(database, leases.notes),
         hints=Hints(database, instance_id, clock),
         seals=StoreSeals(database, cipher, instance_id),
         cipher=cipher,

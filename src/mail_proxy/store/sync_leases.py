@@ -7,26 +7,28 @@ for a whole lease (`rescue.py`). On SQLite there is one process, and nobody to t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import replace
 from uuid import uuid4
 
-from sqlalchemy import Connection, Double, Integer, Text, bindparam, literal, select, update
+from sqlalchemy import Connection, Text, bindparam, literal, select, update
 from sqlalchemy import literal_column as sql
 from sqlalchemy.dialects.postgresql import insert
 
 from mail_proxy.domain.sync_lease import SyncLease, SyncMemory
+from mail_proxy.ports import Clock
 from mail_proxy.store.database import Database, Operation, Transaction
 from mail_proxy.store.rows import among, pack, packed, unpack, unpacked
 from mail_proxy.store.schema import instances, sync_leases
+from mail_proxy.store.sync_notes import FIELDS, SyncNotes, memory_columns, memory_types, read_memory
 
 
 class StoreSyncLeases:
-    """Keeps the `SyncLeases` port; free on SQLite."""
+    """Keeps the `SyncLeases` port; on SQLite a turn is free, and `notes` are what is left to the next run."""
 
-    def __init__(self, database: Database, instance_id: str) -> None:
+    def __init__(self, database: Database, instance_id: str, clock: Clock) -> None:
         self._database = database
         self._instance_id = instance_id
-        self._alone = database.dialect == "sqlite"
+        self.notes = SyncNotes(database, clock) if database.dialect == "sqlite" else None
         wanted = unpacked("postgresql", {"tenant_id": Text(), "token": Text()})
         taking = insert(sync_leases).from_select(
             ["tenant_id", "token", "instance_id", "failures"],
@@ -41,45 +43,18 @@ class StoreSyncLeases:
                 set_={"instance_id": taking.excluded.instance_id, "token": taking.excluded.token},
                 where=free | ~alive.exists(),
             )
-            .returning(
-                sync_leases.c.tenant_id,
-                sync_leases.c.token,
-                sync_leases.c.told_by,
-                sync_leases.c.failures,
-                sync_leases.c.retry_at,
-                sync_leases.c.quiet_until,
-                sync_leases.c.synced_ts,
-                sync_leases.c.due,
-                sync_leases.c.last_error,
-            )
+            .returning(sync_leases.c.tenant_id, sync_leases.c.token, sync_leases.c.told_by, *memory_columns())
             .cte("taken")
         )
         self.take_free = packed("postgresql", taken)
-        told = unpacked(
-            "postgresql",
-            {
-                "tenant_id": Text(),
-                "token": Text(),
-                "failures": Integer(),
-                "retry_at": Double(),
-                "quiet_until": Double(),
-                "synced_ts": Double(),
-                "due": Double(),
-                "last_error": Text(),
-            },
-        )
+        told = unpacked("postgresql", {"tenant_id": Text(), "token": Text(), **memory_types()})
         self.hand_on = (
             update(sync_leases)
             .where(sync_leases.c.tenant_id == told.c.tenant_id, sync_leases.c.token == told.c.token)
             .values(
                 token=None,
                 told_by=sync_leases.c.instance_id,
-                failures=told.c.failures,
-                retry_at=told.c.retry_at,
-                quiet_until=told.c.quiet_until,
-                synced_ts=told.c.synced_ts,
-                due=told.c.due,
-                last_error=told.c.last_error,
+                **{name: told.c[name] for name in FIELDS},
             )
         )
         self._take_op = Operation("take_sync_lease", self._take)
@@ -88,12 +63,21 @@ class StoreSyncLeases:
     async def take(self, tenant_id: str) -> SyncLease | None:
         """See `SyncLeases.take`."""
         wanted = SyncLease(tenant_id, uuid4().hex)
-        return wanted if self._alone else await self._database.write(self._take_op, wanted)
+        if self.notes is not None:
+            return replace(wanted, memory=await self.notes.from_before(tenant_id))
+        return await self._database.write(self._take_op, wanted)
 
     async def release(self, lease: SyncLease, memory: SyncMemory) -> None:
         """See `SyncLeases.release`."""
-        if not self._alone:
+        if self.notes is not None:
+            await self.notes.note(lease.tenant_id, memory)
+        else:
             await self._database.write(self._release_op, (lease, memory))
+
+    async def close(self) -> None:
+        """Write down what a next run should know, as far as it is not."""
+        if self.notes is not None:
+            await self.notes.save()
 
     def _take(self, transaction: Transaction, wanted: Sequence[SyncLease]) -> Sequence[SyncLease | None]:
         # of two who want the same tenant's, one gets it
@@ -103,14 +87,11 @@ class StoreSyncLeases:
         taken = {}
         for tenant_id, token, told_by, *memory in unpack(transaction.connection.execute(self.take_free, rows).scalar()):
             ours = told_by in (None, self._instance_id)
-            taken[token] = SyncLease(tenant_id, token, None if ours else SyncMemory(*memory))
+            taken[token] = SyncLease(tenant_id, token, None if ours else read_memory(memory))
         return [taken.get(each.token) for each in wanted]
 
     def _release(self, transaction: Transaction, given: Sequence[tuple[SyncLease, SyncMemory]]) -> Sequence[None]:
-        rows = [
-            (lease.tenant_id, lease.token, *(getattr(memory, each.name) for each in fields(memory)))
-            for lease, memory in given
-        ]
+        rows = [(lease.tenant_id, lease.token, *(getattr(memory, name) for name in FIELDS)) for lease, memory in given]
         transaction.connection.execute(self.hand_on, {"rows": pack(rows)})
         return [None] * len(given)
 

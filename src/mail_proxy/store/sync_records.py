@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Integer, Text, bindparam, func, select
 
@@ -10,13 +10,16 @@ from mail_proxy.domain.sync_lease import MANY_EVENTS, SyncMemory, SyncRecord
 from mail_proxy.store.database import Database
 from mail_proxy.store.rows import packed, unpack
 from mail_proxy.store.schema import events, sync_leases, tenants
+from mail_proxy.store.sync_notes import SyncNotes, memory_columns, read_memory
 
 
 class StoreSyncRecords:
     """Keeps the `SyncRecords` port on SQLite and PostgreSQL."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, notes: SyncNotes | None) -> None:
+        """`notes`: what may be newer than what the database knows."""
         self._database = database
+        self._notes = notes
         some = (
             select(events.c.event_id)
             .where(events.c.tenant_id == tenants.c.id, events.c.reported_ts.is_(None))
@@ -25,19 +28,9 @@ class StoreSyncRecords:
             .subquery("some")
         )
         pending = select(func.count()).select_from(some).scalar_subquery()
-        turns = sync_leases.c
         page = (
-            select(
-                tenants.c.id,
-                pending.label("pending"),
-                turns.failures,
-                turns.retry_at,
-                turns.quiet_until,
-                turns.synced_ts,
-                turns.due,
-                turns.last_error,
-            )
-            .outerjoin_from(tenants, sync_leases, turns.tenant_id == tenants.c.id)
+            select(tenants.c.id, pending.label("pending"), *memory_columns())
+            .outerjoin_from(tenants, sync_leases, sync_leases.c.tenant_id == tenants.c.id)
             .where(tenants.c.id > bindparam("after", type_=Text))
             .order_by(tenants.c.id)
             .limit(bindparam("limit", type_=Integer))
@@ -48,7 +41,8 @@ class StoreSyncRecords:
         """See `SyncRecords.records`."""
         wanted = {"after": after or "", "limit": limit}  # no id is empty
         rows = await self._database.read(lambda connection: connection.execute(self.page, wanted).scalar())
+        newer: Mapping[str, SyncMemory] = {} if self._notes is None else self._notes.unwritten
         return [
-            SyncRecord(tenant_id, None if memory[0] is None else SyncMemory(*memory), pending)
+            SyncRecord(tenant_id, newer.get(tenant_id) or read_memory(memory), pending)
             for tenant_id, pending, *memory in unpack(rows)
         ]

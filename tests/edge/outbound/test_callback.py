@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -162,9 +164,34 @@ async def test_a_report_is_signed_with_every_secret_whose_time_lasts(
     assert request.headers["webhook-signature"] == signatures((new, old), REPORT_ID, int(now), request.body)
 
 
+async def test_at_the_common_endpoint_a_report_is_signed_with_its_tenant_s_secret(
+    server: CallbackServer, client: OutboundClient
+) -> None:
+    secret, clock = shown_secret(b"k" * 32), FakeClock()
+    sink = HttpReportSink(client, clock, Endpoint(f"{server.url}/all", ClientAuth()))
+    empty = b'{"delivery_report":[]}'
+    await sink.deliver(Tenant("silent", signing=Signing(secret)), empty, REPORT_ID)
+    (request,) = server.requests
+    assert request.headers["webhook-signature"] == signatures((secret,), REPORT_ID, int(clock.now()), empty)
+
+
 async def test_without_a_secret_a_report_has_its_id_and_no_signature(
     server: CallbackServer, sink: HttpReportSink
 ) -> None:
     await sink.deliver(Tenant("acme", client_base_url=server.url), PAYLOAD, REPORT_ID)
     assert server.requests[0].headers["webhook-id"] == REPORT_ID
     assert "webhook-signature" not in server.requests[0].headers
+
+
+async def test_another_endpoint_and_other_credentials_are_another_place(sink: HttpReportSink) -> None:
+    one, other = (ClientAuth(ClientAuthMethod.BEARER, Secret(text)) for text in ("one", "other"))
+    tenant = Tenant("acme", client_base_url="https://acme.example")
+    changes: list[dict[str, Any]] = [
+        {},
+        {"client_base_url": "https://elsewhere.example"},
+        {"client_sync_path": "/elsewhere"},
+        {"client_auth": one},
+        {"client_auth": other},
+    ]
+    places = [sink.place(replace(tenant, **each)) for each in changes]
+    assert len(set(places)) == len(places)

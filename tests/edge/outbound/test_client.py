@@ -163,6 +163,59 @@ async def test_what_is_not_a_whole_http_answer_is_broken(
     assert len(server.requests) == 1
 
 
+_CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("start", "again"),
+    [
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"", b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n"),
+        (b"", b"\r\n"),
+        (b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"),
+        (b"HTTP/1.1 200 OK\r\nX: ", b"y"),
+        (_CHUNKED, b"0"),
+        (_CHUNKED + b"5;", b"name=value;"),
+        (_CHUNKED + b"5\r\nabcde\r\n0\r\n", b"X: y\r\n"),
+        (_CHUNKED + b"5\r\nabcde\r\n0\r\nX: ", b"y"),
+    ],
+    ids=["100", "103", "blank lines", "headers", "header", "chunk size", "chunk extensions", "trailers", "trailer"],
+)
+async def test_what_never_comes_to_an_answer_is_given_up_after_a_few_kilobytes(
+    trusted: OutboundClient, start: bytes, again: bytes
+) -> None:
+    """And long before its time is over: the event loop would have nothing else to do until then."""  # G11
+    sent = 0
+
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(start)
+        with contextlib.suppress(ConnectionError):
+            while sent < 50_000_000:
+                writer.write(again * (8192 // len(again)))
+                sent += 8192
+                await writer.drain()
+        writer.transport.abort()
+
+    server = await asyncio.start_server(flood, "127.0.0.1", 0)
+    async with server:
+        with pytest.raises(Broken):
+            await trusted.request(get(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", timeout=60))
+    assert sent < 10_000_000  # what the sockets between hold, and a little more
+
+
+async def test_a_few_interim_answers_are_passed_over(server: CallbackServer, trusted: OutboundClient) -> None:
+    interim = b"HTTP/1.1 100 Continue\r\n\r\n" + b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 4
+    server.script(Reply(body=interim + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", manner=Manner.RAW))
+    assert (await trusted.request(get(server.url))).body == b"{}"
+
+
+async def test_a_body_in_chunks_of_one_byte_is_read(server: CallbackServer, trusted: OutboundClient) -> None:
+    server.script(Reply(body=_CHUNKED + b"1\r\nx\r\n" * 30_000 + b"0\r\n\r\n", manner=Manner.RAW))
+    assert (await trusted.request(get(server.url, max_bytes=30_000))).body == b"x" * 30_000
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.one_of(st.binary(), st.binary().map(lambda rest: b"HTTP/1.1 200 OK\r\n" + rest)))
 def test_garbage_gives_an_answer_or_one_of_our_errors(garbage: bytes) -> None:
@@ -235,6 +288,17 @@ async def test_one_host_that_hangs_leaves_connections_to_others(server: Callback
         for _ in range(5):
             assert (await client.request(get(server.url, timeout=2))).status == 200
         assert dead.connections == 2
+        for task in hanging:
+            task.cancel()
+        await asyncio.gather(*hanging, return_exceptions=True)
+
+
+async def test_a_client_whose_caller_keeps_the_number_down_has_no_bound_of_its_own(server: CallbackServer) -> None:
+    async with CallbackServer() as dead, OutboundClient(Trusted(), Limits(0, 0)) as client:
+        dead.by_default = Reply(manner=Manner.HANG)
+        hanging = [asyncio.create_task(client.request(get(dead.url, timeout=20))) for _ in range(300)]
+        await dead.wait_for(300)
+        assert (await client.request(get(server.url))).status == 200
         for task in hanging:
             task.cancel()
         await asyncio.gather(*hanging, return_exceptions=True)

@@ -66,6 +66,8 @@ VERBS = (
     "sync records",
     "acknowledge",
     "give the turn back",
+    "feed",
+    "ends of feeds",
     "page",
     "next page",
     "page of what waits",
@@ -102,6 +104,7 @@ VERBS = (
     "remove bodies",
     "prune",
     "prune silent",
+    "prune what is left behind",
     "refuse to delete account",
     "delete account",
     "refuse to delete tenant",
@@ -171,6 +174,11 @@ _FILL_EVENTS = """
 INSERT INTO events (tenant_id, message_pk, type, ts, entry, reported_ts)
 SELECT tenant_id, pk, 'sent', finished_ts, '{}', reported_ts FROM messages
 WHERE pk > :before AND finished_ts IS NOT NULL
+"""
+_LEAVE_BEHIND = """
+INSERT INTO events (tenant_id, message_pk, type, ts, entry, reported_ts, left_behind)
+WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :count)
+SELECT 'left', 0, 'sent', :now - 1000, '{}', CASE WHEN i % 4 = 0 THEN :now END, TRUE FROM n
 """
 _FILL_LOG = """
 INSERT INTO command_log (key, ts, by_admin, tenant_id, method, route, status, details)
@@ -300,6 +308,11 @@ async def look(store: Store, observe: Observe) -> None:
     assert lease is not None
     with observe("give the turn back"):
         await store.sync_leases.release(lease, SyncMemory())
+    with observe("feed"):
+        stretch = await store.feed.stretch("tenant0", None, CHUNK, 1_000_000)
+        assert (await store.feed.stretch("tenant0", stretch.events[-1].event_id, CHUNK, 1_000_000)).events
+    with observe("ends of feeds"):
+        assert len(await store.feed.ends(["tenant0", "tenant1", "nobody"])) == 3
     with observe("page"):
         page = await archive.page("tenant0", MessageFilter(), None, CHUNK, NOW)
     with observe("next page"):
@@ -386,6 +399,10 @@ async def remove(store: Store, observe: Observe) -> None:
         assert await store.queue.prune(NOW, CHUNK, ()) == CHUNK
     with observe("prune silent"):
         assert await store.queue.prune(NOW - 99, 10 * CHUNK, ("tenant0",)) == 10 * CHUNK
+    with store.database.engine.begin() as connection:  # more than is left by the few that were deleted above
+        connection.execute(text(_LEAVE_BEHIND), {"count": 4 * CHUNK, "now": NOW})
+    with observe("prune what is left behind"):
+        assert await store.queue.prune(NOW - 200, 2 * CHUNK, ("left",)) == 2 * CHUNK
     account = await with_account(store, "leaving")
     wide = (("a@example.net", RecipientKind.TO), ("b@example.net", RecipientKind.TO))
     await enqueue(store, *(a_message(f"L{n}", account, recipients=wide) for n in range(3)))

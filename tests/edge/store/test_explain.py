@@ -42,7 +42,7 @@ SORTS_ITS_CHUNK = frozenset(
     {
         *("claim", "claim urgent", "claim and park", "claim again", "claim within a limit", "claim beyond a limit"),
         *("claim_expired", "claim_waited_out", "rescue", "delete account"),
-        *("delete messages", "requeue"),
+        *("delete messages", "requeue", "clean"),
     }
 )
 """Verbs that read a chunk by its numbers and put it in order."""

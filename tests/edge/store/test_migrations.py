@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, Engine, make_url, text
 
 from mail_proxy.store.engines import postgresql_engine, sqlite_engine
 from mail_proxy.store.errors import SchemaTooNew
-from mail_proxy.store.opening import StoreRefused, database_url, prepare
+from mail_proxy.store.opening import MIGRATIONS, StoreRefused, database_url, prepare
 from mail_proxy.store.schema import metadata
 from tests.edge.store.processes import openers
 from tests.support.postgres import PostgresServer
@@ -129,6 +131,8 @@ def test_indexes_that_serve_one_state_hold_only_that(empty_url: str) -> None:
         ("ix_messages_reported", "reported_ts IS NOT NULL"),
         ("ix_messages_unreported", "reported_ts IS NULL"),
         ("ix_events_unreported", "reported_ts IS NULL"),
+        ("ix_events_left_told", "left_behind"),
+        ("ix_events_left_untold", "left_behind"),
     ):
         assert condition in definitions[name].partition(" WHERE ")[2], name
 
@@ -192,3 +196,38 @@ def test_a_database_with_another_key_is_refused_and_left_alone(empty_url: str) -
         prepare(empty_url, another_key)
     assert asked == [None, "checked"]
     engine.dispose()
+
+
+def test_what_deleted_messages_left_is_found_and_feeds_begin_at_what_is_there(empty_url: str) -> None:
+    engine = engine_of(empty_url)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0011")
+        for tenant in ("acme", "quiet"):
+            connection.execute(text(_A_TENANT), {"id": tenant})
+        connection.execute(text(_A_MESSAGE))
+        for event_id, message in ((5, 1), (7, 2), (9, 1)):
+            connection.execute(text(_AN_EVENT), {"event_id": event_id, "message": message})
+    migrate(empty_url)
+    with engine.connect() as connection:
+        left = connection.execute(text("SELECT event_id FROM events WHERE left_behind")).scalars().all()
+        found = connection.execute(text("SELECT tenant_id, event_id FROM feed_horizons ORDER BY tenant_id")).all()
+    engine.dispose()
+    assert left == [7]
+    assert [tuple(each) for each in found] == [("acme", 4), ("quiet", 9)]
+
+
+_A_TENANT = """
+INSERT INTO tenants (id, name, client_sync_path, client_attachment_path, active, on_uncertain, suspended, created_ts)
+VALUES (:id, '', '', '', TRUE, 'resend', FALSE, 0)
+"""
+_A_MESSAGE = """
+INSERT INTO messages (pk, tenant_id, id, account_pk, account_id, priority, state, attempts, digest, size, created_ts)
+VALUES (1, 'acme', 'M1', 1, 'main', 2, 'sent', 1, '', 0, 0)
+"""
+_AN_EVENT = """
+INSERT INTO events (event_id, tenant_id, message_pk, type, ts, entry)
+VALUES (:event_id, 'acme', :message, 'sent', 0, '{}')
+"""
