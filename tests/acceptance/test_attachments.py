@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ import pytest
 
 from tests.acceptance.sinks import Sink, running_sink
 from tests.acceptance.tenants import Tenant, new_tenant
+from tests.docs.pages import page
 from tests.support.callback_server import Manner, Reply
 from tests.support.file_server import ENDPOINT, FileServer
 from tests.support.instance import Instance, a_message, eventually
@@ -199,3 +201,22 @@ async def test_a_kill_while_something_is_fetched_leaves_nothing_and_loses_nothin
         await sink.wait_for(1)
         await eventually(lambda: left_in_spool(instance) == [], "the spool is empty")
         assert sink.ids == ["M1"]
+
+
+async def test_each_example_of_the_documentation_arrives(instance: Instance) -> None:
+    shown = [block.text for block in page("docs/attachments.md").blocks if block.mark == "a submission"]
+    assert len(shown) == 4
+    async with desk(instance, name="x") as (tenant, sink, server):
+        file(instance.folder / "attachments" / tenant.id, "manuals/1042.pdf")
+        server.put(ENDPOINT, Reply(200, PDF))
+        server.put("/terms.pdf", Reply(200, PDF))
+        for text in shown:
+            batch = json.loads(text.replace("https://files.acme.example", server.url))
+            assert (await tenant.client.post("/commands/add-messages", batch))["queued"] == 1
+        await sink.wait_for(4)
+        found = {id_: parts(sink, id_) for id_ in sink.ids}
+    assert {name: data for each in found.values() for name, (_, data) in each.items()} == {
+        "hello.txt": b"Hello",
+        "logo.png": b"\x89PNG\r\n\x1a\n",
+        **dict.fromkeys(("invoice.pdf", "terms.pdf", "manual.pdf"), PDF),
+    }

@@ -22,7 +22,7 @@ from mail_proxy.ports import FetchFailed
 
 IN_MEMORY = 100_000
 """Bytes up to which an attachment is held in memory."""
-_BLOCK = 512 * 1024
+_BLOCK = 192 * 1024
 """Bytes that are hashed and written at a time, on a thread."""
 _CHUNK = LINE * 1024
 FOLDER = "spool"
@@ -68,7 +68,7 @@ class Spooled:
             if isinstance(held, bytes):
                 chunk = held[at : at + _CHUNK]
             else:  # what was written a moment ago is in the system's memory as a rule
-                chunk = await asyncio.to_thread(os.pread, held.fileno(), _CHUNK * 8, at)
+                chunk = await asyncio.to_thread(os.pread, held.fileno(), _CHUNK * 4, at)
             if not chunk:
                 raise OSError("the spooled file is shorter than it was")
             yield chunk
