@@ -37,7 +37,7 @@ from mail_proxy.attachments.spool import SpoolSettings, prepare_folder
 from mail_proxy.delivery.delivery import Delivery
 from mail_proxy.delivery.journal import FlightJournal, boot_id
 from mail_proxy.delivery.needs import Needs
-from mail_proxy.delivery.settings import DeliverySettings
+from mail_proxy.delivery.settings import MOST_FETCHES, DeliverySettings
 from mail_proxy.domain.attachment import FetchMode
 from mail_proxy.domain.rate_limit import Windows
 from mail_proxy.domain.retry import RetrySchedule
@@ -399,6 +399,7 @@ def _delivery(settings: Settings) -> DeliverySettings:
         batch_size=settings.batch_size_per_account,
         max_concurrent_sends=settings.max_concurrent_sends,
         max_sending=int(settings.max_sending_mb * 1_000_000),
+        max_fetches=max(4, min(MOST_FETCHES, _open_files() // 128)),
         poll_interval=settings.send_loop_interval,
         grace=settings.shutdown_grace,
         lease=settings.lease,
