@@ -21,7 +21,7 @@ from mail_proxy.attachments.files import FileSource
 from mail_proxy.attachments.http import UrlSource
 from mail_proxy.attachments.inline import InlineSource
 from mail_proxy.attachments.sources import Sources
-from mail_proxy.attachments.spool import SpoolSettings, prepare_folder
+from mail_proxy.attachments.spool import SpoolSettings
 from mail_proxy.domain.attachment import Attachment, FetchMode
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Tenant
@@ -90,7 +90,7 @@ async def made(folder: Path, guard: Guarded = LOCAL, timeout: float = 5.0) -> As
     for root in roots:
         (root / "acme").mkdir(parents=True)
     spool = SpoolSettings(folder / "spool", MOST)
-    prepare_folder(spool.folder)
+    spool.folder.mkdir()
     async with (
         FileServer() as server,
         FileServer() as other,

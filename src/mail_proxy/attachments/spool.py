@@ -36,9 +36,8 @@ class SpoolSettings:
     max_bytes: int
 
 
-def prepare_folder(folder: Path) -> None:
-    """Make the folder, for this user only, and remove what an earlier run may have left in it."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+def remove_left_over(folder: Path) -> None:
+    """Remove what an earlier run may have left in the folder."""
     for left in folder.iterdir():
         if left.name.startswith("tmp"):
             with suppress(OSError):

@@ -24,40 +24,29 @@ from mail_proxy.administration.message_commands import MessageCommands
 from mail_proxy.administration.pending import Pending
 from mail_proxy.administration.scheduling import Scheduling
 from mail_proxy.administration.tenants import Tenants
-from mail_proxy.attachments.cache import DISK_TTL, MEMORY_TTL, CachedSource
-from mail_proxy.attachments.cache_disk import DiskTier
-from mail_proxy.attachments.cache_memory import MemoryTier
-from mail_proxy.attachments.endpoint import EndpointSource, SharedEndpoint
-from mail_proxy.attachments.files import FileSource
-from mail_proxy.attachments.http import UrlSource
-from mail_proxy.attachments.inline import InlineSource
-from mail_proxy.attachments.sources import Sources
-from mail_proxy.attachments.spool import FOLDER as SPOOL_FOLDER
-from mail_proxy.attachments.spool import SpoolSettings, prepare_folder
 from mail_proxy.delivery.delivery import Delivery
 from mail_proxy.delivery.journal import FlightJournal, boot_id
 from mail_proxy.delivery.needs import Needs
 from mail_proxy.delivery.settings import MOST_FETCHES, DeliverySettings
-from mail_proxy.domain.attachment import FetchMode
 from mail_proxy.domain.rate_limit import Windows
 from mail_proxy.domain.retry import RetrySchedule
-from mail_proxy.domain.secret import Secret
-from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod
+from mail_proxy.domain.tenant import ClientAuth
 from mail_proxy.intake.intake import Intake, IntakeSettings
 from mail_proxy.outbound.access_tokens import RefreshedTokens
 from mail_proxy.outbound.callback import Endpoint, HttpReportSink
 from mail_proxy.outbound.client import Limits, OutboundClient
-from mail_proxy.outbound.download import DownloadClient, HttpDownloader
 from mail_proxy.outbound.guard import Guarded, Trusted, refusal
 from mail_proxy.outbound.own_reporter import BUILT_IN, OwnReporterSink, load
-from mail_proxy.ports import AttachmentSource, CacheTier, Clock, ReportSink
+from mail_proxy.ports import Clock, ReportSink
 from mail_proxy.reporters import Reporter as OwnReporter
 from mail_proxy.reporting.feed import Feed
 from mail_proxy.reporting.reporter import Reporter
 from mail_proxy.reporting.settings import ReportingSettings
 from mail_proxy.reporting.turns import Turns
+from mail_proxy.runtime.attachments import open_attachments
 from mail_proxy.runtime.clock import DatabaseClock, SystemClock
 from mail_proxy.runtime.config_file import NAME as CONFIG_FILE
+from mail_proxy.runtime.folders import WHERE, FolderRefused, made
 from mail_proxy.runtime.loops import loops
 from mail_proxy.runtime.setting_values import SqliteFile
 from mail_proxy.runtime.settings import DEFAULT, Settings
@@ -84,17 +73,10 @@ log = structlog.get_logger(__name__)
 
 TEST_TIMEOUTS = Timeouts(connect=8.0, command=10.0)
 """For `POST /account/{id}/test`, whose caller waits."""
-DOWNLOAD_LIMITS = Limits(connections=1024, connections_per_host=1024)
-"""Above what delivery fetches at a time: nobody waits for another one's connections."""
 REPORT_LOOKUPS = 512
 """Name servers asked at a time for reports: as many as there are reports at a time, as dead ones delay no other."""
 MANY_FILES = 16_000
 """Beyond that connections to a thousand endpoints a second may be kept for a while."""
-WHERE = "GMP_DATA_DIR and GMP_DB_PATH say where it is to be"
-
-
-class FolderRefused(Exception):
-    """A folder or file that the instance needs cannot be made; the text says which setting names it."""
 
 
 @dataclass(slots=True)
@@ -176,7 +158,7 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
         tokens_for = RefreshedTokens(http, guarded_http, store.directory, store.directory, clock, alone=alone)
         stack.push_async_callback(tokens_for.close)
         transport = _transport(stack, _timeouts(settings), guard, tokens_for)
-        attachments = _cached(stack, settings, await _attachments(stack, settings, guard), clock, meter)
+        attachments = await open_attachments(stack, settings, guard, clock, meter)
         reports_http = await stack.enter_async_context(OutboundClient(Trusted(), _limits_of_reports()))
         sink = _sink(stack, own_reporter, HttpReportSink(reports_http, clock, _fallback(settings)))
         directory = store.directory
@@ -274,53 +256,6 @@ def _transport(stack: AsyncExitStack, timeouts: Timeouts, guard: Guarded, tokens
     return made
 
 
-async def _attachments(stack: AsyncExitStack, settings: Settings, guard: Guarded) -> Sources:
-    """Return where attachments come from. Their connections are their own: reports never wait for a file."""  # G11
-    folder = settings.data_folder / SPOOL_FOLDER
-    try:
-        prepare_folder(folder)
-    except OSError as error:
-        raise FolderRefused(f"the folder {folder} cannot be made: {error.strerror}; {WHERE}") from None
-    spool = SpoolSettings(folder, settings.max_attachment_bytes)
-    clients = [
-        await stack.enter_async_context(DownloadClient(policy, DOWNLOAD_LIMITS)) for policy in (Trusted(), guard)
-    ]
-    downloads = HttpDownloader(*clients)
-    files = FileSource(settings.attachment_folders, spool, settings.attachment_timeout)
-    stack.callback(files.close)
-    own = (
-        None
-        if settings.attachment_base_url is None
-        else SharedEndpoint(
-            settings.attachment_base_url,
-            _auth_of(settings.attachment_token, settings.attachment_user, settings.attachment_password),
-        )
-    )
-    return Sources(
-        {
-            FetchMode.BASE64: InlineSource(),
-            FetchMode.HTTP_URL: UrlSource(downloads, spool, settings.attachment_timeout),
-            FetchMode.FILESYSTEM: files,
-            FetchMode.ENDPOINT: EndpointSource(downloads, spool, settings.attachment_timeout, own),
-        }
-    )
-
-
-def _cached(
-    stack: AsyncExitStack, settings: Settings, source: AttachmentSource, clock: Clock, meter: PrometheusMeter
-) -> CachedSource:
-    """Return the source with its cache before it."""
-    most = int(settings.cache_disk_max_mb * 1_000_000)
-    disk = None
-    if settings.cache_disk_dir is not None and most:
-        disk = DiskTier(settings.cache_disk_dir, most, DISK_TTL, lambda: meter.cache_evicted(CacheTier.DISK))
-    memory = MemoryTier(int(settings.cache_memory_max_mb * 1_000_000), MEMORY_TTL, clock, meter)
-    threshold = int(settings.cache_disk_threshold_kb * 1000)
-    cached = CachedSource(source, clock, meter, memory=memory, disk=disk, threshold=threshold)
-    stack.callback(cached.close)
-    return cached
-
-
 def _sink(stack: AsyncExitStack, own: OwnReporter | None, http: HttpReportSink) -> ReportSink:
     """Return what carries reports."""
     if own is None:
@@ -346,12 +281,12 @@ async def _open_store(settings: Settings, address: str, instance_id: str, clock:
     key_folder: Path | None = None
     first_start = False
     if isinstance(database, SqliteFile):
-        _make_folder(database.path.parent)
+        made(database.path.parent)
         key_folder, first_start = settings.data_folder, not database.path.exists()
         url = database_url(str(database.path))
     else:
         url = database_url(database.url.reveal())
-    _make_folder(settings.data_folder)
+    made(settings.data_folder)
     cipher = AesGcmCipher(
         obtain_key(settings.encryption_key, key_folder, first_start=first_start),
         old_keys(settings.encryption_keys_old),
@@ -382,13 +317,6 @@ async def _open_store(settings: Settings, address: str, instance_id: str, clock:
     if is_new and not settings.scheduler_active:
         await store.directory.set_scheduler_active(active=False)
     return store
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FolderRefused(f"the folder {folder} cannot be made: {error.strerror}; {WHERE}") from None
 
 
 def _delivery(settings: Settings) -> DeliverySettings:
@@ -439,16 +367,8 @@ def _fallback(settings: Settings) -> Endpoint | None:
     """Return where reports go for tenants without an endpoint of their own."""
     if settings.client_sync_url is None:
         return None
-    auth = _auth_of(settings.client_sync_token, settings.client_sync_user, settings.client_sync_password)
+    auth = ClientAuth.of(settings.client_sync_token, settings.client_sync_user, settings.client_sync_password)
     return Endpoint(settings.client_sync_url, auth)
-
-
-def _auth_of(token: Secret | None, user: str | None, password: Secret | None) -> ClientAuth:
-    if token is not None:
-        return ClientAuth(ClientAuthMethod.BEARER, token=token)
-    if user is not None:
-        return ClientAuth(ClientAuthMethod.BASIC, user=user, password=password or Secret(""))
-    return ClientAuth()
 
 
 def _host_refusal(host: str, guard: Guarded) -> str | None:
