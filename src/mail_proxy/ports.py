@@ -8,8 +8,10 @@ from enum import Enum
 from typing import Protocol
 
 from mail_proxy.domain.account import Account, Hold
+from mail_proxy.domain.attachment import Attachment
 from mail_proxy.domain.attempt import AccountRefused, Attempt, Envelope, HostFailed, ProbeResult
 from mail_proxy.domain.backlog import Survey
+from mail_proxy.domain.byte_source import ByteSource
 from mail_proxy.domain.claim import Claimed, Demand, Taking
 from mail_proxy.domain.command_log import Entry, EntryFilter, LogPage, Position
 from mail_proxy.domain.compose import Wire
@@ -25,7 +27,7 @@ from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.settlement import Settlement
 from mail_proxy.domain.signing import Signing
 from mail_proxy.domain.sync_lease import Behind, SyncLease, SyncMemory, SyncRecord, SyncStanding, Waiting
-from mail_proxy.domain.tenant import Suspension, Tenant
+from mail_proxy.domain.tenant import ClientAuth, Suspension, Tenant
 
 
 class Clock(Protocol):
@@ -85,6 +87,35 @@ class Meter(Protocol):
 
     def outages(self, on_hold: int, left_alone: int) -> None:
         """So many accounts are on hold, and so many servers left alone by this instance."""  # G8
+        ...
+
+
+class CacheTier(str, Enum):
+    """Where a cached content came from."""
+
+    MEMORY = "memory"
+    DISK = "disk"
+    SHARED = "shared"
+    """Somebody else was fetching the same."""
+
+
+class CacheMeter(Protocol):
+    """Counts what the cache of attachments does. Never raises; may be called from any thread."""
+
+    def cache_hit(self, tier: CacheTier, size: int) -> None:
+        """A content of so many bytes did not have to be fetched."""
+        ...
+
+    def cache_missed(self) -> None:
+        """A content that was named had to be fetched."""
+        ...
+
+    def cache_evicted(self, tier: CacheTier) -> None:
+        """A content had to make room for another one."""
+        ...
+
+    def cache_holds(self, tier: CacheTier, size: int) -> None:
+        """So many bytes are kept."""
         ...
 
 
@@ -494,6 +525,69 @@ class AccessTokens(Protocol):
 
         However many ask, the token server is asked once at a time for each account. Raises `StoreUnavailable`.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An attachment to fetch, and for whom. `by_tenant`: its message came with the tenant's token."""
+
+    attachment: Attachment
+    tenant: Tenant
+    by_tenant: bool
+
+
+class FetchFailed(Exception):
+    """An attachment cannot be had. `permanent`: nor will it be had by asking again."""
+
+    def __init__(self, reason: str, *, permanent: bool) -> None:
+        super().__init__(reason)
+        self.reason, self.permanent = reason, permanent
+
+
+class Fetched(ByteSource, Protocol):
+    """The whole of an attachment, in memory or in a file that nobody else has, verified by its digests."""
+
+    def close(self) -> None:
+        """Give up what holds the bytes; may be called twice."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """Something to fetch by HTTP. `timeout` covers all of it, redirects too; `max_bytes` counts decoded bytes.
+
+    `auth` is sent to the URL's own origin and no other. `trusted`: the operator has set the URL, so that private
+    networks may be reached; else public ones alone. With a body it is a POST, and no redirect is followed.
+    """
+
+    url: str
+    timeout: float
+    max_bytes: int
+    auth: ClientAuth
+    trusted: bool
+    json_body: bytes | None = None
+
+
+class Downloader(Protocol):
+    """Fetches by HTTP, piece by piece."""
+
+    async def download(self, wanted: Download, write: Callable[[bytes], Awaitable[None]]) -> None:
+        """Hand the answer's bytes to `write` as they come; raises `FetchFailed` for all that can go wrong outside.
+
+        What `write` raises passes through.
+        """
+        ...
+
+
+class AttachmentSource(Protocol):
+    """Where the bytes of attachments come from."""
+
+    async def fetch(self, wanted: Wanted, grown: Callable[[int], None]) -> Fetched:
+        """Fetch one, bounded in time, size and memory. Raises `FetchFailed` for everything that can go wrong outside.
+
+        `grown` is told of bytes as they come in. Cancelled or failed, it leaves nothing behind.
+        """  # G11
         ...
 
 

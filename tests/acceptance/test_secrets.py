@@ -20,6 +20,7 @@ from sqlalchemy import make_url
 from tests.acceptance.conftest import NewInstance
 from tests.acceptance.sinks import running_sink
 from tests.support.callback_server import CallbackServer, Reply
+from tests.support.file_server import FileServer
 from tests.support.instance import ADMIN_TOKEN, Client, Instance, a_message, eventually
 from tests.support.smtp_servers import EXTENSIONS, Dialogue, real_server, scripted_server
 
@@ -38,6 +39,10 @@ CANARIES = {
     "password of the endpoint": "canary client-auth-password ü 19ff",
     "token of the global endpoint": "canary-global-sync-token-c3a4",
     "password of the global endpoint": "canary-global-sync-password-0b21",
+    "token of an attachment": "canary-attachment-token/90d7+%41",
+    "password of an attachment": "canary attachment-password ü 5f02",
+    "token of the attachment endpoint": "canary-attachment-endpoint-token-b1e0",
+    "password of the attachment endpoint": "canary-attachment-endpoint-password-7c55",
     "unknown token": "canary-unknown-api-token-5b6d",
     "of the environment": "canary-of-the-environment-6621",
 }
@@ -70,6 +75,7 @@ async def _tenant(
         real_server(users=users, auth_in_clear=True) as server,
         scripted_server(repeating, repeating) as repeater,
         CallbackServer() as endpoint,
+        FileServer() as files,
     ):
         said = "" if auth is None else auth.get("token", auth.get("password", ""))
         endpoint.script(Reply(401, f"not {said}".encode(), {"X-Said": quote(said)}))
@@ -94,6 +100,7 @@ async def _tenant(
             await tenant.message_when("plain", "sent")
             for account_id in ("wrong", "repeated"):
                 await _logged(instance, "account on hold", tenant_id=id_, account_id=account_id)
+            await _attachments(tenant, files)
             for path in ("/accounts", "/messages", "/status", f"/tenant/{id_}", "/account/right", "/account/wrong"):
                 await tenant.get(path)
             for name in names:
@@ -110,6 +117,28 @@ async def _tenant(
     return token
 
 
+async def _attachments(tenant: Client, files: FileServer) -> None:
+    """Send one that can be had with its credentials, and one that cannot, by a server that repeats them."""
+    token, password = CANARIES["token of an attachment"], CANARIES["password of an attachment"]
+    files.put("/right", Reply(200, b"content"))
+    files.put("/wrong", Reply(401, f"not {password}".encode(), {"X-Said": quote(password)}))
+    auths = {
+        "right": {"method": "bearer", "token": token},
+        "wrong": {"method": "basic", "user": "us", "password": password},
+    }
+    for name, auth in auths.items():
+        attachment = {"filename": name, "storage_path": f"{files.url}/{name}", "auth": auth}
+        await tenant.submit(a_message(f"file-{name}", account_id="plain", attachments=[attachment]))
+    await tenant.message_when("file-right", "sent")
+    await tenant.message_when("file-wrong", "failed")
+    for name in auths:
+        await tenant.events(f"file-{name}")
+        await tenant.get(f"/messages/file-{name}/explain")
+    (right,), (wrong,) = files.asked("/right"), files.asked("/wrong")
+    assert right.headers["authorization"] == f"Bearer {token}"
+    assert base64.b64decode(wrong.headers["authorization"].split()[1]).decode() == f"us:{password}"
+
+
 async def _refused(tenant: Client) -> None:
     """Whatever is refused is not repeated in the answer."""
     secret = CANARIES["refused SMTP password"]
@@ -124,8 +153,19 @@ async def _refused(tenant: Client) -> None:
     for content in (f'{{"password": "{secret}', f'{{"password": "{secret}", "password": "{secret}"}}'):
         for path in ("/account", "/commands/add-messages"):
             assert (await tenant.ask("POST", path, content=content)).status_code == 422
-    message = a_message("refused", headers={"Authorization": f"{secret}\r\n"})
-    assert (await tenant.submit(message))["rejected"]
+    auths: list[object] = [
+        {"method": "basic", "user": f"{secret}:", "password": secret},
+        {"method": "bearer", "token": f"{secret}\n"},
+        {"method": secret, "token": secret},
+        secret,
+    ]
+    file = {"filename": "a", "storage_path": f"https://us:{secret}@acme.example/"}
+    for message in (
+        a_message("refused", headers={"Authorization": f"{secret}\r\n"}),
+        a_message("refused", attachments=[file]),
+        *(a_message("refused", attachments=[file | {"storage_path": "https://x.y", "auth": each}]) for each in auths),
+    ):
+        assert (await tenant.submit(message))["rejected"]
     assert (await tenant.ask("GET", f"/messages?status={secret}")).status_code == 422
 
 
@@ -219,17 +259,22 @@ async def test_no_secret_comes_out_anywhere(
         ENCRYPTION_KEY=CANARIES["encryption key"],
         ENCRYPTION_KEYS_OLD=CANARIES["old encryption key"],
         CLIENT_SYNC_URL="http://127.0.0.1:9/",
+        ATTACHMENT_BASE_URL="http://127.0.0.1:9/",
+        ALLOW_NETWORKS="127.0.0.0/8",
     )
     instance.variables["GREETING"] = CANARIES["of the environment"]
     secrets = dict(CANARIES)
     if url is None:
         instance.settings |= {"CLIENT_SYNC_TOKEN": CANARIES["token of the global endpoint"]}
+        instance.settings |= {"ATTACHMENT_TOKEN": CANARIES["token of the attachment endpoint"]}
         config = instance.folder / "config.toml"
         config.touch(0o600)
         config.write_text(f"api_token = '{instance.settings.pop('API_TOKEN')}'\n")
     else:
         password = CANARIES["password of the global endpoint"]
         instance.settings |= {"DB_PATH": url, "CLIENT_SYNC_USER": "us", "CLIENT_SYNC_PASSWORD": password}
+        other = CANARIES["password of the attachment endpoint"]
+        instance.settings |= {"ATTACHMENT_USER": "us", "ATTACHMENT_PASSWORD": other}
         secrets["password of the database"] = str(make_url(url).password)
     await instance.start()
     async with instance.client() as admin:
@@ -282,4 +327,5 @@ def test_fresh_files_can_be_read_by_their_owner_alone(shared: Instance) -> None:
     ours = [*database, "encryption.key", "flight-0.log"]
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in shared.folder.iterdir()}
     assert {name: modes.pop(name) for name in ours} == dict.fromkeys(ours, 0o600)
+    assert {modes.pop(name) for name in ("spool", "attachments")} == {0o700}
     assert modes.keys() == {"serve.out", "serve.err"}  # which the tests made

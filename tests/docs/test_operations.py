@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import stat
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -63,11 +64,12 @@ async def test_the_files_of_an_instance_are_those_of_the_page_and_private(tmp_pa
     config.write_text('api_token = "t"')
     settings = Settings.load({"GMP_DATA_DIR": str(data)}, key_file=tmp_path / "none")
     async with open_app(settings, "http://127.0.0.1:0"):
-        files = {each.name: each.stat().st_mode & 0o777 for each in data.iterdir()}
+        files = {each.name: each.stat().st_mode for each in data.iterdir()}
     section = OPERATIONS.text.partition("## Files")[2].partition("\n## ")[0]
     told = {name for row in table_rows(section) for name in re.findall(r"`([^`]+)`", row[0])}
     assert set(files) == told
-    assert set(files.values()) == {0o600}
+    assert {mode & 0o777 for mode in files.values() if not stat.S_ISDIR(mode)} == {0o600}
+    assert {mode & 0o777 for mode in files.values() if stat.S_ISDIR(mode)} == {0o700}
 
 
 def test_a_start_that_is_refused_says_why_in_the_words_of_the_page(tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mail_proxy.domain.address import Mailbox
+from mail_proxy.domain.byte_source import base64_lines
 from mail_proxy.domain.compose import (
     Entity,
     Wire,
     address_header,
-    base64_lines,
     compose,
     multipart,
     text_entity,

@@ -237,9 +237,10 @@ def test_the_encryption_key_may_be_a_mounted_file(tmp_path: Path) -> None:
         {"GMP_CLIENT_SYNC_PASSWORD": "p"},
     ],
 )
-def test_there_is_one_way_to_log_in_at_the_endpoint(given: dict[str, str]) -> None:
-    (problem,) = refused(**given)
-    assert problem.startswith("GMP_CLIENT_SYNC_")
+@pytest.mark.parametrize("endpoint", ["CLIENT_SYNC", "ATTACHMENT"])
+def test_there_is_one_way_to_log_in_at_the_endpoint(given: dict[str, str], endpoint: str) -> None:
+    (problem,) = refused(**{name.replace("CLIENT_SYNC", endpoint): value for name, value in given.items()})
+    assert problem.startswith(f"GMP_{endpoint}_")
 
 
 def documented(setting: Described) -> str:

@@ -13,11 +13,14 @@ import anyio
 import pytest
 from typing_extensions import override
 
+from mail_proxy.attachments.inline import InlineSource
+from mail_proxy.attachments.sources import Sources
 from mail_proxy.delivery.delivery import Delivery
 from mail_proxy.delivery.journal import FlightJournal
 from mail_proxy.delivery.needs import Needs
 from mail_proxy.delivery.settings import DeliverySettings
 from mail_proxy.domain.account import Account, OnUncertain
+from mail_proxy.domain.attachment import FetchMode
 from mail_proxy.domain.attempt import AccountRefused, Answer, Attempt, HostFailed, Stage
 from mail_proxy.domain.claim import Demand
 from mail_proxy.domain.errors import StoreUnavailable
@@ -26,7 +29,7 @@ from mail_proxy.domain.reply import Reply
 from mail_proxy.domain.retry import RetrySchedule
 from mail_proxy.domain.settlement import Settlement
 from mail_proxy.domain.tenant import Tenant
-from mail_proxy.ports import ReportSink, SinkAnswer
+from mail_proxy.ports import AttachmentSource, ReportSink, SinkAnswer
 from mail_proxy.runtime.telemetry import PrometheusMeter
 from mail_proxy.smtp.capture import CaptureTransport
 from mail_proxy.store.opening import database_url
@@ -73,6 +76,7 @@ class Bench:
     alone: bool = True
     meter: PrometheusMeter = field(default_factory=lambda: PrometheusMeter(process=False))
     sink: ReportSink = field(default_factory=NobodyListens)
+    attachments: AttachmentSource = field(default_factory=lambda: Sources({FetchMode.BASE64: InlineSource()}))
 
     @asynccontextmanager
     async def delivering(self) -> AsyncIterator[Delivery]:
@@ -95,6 +99,8 @@ class Bench:
             self.store.directory,
             self.store.directory,
             self.transport,
+            self.attachments,
+            self.store.cipher,
             self.sink,
             self.clock,
             self.meter,

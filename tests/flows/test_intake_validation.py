@@ -169,7 +169,6 @@ def test_an_item_that_is_no_object_is_refused(submitted: object) -> None:
         ("metadata", {"metadata": {"a": math.nan}}),
         ("metadata", {"metadata": {"a": -math.inf}}),
         ("metadata", {"metadata": {"a": 10**400}}),
-        ("attachments", {"attachments": []}),
         ("raw", {"raw": "RnJvbTo", **ONLY_RAW}),
         ("raw", {"raw": 5, **ONLY_RAW}),
         ("raw", {"raw": "", **ONLY_RAW}),
@@ -201,10 +200,6 @@ def test_milliseconds_are_recognised_and_said_so() -> None:
 def test_an_unknown_field_is_refused_by_a_name_that_can_be_shown(name: str) -> None:
     refused = rejected(item() | {name: 1})
     assert refused.field is None or (refused.field.isprintable() and len(refused.field) <= 80)
-
-
-def test_attachments_are_refused_with_a_reason_of_their_own() -> None:
-    assert "attachments" in rejected(item(attachments=[{"filename": "a"}])).reason
 
 
 def test_nulls_count_as_absent_and_are_not_stored() -> None:
@@ -299,7 +294,7 @@ field_names = st.sampled_from(sorted(field.alias or name for name, field in Mess
 def test_any_json_in_any_field_is_taken_or_refused(changes: dict[str, Any]) -> None:
     result = check(0, item() | changes, NOW)
     if isinstance(result, Rejected):
-        rejected_field = result.field or ""
+        rejected_field = (result.field or "").partition("[")[0]
         assert rejected_field in {*changes, "to", "body", "content_type", "expires_ts", "subject"}
         result.reason.encode("utf-8")
     else:

@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from mail_proxy.administration.key_rotation import KeyRotation
 from mail_proxy.domain.account import Account
+from mail_proxy.domain.attachment_auth import PLACE, place_of
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.domain.oauth import OAuth
 from mail_proxy.domain.sealing import SealCursor
@@ -28,10 +29,10 @@ from mail_proxy.ports import WrongKey
 from mail_proxy.secrets.cipher import AesGcmCipher, check_key
 from mail_proxy.store.directory_rows import DirectoryRows
 from mail_proxy.store.opening import database_url
-from mail_proxy.store.schema import accounts, instances, metadata
+from mail_proxy.store.schema import accounts, contents, instances, metadata
 from mail_proxy.store.sealed import SEALED_COLUMNS, DeclaredPlaces
 from mail_proxy.store.store import Store, open_store
-from tests.support.stores import SetClock
+from tests.support.stores import SetClock, a_message, enqueue
 
 OLD, NEW, THIRD = (bytes([n]) * 32 for n in (1, 2, 3))
 BEFORE, AFTER = AesGcmCipher(OLD), AesGcmCipher(NEW, [OLD])
@@ -81,7 +82,9 @@ async def fill(store: Store) -> None:
     for n in range(MANY):
         await store.directory.put_tenant(replace(TENANT, id=f"t{n}"), None)
         await store.directory.change_signing(f"t{n}", lambda _: SIGNING)
-        await store.directory.put_account(replace(ACCOUNT, tenant_id=f"t{n}", password=Secret(f"password {n}")))
+        changed = replace(ACCOUNT, tenant_id=f"t{n}", password=Secret(f"password {n}"))
+        account = await store.directory.put_account(changed)
+        await enqueue(store, a_message(f"M{n}", account, auths=Secret(f"auths {n}")))
 
 
 async def passwords(store: Store) -> list[str]:
@@ -96,6 +99,12 @@ async def passwords(store: Store) -> list[str]:
         assert account.oauth.refresh_token == OAUTH.refresh_token
         assert account.password is not None
         found.append(account.password.reveal())
+    auths = select(contents.c.auths).order_by(contents.c.message_pk)
+    sealed = await store.database.read(lambda connection: connection.execute(auths).scalars().all())
+    cipher = store.cipher
+    assert [cipher.open(text, place_of(f"t{n}", f"M{n}")) for n, text in enumerate(sealed)] == [
+        f"auths {n}" for n in range(MANY)
+    ]
     return found
 
 
@@ -318,6 +327,7 @@ def test_every_secret_of_a_tenant_and_an_account_stands_in_a_column_that_is_seal
     sealed = [text for each in values for text in each.values() if str(text).startswith("ENC1:")]
     assert len(sealed) == len(cipher.places)
     columns = {each.name: each for each in SEALED_COLUMNS}
+    assert columns.pop(PLACE).place("acme", "M1") == place_of("acme", "M1")  # of messages: its rows are in `fill`
     for place in cipher.places:
         column, _, identity = place.partition("/")
         assert place == columns.pop(column).place(*identity.split("/"))

@@ -144,7 +144,7 @@ class CallbackServer:
         try:
             while (request := await _read_request(reader)) is not None:
                 self._remember(request)
-                reply = self._reply_to(request.path) if self.answering is None else self.answering(request)
+                reply = self.reply_to(request)
                 async with self._news:
                     self._news.notify_all()
                 if not await _give(reply, writer):
@@ -159,9 +159,12 @@ class CallbackServer:
         for task in self._tasks:
             task.cancel()
 
-    def _reply_to(self, path: str) -> Reply:
+    def reply_to(self, request: Received) -> Reply:
+        """Choose the answer to a request."""
+        if self.answering is not None:
+            return self.answering(request)
         for beginning, reply in self.by_path.items():
-            if path.startswith(beginning):
+            if request.path.startswith(beginning):
                 return reply
         return self._script.popleft() if self._script else self.by_default
 

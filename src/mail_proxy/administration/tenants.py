@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,8 @@ from mail_proxy.ports import Clock, Directory, Registry
 class Tenants:
     """Changes tenants.
 
-    `new_token` makes a key, `digest` what is stored of it, `new_secret` what reports are signed with.
+    `new_token` makes a key, `digest` what is stored of it, `new_secret` what reports are signed with;
+    `forget` removes what is kept of a tenant beside the database.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class Tenants:
         new_token: Callable[[], str],
         digest: Callable[[str], str],
         new_secret: Callable[[], Secret],
+        forget: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         self._registry = registry
         self._directory = directory
@@ -37,6 +39,7 @@ class Tenants:
         self._new_token = new_token
         self._digest = digest
         self._new_secret = new_secret
+        self._forget = forget
 
     async def all(self) -> Sequence[Tenant]:
         """Return all tenants, by id."""
@@ -71,6 +74,8 @@ class Tenants:
         await self._directory.refresh()
         if not await self._registry.delete_tenant(tenant_id, force=force):
             raise _unknown(tenant_id)
+        if self._forget is not None:
+            await self._forget(tenant_id)
 
     async def new_key(self, tenant_id: str, expires_at: float | None) -> str:
         """Give the tenant a new key and return it, once; the old one ends at once. Raises `NotFound`."""

@@ -22,7 +22,8 @@ from mail_proxy.delivery.journal import JournalLocked, JournalUnwritable
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.outbound.own_reporter import ReporterRefused
 from mail_proxy.ports import WrongKey
-from mail_proxy.runtime.app import App, FolderRefused, open_app
+from mail_proxy.runtime.app import App, open_app
+from mail_proxy.runtime.folders import FolderRefused
 from mail_proxy.runtime.http_places import MOST_BEYOND
 from mail_proxy.runtime.http_server import AddressInUse, HttpServer, listening_socket, new_event_loop
 from mail_proxy.runtime.logs import configure_logging

@@ -16,7 +16,9 @@ from uuid import uuid4
 import anyio
 import structlog
 from anyio.abc import TaskGroup
+from typing_extensions import assert_never
 
+from mail_proxy.delivery.fetching import FetchEnd, Fetching
 from mail_proxy.delivery.in_hand import InHand
 from mail_proxy.delivery.in_turn import InTurn
 from mail_proxy.delivery.journal import JournalUnwritable
@@ -72,6 +74,7 @@ class Dispatcher:
         self._running: dict[int, anyio.CancelScope] = {}
         self._claimed = 0
         self._in_hand = InHand(settings.max_sending)
+        self._fetching = Fetching(sender, settings, needs.clock, self._start, self._fetched, self._want)
 
     # -- what others tell it -----------------------------------------------------------------------------------------
 
@@ -197,10 +200,17 @@ class Dispatcher:
         claimed = taking.claimed
         self._meet_limits(taking)
         found: Counter[int] = Counter()
+        too_many: list[Claimed] = []
         for message in claimed:
-            self._lanes[message.account_pk].put(Job.of(message, term))
+            lane, job = self._lanes[message.account_pk], Job.of(message, term)
             self._in_hand.take(message)
             found[message.account_pk] += 1
+            if not job.to_fetch:
+                lane.put(job)
+            elif not self._fetching.crowded(message.tenant_id):
+                self._fetching.put(lane, job)  # it comes to the lane when it can be sent
+            else:
+                too_many.append(message)
         self._claimed += len(claimed)
         full_helping = sum(len(message.fields) for message in claimed) >= HELPING
         for demand in demands:
@@ -219,7 +229,18 @@ class Dispatcher:
                     self._urgent.add(demand.account_pk)
             self._forget_if_idle(demand.account_pk)
         self._start_senders()
+        await self._turn_away(too_many)
         return True
+
+    async def _turn_away(self, messages: Sequence[Claimed]) -> None:
+        """Give messages back for which their tenant has no place: for them others' could not be claimed."""  # G11
+        for message in messages:
+            self._fetching.turn_away(message.tenant_id, message.account_pk)
+        if messages:
+            await self._release(messages)
+        self._claimed -= len(messages)
+        for message in messages:
+            self._count_out(message)
 
     def _meet_limits(self, taking: Taking) -> None:
         """Leave accounts alone whose limit is used up; where it rejects, fail what it does not let through."""  # G10
@@ -261,6 +282,10 @@ class Dispatcher:
             if len(demands) >= ACCOUNTS_PER_CLAIM or room <= 0:
                 break
             tenant_id = self._wanted.tenant_of(account_pk)
+            if tenant_id is not None and self._fetching.crowded(tenant_id):
+                self._fetching.turn_away(tenant_id, account_pk)
+                self._wanted.discard(account_pk)
+                continue
             heaviest = 0 if tenant_id is None else self._in_hand.heaviest(tenant_id, account_pk)
             if heaviest == 0:
                 self._wanted.discard(account_pk)  # it is told of when there is room for it
@@ -285,7 +310,7 @@ class Dispatcher:
 
     def _demand(self, lane: Lane, batch: int, heaviest: int | None) -> Demand | None:
         """Say what to ask for where so many messages are the most; None while the lane has enough."""
-        if len(lane) <= batch // 2 and batch > 0:
+        if lane.in_hand <= batch // 2 and batch > 0:
             return Demand(lane.account.pk, batch, heaviest=heaviest)
         if lane.account.pk in self._urgent and not lane.just_in_time:
             return Demand(lane.account.pk, URGENT_PER_CLAIM, urgent_only=True, heaviest=heaviest)
@@ -302,7 +327,7 @@ class Dispatcher:
         if lane.just_in_time and not before:  # what was claimed ahead has no place in a window
             await self._give_back(lane)
         if lane.just_in_time:
-            return lane.account.max_connections - lane.senders - len(lane)
+            return lane.account.max_connections - lane.senders - lane.in_hand
         return lane.account.batch_size or self._settings.batch_size
 
     def _want(self, account_pk: int) -> None:
@@ -394,14 +419,15 @@ class Dispatcher:
             job = lane.take()
             if job is None:
                 break
+            if job.to_fetch:  # it was put back
+                self._fetching.put(lane, job)
+                continue
             self._claimed -= 1
-            if (self._wanted or self._news) and len(lane) == (
-                lane.account.batch_size or self._settings.batch_size
-            ) // 2:
-                self._wake.set()
+            self._look_for_more(lane)
             try:
                 go_on = await self._send(lane, job)
             finally:  # what was put back counts anew
+                job.drop_files()
                 self._count_out(job.claimed)
             if not go_on or self._others_wait(lane):
                 break
@@ -410,11 +436,37 @@ class Dispatcher:
         if not len(lane) and (self._wanted or self._news):
             self._wake.set()
 
+    def _look_for_more(self, lane: Lane) -> None:
+        """Have more claimed for a lane that has just come to half of what it may have in hand."""
+        half = (lane.account.batch_size or self._settings.batch_size) // 2
+        if (self._wanted or self._news) and lane.in_hand == half:
+            self._wake.set()
+
+    async def _fetched(self, lane: Lane, job: Job, end: FetchEnd) -> None:
+        """Go on with a message whose attachments were fetched, or that was settled or not touched."""
+        match end:
+            case FetchEnd.FETCHED if lane.open_for_business and not self._stopping:
+                lane.put(job)
+                self._waiting_for_slot.add(lane.account.tenant_id, lane.account.pk)
+                self._start_senders()
+                return
+            case FetchEnd.FETCHED | FetchEnd.UNTOUCHED:
+                job.drop_files()
+                await self._release([job.claimed])
+            case FetchEnd.SETTLED:
+                pass
+            case _:
+                assert_never(end)
+        self._claimed -= 1
+        self._count_out(job.claimed)
+        self._look_for_more(lane)
+        self._forget_if_idle(lane.account.pk)
+
     async def _send(self, lane: Lane, job: Job) -> bool:
         """Send one message; False when nothing can be sent for now."""
         tried = lane.account
         try:
-            sent = await self._sender.send(tried, job.claimed, job.term)
+            sent = await self._sender.send(tried, job.claimed, job.term, job.files)
         except LeaseLost:
             await self._release([job.claimed])
             return True
@@ -430,7 +482,7 @@ class Dispatcher:
         return True
 
     def _put_back(self, lane: Lane, job: Job) -> None:
-        lane.put(job)
+        lane.put(job.drop_files())
         self._claimed += 1
         self._in_hand.take(job.claimed)
 
@@ -442,7 +494,7 @@ class Dispatcher:
         return len(self._waiting_for_slot) > (lane.account.pk in self._waiting_for_slot)
 
     async def _give_back(self, lane: Lane) -> None:
-        back = lane.empty()
+        back = [*lane.empty(), *self._fetching.take_back(lane)]
         self._claimed -= len(back)
         if back:
             try:
@@ -468,6 +520,7 @@ class Dispatcher:
     async def _drain(self) -> None:
         """Give back what was not begun, let transactions finish, and end those that do not."""  # G6
         await self._give_all_back()
+        await self._fetching.stop()
         with anyio.move_on_after(self._settings.grace):
             while self._running:
                 self._wake.clear()

@@ -13,7 +13,7 @@ _LIGHT_PART = 5
 """One part in so many is for light messages."""
 
 
-class _Room:
+class Room:
     """A tenant may take more as long as it holds less than is free: alone half, two a third each, and so on."""
 
     def __init__(self, most: int) -> None:
@@ -23,19 +23,23 @@ class _Room:
         self._waiting: dict[str, dict[int, None]] = {}
 
     def open_to(self, tenant_id: str) -> bool:
+        """True where the tenant may take more."""
         return self._used[tenant_id] < self._most - self._in_use
 
     def take(self, tenant_id: str, size: int) -> None:
+        """Count bytes in."""
         self._used[tenant_id] += size
         self._in_use += size
 
     def give_back(self, tenant_id: str, size: int) -> None:
+        """Count bytes out."""
         self._in_use -= size
         self._used[tenant_id] -= size
         if not self._used[tenant_id]:
             del self._used[tenant_id]
 
     def wait(self, tenant_id: str, account_pk: int) -> None:
+        """Keep an account until its tenant may take more."""
         self._waiting.setdefault(tenant_id, {})[account_pk] = None
 
     def let_in(self) -> Sequence[int]:
@@ -52,8 +56,8 @@ class InHand:
     """
 
     def __init__(self, most: int) -> None:
-        self._light = _Room(most // _LIGHT_PART)
-        self._heavy = _Room(most - most // _LIGHT_PART)
+        self._light = Room(most // _LIGHT_PART)
+        self._heavy = Room(most - most // _LIGHT_PART)
         self._behind_heavy: set[int] = set()
         self.bytes = 0
         """Of all submissions in hand."""
@@ -96,5 +100,5 @@ class InHand:
         room.give_back(claimed.tenant_id, size)
         return room.let_in()
 
-    def _room_of(self, size: int) -> _Room:
+    def _room_of(self, size: int) -> Room:
         return self._light if size <= LIGHT else self._heavy

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from mail_proxy.delivery.breaker import Breaker
+from mail_proxy.delivery.files import Files
 from mail_proxy.domain.account import Account
 from mail_proxy.domain.claim import Claimed
 
@@ -28,11 +29,25 @@ class Job:
     pk: int
     term: int
     claimed: Claimed = field(compare=False)
+    files: Files | None = field(default=None, compare=False)
+    """Its attachments, once they are fetched."""
 
     @classmethod
     def of(cls, claimed: Claimed, term: int) -> Job:
         """Return the job of sending a message that was asked for in that term."""
         return cls(claimed.priority, claimed.pk, term, claimed)
+
+    @property
+    def to_fetch(self) -> bool:
+        """True where attachments have to be fetched before it can be sent."""
+        return self.files is None and self.claimed.may_fetch
+
+    def drop_files(self) -> Job:
+        """Give up its attachments."""
+        if self.files is None:
+            return self
+        self.files.close()
+        return replace(self, files=None)
 
 
 @dataclass(slots=True)
@@ -42,6 +57,8 @@ class Lane:
     account: Account
     breaker: Breaker = field(default_factory=Breaker)
     senders: int = 0
+    fetching: int = 0
+    """Messages whose attachments are being fetched, or wait for that."""
     claiming: bool = False
     """True while a claim for it is on its way."""
     probing: bool = False
@@ -62,6 +79,11 @@ class Lane:
     def __len__(self) -> int:
         return len(self._jobs)
 
+    @property
+    def in_hand(self) -> int:
+        """How many messages were claimed for it that no sender has begun."""
+        return len(self._jobs) + self.fetching
+
     def put(self, job: Job) -> None:
         """Queue a claimed message: an urgent one overtakes what was claimed before it."""
         heapq.heappush(self._jobs, job)
@@ -73,7 +95,7 @@ class Lane:
     def empty(self) -> Sequence[Claimed]:
         """Take everything that was not begun, to give it back."""
         jobs, self._jobs = self._jobs, []
-        return [job.claimed for job in jobs]
+        return [job.drop_files().claimed for job in jobs]
 
     @property
     def open_for_business(self) -> bool:
@@ -83,7 +105,9 @@ class Lane:
     @property
     def idle(self) -> bool:
         """True when nothing of it is in this instance's hands."""
-        busy = self._jobs or self.senders or self.claiming or self.probing or self.shut_until is not None
+        busy = (
+            self._jobs or self.senders or self.fetching or self.claiming or self.probing or self.shut_until is not None
+        )
         return not busy and not self.breaker.open
 
     @property

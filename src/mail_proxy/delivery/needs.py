@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mail_proxy.ports import Clock, Directory, Meter, Queue, Registry, ReportSink, Transport
+from mail_proxy.ports import AttachmentSource, Cipher, Clock, Directory, Meter, Queue, Registry, ReportSink, Transport
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,8 @@ class Needs:
     directory: Directory
     registry: Registry
     transport: Transport
+    attachments: AttachmentSource
+    cipher: Cipher
     sink: ReportSink
     clock: Clock
     meter: Meter

@@ -12,7 +12,7 @@ from mail_proxy.delivery.breaker import FIRST_PAUSE, Breaker, failed, held, take
 from mail_proxy.delivery.lane import Lane, set_anew
 from mail_proxy.delivery.needs import Needs
 from mail_proxy.domain.account import Account, Hold, Outage
-from mail_proxy.domain.attempt import AccountRefused, Failure, HostFailed, Interrupted, Probed
+from mail_proxy.domain.attempt import AccountRefused, Failure, HostFailed, Interrupted, NotFetched, Probed
 from mail_proxy.domain.errors import StoreUnavailable
 
 log = structlog.get_logger(__name__)
@@ -36,7 +36,7 @@ class Outages:
 
         True when the server is to be left alone from now on.
         """
-        if isinstance(failure, Interrupted) or await self._outdated(lane, tried):
+        if isinstance(failure, Interrupted | NotFetched) or await self._outdated(lane, tried):
             return False
         match failure:
             case AccountRefused(text):

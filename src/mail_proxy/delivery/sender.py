@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from random import Random
 
 import anyio
 import structlog
 
+from mail_proxy.delivery.files import Files, attachments_of, fetch_all, sources
 from mail_proxy.delivery.journal import FlightJournal, JournalUnwritable
 from mail_proxy.delivery.lease import Lease, LeaseLost
 from mail_proxy.delivery.needs import Needs
 from mail_proxy.delivery.recorder import Recorder
 from mail_proxy.delivery.settings import DeliverySettings
 from mail_proxy.domain.account import Account, OnUncertain
-from mail_proxy.domain.attempt import AccountRefused, Attempt, Envelope, Failure, HostFailed, Interrupted
+from mail_proxy.domain.attempt import AccountRefused, Attempt, Envelope, Failure, HostFailed, Interrupted, NotFetched
 from mail_proxy.domain.claim import Claimed
-from mail_proxy.domain.compose import Wire, compose
+from mail_proxy.domain.compose import compose
 from mail_proxy.domain.errors import StoreUnavailable
+from mail_proxy.domain.message import Message
 from mail_proxy.domain.poison import error_words, undecided
 from mail_proxy.domain.settlement import Policy, Settlement, expire, expired, settle
 from mail_proxy.domain.submission import build_message
@@ -79,10 +83,8 @@ async def limited(directory: Directory, account: Account) -> bool:
     return tenant is not None and tenant.limits.any
 
 
-def _written(claimed: Claimed) -> tuple[str, Wire]:
-    """Return who a message is from, for the envelope, and its bytes."""
-    message = build_message(json.loads(claimed.fields))
-    return message.envelope_sender, compose(message, claimed.identity)
+def _read(claimed: Claimed) -> Message:
+    return build_message(json.loads(claimed.fields))
 
 
 def _not_its_own(failure: Failure | None) -> bool:
@@ -109,7 +111,42 @@ class Sender:
         self._settings = settings
         self._rng = rng
 
-    async def send(self, account: Account, claimed: Claimed, term: int) -> Sent:
+    async def prepare(self, account: Account, claimed: Claimed, grown: Callable[[int], None]) -> Files | None:
+        """Fetch a message's attachments; None where it was settled: it has expired, or they cannot be had.
+
+        Raises `StoreUnavailable` and `JournalUnwritable`; then the message is still the caller's, as when cancelled.
+        """
+        policy = Policy(self._settings.schedule)
+        now = self._needs.clock.now()
+        if expired(claimed, self._settings.schedule, now):
+            self._recorder.submit(claimed, expire(claimed, now))
+            return None
+        policy = replace(policy, on_uncertain=await on_uncertain(self._needs.directory, account))
+        self._journal.took_up(claimed.pk, claimed.token)  # G13
+        failure: Failure
+        try:
+            heavy = len(claimed.fields) > HEAVY
+            found = (
+                await asyncio.to_thread(attachments_of, self._needs, claimed)
+                if heavy
+                else attachments_of(self._needs, claimed)
+            )
+            fetched = await fetch_all(self._needs, claimed, found, grown)
+            if isinstance(fetched, Files):
+                self._journal.put_back(claimed.pk, claimed.token)
+                return fetched
+            failure = fetched
+        except (asyncio.CancelledError, StoreUnavailable):
+            self._journal.put_back(claimed.pk, claimed.token)
+            raise
+        except Exception as error:
+            log.exception("attachments cannot be fetched", tenant_id=claimed.tenant_id, id=claimed.identity.mail_id)
+            failure = Interrupted(error_words(error))
+        attempt = Attempt(failure=failure)
+        self._recorder.submit(claimed, self._decide(claimed, attempt, policy))
+        return None
+
+    async def send(self, account: Account, claimed: Claimed, term: int, files: Files | None = None) -> Sent:
         """Make one attempt at a message that was asked for in that term of the lease, and hand over its outcome.
 
         Raises `StoreUnavailable`, `JournalUnwritable` and `LeaseLost` before anything has gone out.
@@ -124,7 +161,7 @@ class Sender:
                 return Sent()
             policy = replace(policy, on_uncertain=await on_uncertain(self._needs.directory, account))
             self._journal.took_up(claimed.pk, claimed.token)  # G13
-            attempt = await self._attempt(account, claimed, flight)
+            attempt = await self._attempt(account, claimed, flight, files)
         except asyncio.CancelledError:
             with anyio.CancelScope(shield=True):
                 await self._interrupted(claimed, flight, policy)
@@ -148,13 +185,18 @@ class Sender:
             self._tell(claimed, settlement, attempt, self._needs.clock.monotonic() - started)
         return Sent(attempt.failure)
 
-    async def _attempt(self, account: Account, claimed: Claimed, flight: Flight) -> Attempt:
+    async def _attempt(self, account: Account, claimed: Claimed, flight: Flight, files: Files | None) -> Attempt:
         heavy = len(claimed.fields) > HEAVY
-        sender, wire = await asyncio.to_thread(_written, claimed) if heavy else _written(claimed)  # G11
+        message = await asyncio.to_thread(_read, claimed) if heavy else _read(claimed)  # G11
+        contents = await sources(self._needs, claimed, message.attachments, files)
+        if isinstance(contents, NotFetched):
+            return Attempt(failure=contents)
+        written = partial(compose, message, claimed.identity, contents)
+        wire = await asyncio.to_thread(written) if heavy else written()
         # those that were not tried yet go first, then those that have waited longest, where not all can go at once
         waiting = sorted(claimed.waiting, key=lambda recipient: recipient.ts or 0.0)
         envelope = Envelope(
-            sender,
+            message.envelope_sender,
             tuple((r.n, r.address) for r in waiting),
             1 if await limited(self._needs.directory, account) else None,  # G10: each takes a place of its own
         )

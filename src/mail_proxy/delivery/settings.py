@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 from mail_proxy.domain.retry import RetrySchedule
 
+MOST_FETCHES = 64
+"""Places for fetching attachments, where the process may open files enough for them."""
+
 
 @dataclass(frozen=True, slots=True)
 class DeliverySettings:
@@ -18,6 +21,10 @@ class DeliverySettings:
     """SMTP transactions of this instance at a time, over all accounts."""
     max_sending: int = 256_000_000
     """Bytes of submissions that this instance has in its hands at a time."""
+    max_fetches: int = MOST_FETCHES
+    """Messages whose attachments are being fetched or wait, fetched, for their turn."""
+    max_fetched: int = 2_000_000_000
+    """Bytes of fetched attachments that this instance keeps in files and memory at a time."""
     poll_interval: float = 2.0
     """How often the queue is looked at when nothing was told."""
     grace: float = 30.0

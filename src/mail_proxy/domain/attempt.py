@@ -98,7 +98,18 @@ class Interrupted:
     text: str
 
 
-Failure: TypeAlias = HostFailed | AccountRefused | Interrupted
+@dataclass(frozen=True, slots=True)
+class NotFetched:
+    """An attachment could not be fetched, so nothing was sent. Neither account nor host is at fault.
+
+    `permanent`: trying again is pointless, and the message fails.
+    """
+
+    text: str
+    permanent: bool
+
+
+Failure: TypeAlias = HostFailed | AccountRefused | Interrupted | NotFetched
 
 
 @dataclass(frozen=True, slots=True)

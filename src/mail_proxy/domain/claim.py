@@ -6,8 +6,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from mail_proxy.domain.attachment import FetchMode
 from mail_proxy.domain.message import Identity
 from mail_proxy.domain.recipient import Recipient
+
+_FETCHED = tuple(f'"fetch_mode":"{mode.value}"' for mode in FetchMode if mode is not FetchMode.BASE64)
+
+
+def may_fetch(fields: str) -> bool:
+    """False where no attachment of a submission comes from elsewhere; true where it has to be looked at."""
+    # In the JSON of a stored submission these words stand only where they are members, or in metadata.
+    return '"attachments":[{' in fields and any(each in fields for each in _FETCHED)
+
 
 HELPING = 8_000_000
 """Characters of submissions that one claim takes into memory, however many big messages wait."""  # G11
@@ -59,6 +69,12 @@ class Claimed:
     recipients: tuple[Recipient, ...]
     crashes: int = 0
     """How many instances have ended while they were sending it."""  # G13
+    sealed_auths: str | None = field(default=None, repr=False)
+    """The credentials of its attachments, sealed."""
+    by_tenant: bool = True
+    """It came with a tenant's token."""
+    may_fetch: bool = False
+    """See `may_fetch`."""
 
     @property
     def metadata(self) -> Mapping[str, object] | None:

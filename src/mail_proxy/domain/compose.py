@@ -7,14 +7,18 @@ put into ASCII; only an address with letters of other scripts before its `@` sta
 from __future__ import annotations
 
 import binascii
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from time import gmtime
-from typing import Protocol
+from urllib.parse import unquote
 
 from mail_proxy.domain.address import Mailbox
+from mail_proxy.domain.attachment import Attachment
+from mail_proxy.domain.byte_source import ByteSource, base64_lines
+from mail_proxy.domain.filename import disposition
 from mail_proxy.domain.header import ENCODED_WORD, MAX_LINE, folded, phrase, text_header
 from mail_proxy.domain.message import Identity, Message
 from mail_proxy.domain.raw import RawMessage
@@ -24,19 +28,6 @@ MAIL_ID_HEADER = "X-Genro-Mail-ID"
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _SAFE_IN_7BIT = bytes(range(0x20, 0x7F)) + b"\t\n"
-
-
-class ByteSource(Protocol):
-    """Bytes that are too many to hold in memory, such as an attachment encoded from disk."""
-
-    @property
-    def size(self) -> int:
-        """How many bytes `chunks` yields in all."""
-        ...
-
-    def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the bytes from the start, in pieces of bounded size; can be called again."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +51,16 @@ class Entity:
     body: tuple[bytes | ByteSource, ...]
 
 
-def compose(message: Message, identity: Identity) -> Wire:
+def compose(message: Message, identity: Identity, contents: Sequence[ByteSource] = ()) -> Wire:
     """Write a message with the headers that the caller asked for and those that make it a message, and no other. G15.
 
-    `message` is checked, as `build_message` returns it. The same arguments give the same bytes. # G4
+    `message` is checked, as `build_message` returns it; `contents` are the bytes of its attachments in base64, as
+    `base64_lines` writes them, in their order.
+    The same arguments give the same bytes. # G4
     """
     if message.raw is not None:
         return _as_it_is(message.raw, identity)
-    entity = _content(message, identity)
+    entity = _content(message, identity, contents)
     # Only addresses can be other than ASCII here: every text is encoded.
     head = _header_lines(message, identity).encode("utf-8")
     parts = tuple(_joined((head, entity.head, b"\r\n", *entity.body)))
@@ -136,14 +129,48 @@ def _ascii_addresses(message: Message) -> bool:
     )
 
 
-def _content(message: Message, identity: Identity) -> Entity:
+def _content(message: Message, identity: Identity, contents: Sequence[ByteSource]) -> Entity:
+    files = list(zip(message.attachments, contents, strict=True))
+    shown = _shown_ids(message.html) if files and message.html is not None else frozenset[str]()
+    images = [file_entity(each, source, inline=True) for each, source in files if each.content_id in shown]
+    body = _body(message, identity, images)
+    attached = [file_entity(each, source) for each, source in files if each.content_id not in shown]
+    if not attached:
+        return body
+    return multipart("mixed", (body, *attached), seed=(identity.message_id, "mixed"))
+
+
+def _body(message: Message, identity: Identity, images: Sequence[Entity]) -> Entity:
     if message.html is None:
         return text_entity("plain", message.text or "")
+    html = text_entity("html", message.html)
+    if images:  # RFC 2387 section 3.1: the type of the first part is told
+        html = multipart(
+            "related", (html, *images), seed=(identity.message_id, "related"), parameters=' type="text/html";'
+        )
     if message.text is None:
-        return text_entity("html", message.html)
+        return html
     # The plainest first: receivers show the last one that they can (RFC 2046 section 5.1.4).
-    bodies = (text_entity("plain", message.text), text_entity("html", message.html))
+    bodies = (text_entity("plain", message.text), html)
     return multipart("alternative", bodies, seed=(identity.message_id, message.text, message.html))
+
+
+_CID = re.compile(r"""cid:([^\s"'<>()]+)""", re.IGNORECASE)
+
+
+def _shown_ids(html: str) -> frozenset[str]:
+    """The content ids that an HTML text refers to (RFC 2392)."""
+    return frozenset(unquote(found) for found in _CID.findall(html.replace("&amp;", "&")))
+
+
+def file_entity(attachment: Attachment, source: ByteSource, *, inline: bool = False) -> Entity:
+    """Write an attachment as an entity of its own, in base64; `inline`: it is shown where the HTML says so."""
+    content_id = "" if attachment.content_id is None else f"Content-ID: <{attachment.content_id}>\r\n"
+    head = (
+        f"Content-Type: {attachment.mime_type}\r\nContent-Transfer-Encoding: base64\r\n{content_id}"
+        f"{disposition('inline' if inline else 'attachment', attachment.filename)}"
+    )
+    return Entity(head.encode("ascii"), (source,))
 
 
 def text_entity(subtype: str, text: str) -> Entity:
@@ -176,13 +203,7 @@ def _lines_fit(data: bytes) -> bool:
     return len(data) <= MAX_LINE or max(map(len, data.split(b"\n"))) <= MAX_LINE
 
 
-def base64_lines(data: bytes) -> bytes:
-    """Encode as base64 in lines of 76 characters, each with its CRLF (RFC 2045 section 6.8)."""
-    encoded = binascii.b2a_base64(data, newline=False)
-    return b"".join([encoded[at : at + 76] + b"\r\n" for at in range(0, len(encoded), 76)])
-
-
-def multipart(subtype: str, entities: Sequence[Entity], seed: Iterable[str]) -> Entity:
+def multipart(subtype: str, entities: Sequence[Entity], seed: Iterable[str], parameters: str = "") -> Entity:
     """Put entities into one (RFC 2046 section 5.1). The same seed and entities give the same boundary."""
     mark = _boundary(entities, seed)
     pieces: list[bytes | ByteSource] = []
@@ -190,7 +211,8 @@ def multipart(subtype: str, entities: Sequence[Entity], seed: Iterable[str]) -> 
         # The CRLF before a boundary belongs to the boundary.
         pieces += (b"--" + mark + b"\r\n" + entity.head + b"\r\n", *entity.body, b"\r\n")
     pieces.append(b"--" + mark + b"--\r\n")
-    head = b"Content-Type: multipart/" + subtype.encode("ascii") + b';\r\n boundary="' + mark + b'"\r\n'
+    kind = f"Content-Type: multipart/{subtype};{parameters}"
+    head = kind.encode("ascii") + b'\r\n boundary="' + mark + b'"\r\n'
     return Entity(head, tuple(pieces))
 
 

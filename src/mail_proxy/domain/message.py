@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 
 from mail_proxy.domain.address import Mailbox
+from mail_proxy.domain.attachment import Attachment
 from mail_proxy.domain.raw import RawMessage
 from mail_proxy.domain.recipient import Recipient, RecipientKind
+from mail_proxy.domain.secret import Secret
 
 DEFAULT_PRIORITY = 2
 
@@ -70,6 +72,7 @@ class Message:
     message_id: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
     raw: RawMessage | None = None
+    attachments: tuple[Attachment, ...] = ()
 
     @property
     def envelope_sender(self) -> str:
@@ -100,7 +103,11 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class NewMessage:
-    """A checked message on its way into the queue. `fields` is the submission as JSON text; `due` None: at once."""
+    """A checked message on its way into the queue. `fields` is the submission as JSON text; `due` None: at once.
+
+    `by_tenant`: it came with a tenant's token, so that its attachments may come from fewer places. `auths` is what
+    `domain/attachment_auth.py` makes of the credentials of its attachments.
+    """
 
     tenant_id: str
     account_pk: int
@@ -115,6 +122,8 @@ class NewMessage:
     batch_code: str | None = None
     due: float | None = None
     expires_ts: float | None = None
+    by_tenant: bool = True
+    auths: Secret | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from mail_proxy.domain.account import OnUncertain
-from mail_proxy.domain.attempt import Answer, Attempt
+from mail_proxy.domain.attempt import Answer, Attempt, NotFetched
 from mail_proxy.domain.claim import Claimed
 from mail_proxy.domain.message import MessageState
 from mail_proxy.domain.recipient import Recipient, RecipientState
@@ -16,6 +16,8 @@ from mail_proxy.domain.retry import RetrySchedule, next_attempt
 
 RATE_LIMITED = "rate_limited"
 """Why a message is put off, or fails, where an account sends no more for now."""
+ATTACHMENT_FAILED = "attachment_failed"
+"""Why a message is put off, or fails, where an attachment cannot be fetched."""
 NO_ANSWER = "451 4.4.2 no answer after the final dot: the message may have been delivered"
 EXPIRED = "551 4.4.7 expired before it could be delivered"
 
@@ -173,6 +175,9 @@ def _after(recipient: Recipient, attempt: Attempt, policy: Policy, now: float) -
         state = RecipientState.FAILED if ends else RecipientState.WAITING
         return replace(recipient, state=state, reply=NO_ANSWER, ts=now)
     if attempt.failure is not None:
+        if isinstance(attempt.failure, NotFetched):
+            state = RecipientState.FAILED if attempt.failure.permanent else RecipientState.WAITING
+            return replace(recipient, state=state, reply=f"{ATTACHMENT_FAILED}: {attempt.failure.text}", ts=now)
         reply = getattr(attempt.failure, "reply", None)
         return replace(recipient, reply=str(reply) if reply else attempt.failure.text, ts=now)
     return recipient
@@ -261,9 +266,10 @@ def _events(
 
 
 def error_code(reply: str | None) -> str | None:
-    """Return the word for programs in a reply that is the last word on a message: its SMTP code, or `rate_limited`."""
-    if _is_limit(reply):
-        return RATE_LIMITED
+    """Return the word for programs in a reply that is the last word on a message: its SMTP code, or a word of ours."""
+    for word in (RATE_LIMITED, ATTACHMENT_FAILED):
+        if reply is not None and reply.startswith(f"{word}:"):
+            return word
     code = split_reply(reply)[0]
     return None if code is None else str(code)
 

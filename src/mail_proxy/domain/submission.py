@@ -11,6 +11,7 @@
 | `return_path` | the envelope's sender: an address; empty or `<>` for the null sender (RFC 5321 section 4.5.5) |
 | `message_id` | with or without its angle brackets |
 | `headers` | name to value |
+| `attachments` | as `domain/attachment.py: submitted` made them |
 | `raw` | instead of all that makes up the message (`NOT_WITH_RAW`): a complete message, in base64 |
 
 A field that is null counts as absent. Fields about queueing (`id`, `priority`, …) are not looked at.
@@ -22,10 +23,12 @@ import re
 from collections.abc import Mapping
 
 from mail_proxy.domain.address import Mailbox, MalformedAddress, check_address, parse_mailbox, parse_mailboxes
+from mail_proxy.domain.attachment import read_stored
 from mail_proxy.domain.errors import Invalid, Problem
 from mail_proxy.domain.header import name_problem, text_problem
 from mail_proxy.domain.message import Message
 from mail_proxy.domain.raw import MalformedRaw, RawMessage, read_raw
+from mail_proxy.domain.tenant import ClientAuth
 
 MAX_RECIPIENTS = 1000
 MAX_SUBJECT = 2000
@@ -42,9 +45,12 @@ NOT_WITH_RAW = (
 _MESSAGE_ID = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+@(?:[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+|\[[!-Z^-~]+\])\Z")
 
 
-def build_message(fields: Mapping[str, object]) -> Message:
-    """Read what a submission asks to be sent. Raises `Invalid` with the first field that is wrong, and why."""
-    message = _complete(fields) if fields.get("raw") is not None else _composed(fields)
+def build_message(fields: Mapping[str, object], auths: Mapping[int, ClientAuth] | None = None) -> Message:
+    """Read what a submission asks to be sent. Raises `Invalid` with the first field that is wrong, and why.
+
+    `auths` are the credentials of attachments, by position.
+    """
+    message = _complete(fields) if fields.get("raw") is not None else _composed(fields, auths)
     recipients = len(message.to) + len(message.cc) + len(message.bcc)
     if recipients == 0:
         raise _wrong("to", "at least one recipient is needed in to, cc or bcc")
@@ -53,7 +59,7 @@ def build_message(fields: Mapping[str, object]) -> Message:
     return message
 
 
-def _composed(fields: Mapping[str, object]) -> Message:
+def _composed(fields: Mapping[str, object], auths: Mapping[int, ClientAuth] | None) -> Message:
     text, html = _bodies(fields)
     return Message(
         sender=_sender(fields),
@@ -67,6 +73,7 @@ def _composed(fields: Mapping[str, object]) -> Message:
         return_path=_return_path(fields),
         message_id=_message_id(fields),
         headers=_headers(fields),
+        attachments=read_stored(fields, auths),
     )
 
 

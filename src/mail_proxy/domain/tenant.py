@@ -51,6 +51,15 @@ class ClientAuth:
     user: str | None = None
     password: Secret | None = None
 
+    @classmethod
+    def of(cls, token: Secret | None, user: str | None, password: Secret | None) -> ClientAuth:
+        """Return the method that was given credentials: a token wins over a user; without both, none."""
+        if token is not None:
+            return cls(ClientAuthMethod.BEARER, token=token)
+        if user is not None:
+            return cls(ClientAuthMethod.BASIC, user=user, password=password or Secret(""))
+        return cls()
+
 
 @dataclass(frozen=True, slots=True)
 class Suspension:
@@ -86,3 +95,10 @@ class Tenant:
         if not self.client_base_url:
             return None
         return self.client_base_url.rstrip("/") + "/" + self.client_sync_path.lstrip("/")
+
+    @property
+    def attachment_url(self) -> str | None:
+        """Where its attachments are fetched, or None where the tenant has no endpoint of its own."""
+        if not self.client_base_url:
+            return None
+        return self.client_base_url.rstrip("/") + "/" + self.client_attachment_path.lstrip("/")

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 from typing_extensions import assert_never
 
+from mail_proxy.domain.attachment import MAX_ATTACHMENTS
 from mail_proxy.domain.errors import StoreUnavailable, TooLarge
 from mail_proxy.domain.message import Identity, NewMessage, Priority, Verdict
 from mail_proxy.intake import addresses
 from mail_proxy.intake.receipt import Receipt, Rejected, refusal
 from mail_proxy.intake.resolution import Resolver, Route, Unresolved, refuse_other_tenants
-from mail_proxy.intake.validation import Accepted, check
+from mail_proxy.intake.validation import DEFAULT_MAX_ATTACHMENT, Accepted, check
 from mail_proxy.ports import Clock, Directory, Queue, Stale, Taken
 
 MAX_TRIES = 5
@@ -36,6 +37,7 @@ class IntakeSettings:
     host: str
     default_priority: Priority = Priority.MEDIUM
     max_batch: int = 1000
+    max_attachment: int = DEFAULT_MAX_ATTACHMENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,8 @@ class Intake:
             if index % BREATH == BREATH - 1:
                 await asyncio.sleep(0)
             heavy = _weight(item) > HEAVY
-            match await asyncio.to_thread(check, index, item, now) if heavy else check(index, item, now):
+            asked = (index, item, now, self._settings.max_attachment)
+            match await asyncio.to_thread(check, *asked) if heavy else check(*asked):
                 case Accepted() as accepted:
                     priority = default_priority if accepted.priority is None else accepted.priority
                     drafts.append(_Draft(accepted, self._identity(accepted, now), priority))
@@ -139,7 +142,9 @@ class Intake:
             accepted = draft.accepted
             match await resolver.route(accepted.tenant_id, accepted.account_id):
                 case Route() as route:
-                    placed.append((accepted.index, _new_message(draft, route, now)))
+                    placed.append(
+                        (accepted.index, _new_message(draft, route, now, by_tenant=caller_tenant is not None))
+                    )
                 case Unresolved() as why:
                     unresolved.append(Rejected(accepted.index, accepted.id, why.field, why.reason, why.code))
                 case other:
@@ -185,6 +190,18 @@ def _weight(item: object) -> int:
         own = len(value) if isinstance(value, str) else 64 * len(value) if isinstance(value, list | dict) else 0
         # A domain in another script takes the library a quarter of a millisecond.
         weight += own if name not in addresses.FIELDS or _ascii(value) else 20 * own
+    return weight + _weight_of_files(item.get("attachments"))
+
+
+def _weight_of_files(files: object) -> int:
+    """About the work of checking attachments: their texts; credentials take a while on purpose."""
+    if not isinstance(files, list):
+        return 0
+    weight = 0
+    for each in files[: MAX_ATTACHMENTS + 1]:
+        if isinstance(each, dict):
+            path = each.get("storage_path")
+            weight += 256 + (len(path) if isinstance(path, str) else 0) + (HEAVY if each.get("auth") else 0)
     return weight
 
 
@@ -193,7 +210,7 @@ def _ascii(value: object) -> bool:
     return all(not isinstance(text, str) or text.isascii() for text in texts)
 
 
-def _new_message(draft: _Draft, route: Route, now: float) -> NewMessage:
+def _new_message(draft: _Draft, route: Route, now: float, *, by_tenant: bool) -> NewMessage:
     accepted = draft.accepted
     later = accepted.deferred_ts is not None and accepted.deferred_ts > now
     return NewMessage(
@@ -210,6 +227,8 @@ def _new_message(draft: _Draft, route: Route, now: float) -> NewMessage:
         batch_code=accepted.batch_code,
         due=accepted.deferred_ts if later else None,
         expires_ts=accepted.expires_ts,
+        by_tenant=by_tenant,
+        auths=accepted.auths,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
+from mail_proxy.domain.attachment import MAX_ATTACHMENTS, MAX_NAME
 from mail_proxy.domain.message import Priority
 from mail_proxy.domain.submission import MAX_HEADERS, MAX_RECIPIENTS, MAX_SUBJECT
 
@@ -24,6 +25,62 @@ Mailboxes = (
 )
 
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, validate_default=False)
+
+
+class AttachmentAuthIn(BaseModel):
+    """Credentials for the URL of one attachment. They are stored encrypted, and never shown."""
+
+    model_config = _STRICT
+
+    method: Literal["bearer", "basic"] = Field(description="How to log in.", examples=["bearer"])
+    token: str | None = Field(None, description="For `bearer`.", examples=["ey…"])
+    user: str | None = Field(None, description="For `basic`; without a colon.", examples=["us"])
+    password: str | None = Field(None, description="For `basic`.", examples=["a password"])
+
+
+class AttachmentIn(BaseModel):
+    """One file to send along. A field that is null counts as absent."""
+
+    model_config = _STRICT
+
+    filename: str = Field(
+        max_length=MAX_NAME,
+        description="Its name. Paths, quotes and control characters are taken out; a marker `{MD5:…}` of 8 to 32 hex "
+        "digits names the content, and goes as well.",
+        examples=["invoice-1042.pdf"],
+    )
+    storage_path: str = Field(
+        description="Where its bytes are: base64 of them (with or without `base64:` before it), a URL, a path, or "
+        "parameters for the endpoint, as `fetch_mode` says.",
+        examples=["base64:SGVsbG8="],
+    )
+    fetch_mode: Literal["base64", "http_url", "filesystem", "endpoint"] | None = Field(
+        None,
+        description="Without it: `base64` where `storage_path` begins with `base64:`, `http_url` for `http://` and "
+        "`https://`, `filesystem` for `/`, else `endpoint`.",
+        examples=["base64"],
+    )
+    mime_type: str | None = Field(
+        None, description="`type/subtype`. Without it, by the name's extension.", examples=["application/pdf"]
+    )
+    content_md5: str | None = Field(
+        None,
+        description="32 hex digits. Other content is not sent. Wins over a marker in the name.",
+        examples=["8b1a9953c4611296a827abf8c47804d7"],
+    )
+    content_sha256: str | None = Field(
+        None,
+        description="64 hex digits. Other content is not sent.",
+        examples=["185f8db32271fe25f561a6fc938b2e264306ec304eda518007d1764826381969"],
+    )
+    auth: AttachmentAuthIn | None = Field(
+        None, description="Credentials for a URL.", examples=[{"method": "bearer", "token": "ey…"}]
+    )
+    content_id: str | None = Field(
+        None,
+        description='A name without `<` and `>`, by which the HTML shows an image: `<img src="cid:logo">`.',
+        examples=["logo"],
+    )
 
 
 class MessageIn(BaseModel):
@@ -110,6 +167,12 @@ class MessageIn(BaseModel):
         description=f"Extra headers, at most {MAX_HEADERS}. Those that make up the message (From, To, Subject, Date, "
         "Content-*, MIME-*, Received, DKIM-*, …) are refused.",
         examples=[{"List-Unsubscribe": "<https://acme.example/unsubscribe/1042>"}],
+    )
+    attachments: list[AttachmentIn] | None = Field(
+        None,
+        max_length=MAX_ATTACHMENTS,
+        description=f"Files to send along, at most {MAX_ATTACHMENTS}.",
+        examples=[[{"filename": "hello.txt", "storage_path": "base64:SGVsbG8="}]],
     )
     raw: str | None = Field(
         None,

@@ -11,8 +11,12 @@ from typing import cast
 
 from pydantic import ValidationError
 
+from mail_proxy.domain import attachment
+from mail_proxy.domain.attachment import INLINE
+from mail_proxy.domain.attachment_auth import digest_of, written
 from mail_proxy.domain.errors import Invalid, Problem
 from mail_proxy.domain.message import Message, Priority
+from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.submission import build_message
 from mail_proxy.intake.addresses import rewritten
 from mail_proxy.intake.receipt import Rejected, shown_field, shown_id
@@ -26,9 +30,8 @@ LATEST = 1e10
 
 MAX_DEPTH = 20
 _FIELDS = frozenset(field.alias or name for name, field in MessageIn.model_fields.items())
-_LATER_FIELDS = {
-    "attachments": "attachments cannot be sent by this version",
-}
+DEFAULT_MAX_ATTACHMENT = 100_000_000
+"""Bytes of one attachment."""
 _WANTED = {
     "id": f"must be a text of 1 to {MAX_ID} characters",
     "to": "must be a text or a list of texts",
@@ -42,6 +45,10 @@ _WANTED = {
     "expires_ts": "must be a number: Unix seconds",
     "batch_code": f"must be a text of 1 to {MAX_ID} characters",
     "metadata": "must be an object",
+    "attachments": "must be a list of objects",
+    "fetch_mode": "must be base64, http_url, filesystem or endpoint",
+    "auth": "must be an object of method (bearer or basic) and token, or user and password",
+    "method": "must be bearer or basic",
 }
 
 _TOO_MUCH = {"string_too_long": "characters", "too_long": "entries"}
@@ -58,7 +65,8 @@ class Accepted:
     """A submission that is fine by itself; whose it is and which account sends it is still to be found.
 
     `fields` is what is stored: the submission as JSON text, without nulls, domains in ASCII, no NUL in its bodies, and
-    beside a complete message (`raw`) its size, so that it can be shown without it. Of that one `message` has no body.
+    beside a complete message (`raw`) its size, so that it can be shown without it; of that one `message` has no body.
+    Of its attachments the inline bytes stand apart, and the credentials in `auths`, to be sealed.
     """
 
     index: int
@@ -72,14 +80,15 @@ class Accepted:
     batch_code: str | None
     deferred_ts: float | None
     expires_ts: float | None
+    auths: Secret | None = None
     too_late: bool = False
     """Its `expires_ts` has passed: it can only be one that was taken before."""
 
 
-def check(index: int, item: object, now: float) -> Accepted | Rejected:
-    """Read one item of a batch, as it came out of the JSON parser. `now` is in Unix seconds."""
+def check(index: int, item: object, now: float, max_attachment: int = DEFAULT_MAX_ATTACHMENT) -> Accepted | Rejected:
+    """Read one item of a batch, as it came out of the JSON parser. `now` is in Unix seconds, `max_attachment` bytes."""
     try:
-        return _accepted(index, item, now)
+        return _accepted(index, item, now, max_attachment)
     except Invalid as invalid:
         problem = invalid.problems[0]
         return Rejected(
@@ -102,7 +111,19 @@ def digest(fields: Mapping[str, object]) -> str:
     if isinstance(raw := content.get("raw"), str):
         # Of a complete message its own digest is enough, and spares copies of what may be a hundred megabytes.
         content["raw"] = {"sha256": _sha256(raw)}
+    if isinstance(attachments := content.get("attachments"), list):
+        content["attachments"] = [_attachment_digest(each) for each in attachments]
     return hashlib.sha256(_canonical(content).encode("utf-8")).hexdigest()
+
+
+def _attachment_digest(given: dict[str, object]) -> dict[str, object]:
+    """Leave out nulls, and put digests in the place of what is long or secret."""
+    content = {name: value for name, value in given.items() if value is not None}
+    if isinstance(path := content.get("storage_path"), str):
+        content["storage_path"] = _sha256(path)
+    if isinstance(auth := content.get("auth"), dict):
+        content["auth"] = digest_of(auth)
+    return content
 
 
 def _sha256(text: str) -> str:
@@ -112,7 +133,7 @@ def _sha256(text: str) -> str:
     return found.hexdigest()
 
 
-def _accepted(index: int, item: object, now: float) -> Accepted:
+def _accepted(index: int, item: object, now: float, max_attachment: int) -> Accepted:
     if not isinstance(item, dict):
         raise _wrong("", "a message must be an object")
     given = cast("dict[str, object]", item)
@@ -127,6 +148,11 @@ def _accepted(index: int, item: object, now: float) -> Accepted:
     _check_times(submitted.deferred_ts, submitted.expires_ts)
     fields = {name: value for name, value in given.items() if value is not None}
     fields |= rewritten(given) | _without_nul(given)
+    auths: Secret | None = None
+    if fields.get("raw") is None and (given_files := given.get("attachments")):
+        files = attachment.submitted(cast("list[dict[str, object]]", given_files), max_attachment)
+        fields |= {"attachments": files.shown, INLINE: files.inline}
+        auths = written(files.auths)
     message = build_message(fields)
     if message.raw is not None:
         fields["raw_size"] = message.raw.size
@@ -147,6 +173,7 @@ def _accepted(index: int, item: object, now: float) -> Accepted:
         batch_code=submitted.batch_code,
         deferred_ts=submitted.deferred_ts,
         expires_ts=submitted.expires_ts,
+        auths=auths,
         too_late=submitted.expires_ts is not None and submitted.expires_ts <= now,
     )
 
@@ -158,22 +185,32 @@ def _wrong(field: str, problem: str) -> Invalid:
 def _shape(given: dict[str, object]) -> MessageIn:
     for name in given:
         if name not in _FIELDS:
-            raise _wrong(name, _LATER_FIELDS.get(name, "is not a field of a message"))
+            raise _wrong(name, "is not a field of a message")
     try:
         return MessageIn.model_validate(given)
     except ValidationError as invalid:
         errors = invalid.errors(include_url=False, include_input=False)
         # Of an alternative each branch complains; a length tells more than that it is not of the other type.
         error = next((one for one in errors if one["type"] in _TOO_MUCH), errors[0])
-        field = str(error["loc"][0])
+        field, name = _place(error["loc"])
         match error["type"]:
             case "missing":
                 problem = "is required"
             case "string_too_long" | "too_long" as kind:
                 problem = f"has more than {error['ctx']['max_length']} {_TOO_MUCH[kind]}"
+            case "extra_forbidden":
+                problem = "is not a field of an attachment"
             case _:
-                problem = _WANTED.get(field, "must be a text")
+                problem = _WANTED.get(name, "must be a text")
         raise _wrong(field, problem) from None
+
+
+def _place(loc: tuple[int | str, ...]) -> tuple[str, str]:
+    """Return where an error is (`attachments[2].filename`), and the last name of that."""
+    if loc[0] != "attachments" or len(loc) == 1:
+        return str(loc[0]), str(loc[0])
+    names = [str(each) for each in loc[2:]]
+    return ".".join([f"attachments[{loc[1]}]", *names]), names[-1] if names else "attachments"
 
 
 def _check_text(field: str, text: str, without: str = "") -> None:

@@ -27,11 +27,10 @@ from mail_proxy.administration.tenants import Tenants
 from mail_proxy.delivery.delivery import Delivery
 from mail_proxy.delivery.journal import FlightJournal, boot_id
 from mail_proxy.delivery.needs import Needs
-from mail_proxy.delivery.settings import DeliverySettings
+from mail_proxy.delivery.settings import MOST_FETCHES, DeliverySettings
 from mail_proxy.domain.rate_limit import Windows
 from mail_proxy.domain.retry import RetrySchedule
-from mail_proxy.domain.secret import Secret
-from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod
+from mail_proxy.domain.tenant import ClientAuth
 from mail_proxy.intake.intake import Intake, IntakeSettings
 from mail_proxy.outbound.access_tokens import RefreshedTokens
 from mail_proxy.outbound.callback import Endpoint, HttpReportSink
@@ -44,8 +43,10 @@ from mail_proxy.reporting.feed import Feed
 from mail_proxy.reporting.reporter import Reporter
 from mail_proxy.reporting.settings import ReportingSettings
 from mail_proxy.reporting.turns import Turns
+from mail_proxy.runtime.attachments import open_attachments
 from mail_proxy.runtime.clock import DatabaseClock, SystemClock
 from mail_proxy.runtime.config_file import NAME as CONFIG_FILE
+from mail_proxy.runtime.folders import WHERE, FolderRefused, made
 from mail_proxy.runtime.loops import loops
 from mail_proxy.runtime.setting_values import SqliteFile
 from mail_proxy.runtime.settings import DEFAULT, Settings
@@ -76,11 +77,6 @@ REPORT_LOOKUPS = 512
 """Name servers asked at a time for reports: as many as there are reports at a time, as dead ones delay no other."""
 MANY_FILES = 16_000
 """Beyond that connections to a thousand endpoints a second may be kept for a while."""
-WHERE = "GMP_DATA_DIR and GMP_DB_PATH say where it is to be"
-
-
-class FolderRefused(Exception):
-    """A folder or file that the instance needs cannot be made; the text says which setting names it."""
 
 
 @dataclass(slots=True)
@@ -162,6 +158,7 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
         tokens_for = RefreshedTokens(http, guarded_http, store.directory, store.directory, clock, alone=alone)
         stack.push_async_callback(tokens_for.close)
         transport = _transport(stack, _timeouts(settings), guard, tokens_for)
+        attachments = await open_attachments(stack, settings, guard, clock, meter)
         reports_http = await stack.enter_async_context(OutboundClient(Trusted(), _limits_of_reports()))
         sink = _sink(stack, own_reporter, HttpReportSink(reports_http, clock, _fallback(settings)))
         directory = store.directory
@@ -176,13 +173,26 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
             reporter.notify(whose)
             feed.notify(whose)
 
-        needs = Needs(instance_id, store.queue, directory, directory, transport, sink, clock, meter)
+        needs = Needs(
+            instance_id,
+            store.queue,
+            directory,
+            directory,
+            transport,
+            attachments,
+            store.cipher,
+            sink,
+            clock,
+            meter,
+        )
         delivery = Delivery(needs, _delivery(settings), journal, told, alone=alone)
         intake = Intake(
             store.queue,
             directory,
             clock,
-            IntakeSettings(socket.getfqdn(), settings.default_priority, settings.max_batch),
+            IntakeSettings(
+                socket.getfqdn(), settings.default_priority, settings.max_batch, settings.max_attachment_bytes
+            ),
             lambda pks, urgent: delivery.notify(pks, urgent=urgent),
         )
         pending = Pending(store.archive, lambda: delivery.maintenance.surveyed)
@@ -208,7 +218,15 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
             store=store,
             meter=meter,
             intake=intake,
-            tenants=Tenants(directory, directory, clock, tokens.new_token, tokens.digest, tokens.new_signing_secret),
+            tenants=Tenants(
+                directory,
+                directory,
+                clock,
+                tokens.new_token,
+                tokens.digest,
+                tokens.new_signing_secret,
+                attachments.forget,
+            ),
             accounts=accounts,
             account_tests=account_tests,
             scheduling=Scheduling(directory, directory, pending, delivery.freed),
@@ -227,7 +245,7 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
             delivery=delivery,
             reporter=reporter,
             feed=feed,
-            supervisor=Supervisor(loops(delivery, reporter, feed, audit, store, clock)),
+            supervisor=Supervisor(loops(delivery, reporter, feed, audit, store, clock, attachments)),
         )
 
 
@@ -263,12 +281,12 @@ async def _open_store(settings: Settings, address: str, instance_id: str, clock:
     key_folder: Path | None = None
     first_start = False
     if isinstance(database, SqliteFile):
-        _make_folder(database.path.parent)
+        made(database.path.parent)
         key_folder, first_start = settings.data_folder, not database.path.exists()
         url = database_url(str(database.path))
     else:
         url = database_url(database.url.reveal())
-    _make_folder(settings.data_folder)
+    made(settings.data_folder)
     cipher = AesGcmCipher(
         obtain_key(settings.encryption_key, key_folder, first_start=first_start),
         old_keys(settings.encryption_keys_old),
@@ -301,13 +319,6 @@ async def _open_store(settings: Settings, address: str, instance_id: str, clock:
     return store
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FolderRefused(f"the folder {folder} cannot be made: {error.strerror}; {WHERE}") from None
-
-
 def _delivery(settings: Settings) -> DeliverySettings:
     return DeliverySettings(
         schedule=RetrySchedule(
@@ -316,6 +327,7 @@ def _delivery(settings: Settings) -> DeliverySettings:
         batch_size=settings.batch_size_per_account,
         max_concurrent_sends=settings.max_concurrent_sends,
         max_sending=int(settings.max_sending_mb * 1_000_000),
+        max_fetches=max(4, min(MOST_FETCHES, _open_files() // 128)),
         poll_interval=settings.send_loop_interval,
         grace=settings.shutdown_grace,
         lease=settings.lease,
@@ -355,13 +367,7 @@ def _fallback(settings: Settings) -> Endpoint | None:
     """Return where reports go for tenants without an endpoint of their own."""
     if settings.client_sync_url is None:
         return None
-    if settings.client_sync_token is not None:
-        auth = ClientAuth(ClientAuthMethod.BEARER, token=settings.client_sync_token)
-    elif settings.client_sync_user is not None:
-        password = settings.client_sync_password or Secret("")
-        auth = ClientAuth(ClientAuthMethod.BASIC, user=settings.client_sync_user, password=password)
-    else:
-        auth = ClientAuth()
+    auth = ClientAuth.of(settings.client_sync_token, settings.client_sync_user, settings.client_sync_password)
     return Endpoint(settings.client_sync_url, auth)
 
 

@@ -8,6 +8,7 @@ import anyio
 
 from mail_proxy.administration.audit import AuditLog
 from mail_proxy.administration.key_rotation import KeyRotation
+from mail_proxy.attachments.cache import CachedSource
 from mail_proxy.delivery.delivery import Delivery
 from mail_proxy.ports import Clock
 from mail_proxy.reporting.feed import Feed
@@ -19,7 +20,13 @@ from mail_proxy.store.store import Store
 
 
 def loops(
-    delivery: Delivery, reporter: Reporter, feed: Feed, audit: AuditLog, store: Store, clock: Clock
+    delivery: Delivery,
+    reporter: Reporter,
+    feed: Feed,
+    audit: AuditLog,
+    store: Store,
+    clock: Clock,
+    cache: CachedSource,
 ) -> Mapping[str, Loop]:
     """Return each loop by its name. Delivery is stopped from outside; the others end when it has ended.
 
@@ -33,6 +40,7 @@ def loops(
                 if isinstance(clock, DatabaseClock):
                     group.start_soon(clock.keep_asking, store.time, name="clock")
                 group.start_soon(KeyRotation(store.seals, clock).run, name="key rotation")
+                group.start_soon(cache.run, name="attachment cache")
                 await delivery.run(started)
                 group.cancel_scope.cancel()
         finally:

@@ -156,8 +156,9 @@ def _as_text(value: object, *, several: bool) -> str | None:
 
 
 def _contradictions(given: set[str]) -> Iterator[str]:
-    token, user, password = (f"{PREFIX}CLIENT_SYNC_{name}" for name in ("TOKEN", "USER", "PASSWORD"))
-    if token in given and given & {user, password}:
-        yield f"{token} excludes {user} and {password}: there is one way to log in."
-    if (user in given) != (password in given):
-        yield f"{user} and {password} need each other."
+    for endpoint in ("CLIENT_SYNC", "ATTACHMENT"):
+        token, user, password = (f"{PREFIX}{endpoint}_{name}" for name in ("TOKEN", "USER", "PASSWORD"))
+        if token in given and given & {user, password}:
+            yield f"{token} excludes {user} and {password}: there is one way to log in."
+        if (user in given) != (password in given):
+            yield f"{user} and {password} need each other."

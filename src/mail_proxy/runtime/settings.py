@@ -207,6 +207,43 @@ class Settings(BaseSettings):
         90 * 86400, description="Seconds that entries of the command log are kept."
     )
 
+    attachment_roots: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(split)] = Field(
+        (),
+        description="Folders, separated by commas, below which files may be sent (`fetch_mode` `filesystem`); the "
+        "first one resolves relative paths. A tenant's token reads `ROOT/<tenant id>/` only. Without it, `attachments` "
+        "in the data folder.",
+    )
+    attachment_base_url: HttpUrl | None = Field(
+        None, description="Where `endpoint` attachments are fetched for tenants without `client_base_url`."
+    )
+    attachment_token: Token | None = Field(None, description="Bearer token there.")
+    attachment_user: str | None = Field(None, description="User for basic authentication there, instead of a token.")
+    attachment_password: SecretText | None = Field(None, description="Password for basic authentication there.")
+    attachment_max_mb: float = Field(
+        100, gt=0, le=10_000, allow_inf_nan=False, description="Megabytes of one attachment; a larger one is not sent."
+    )
+    attachment_timeout: Seconds = Field(30, description="Seconds to fetch one attachment.")
+
+    cache_memory_max_mb: float = Field(
+        50,
+        ge=0,
+        le=100_000,
+        allow_inf_nan=False,
+        description="Megabytes of small attachments that are named by a "
+        "digest and kept in memory for 300 s, by each worker; 0: none.",
+    )
+    cache_disk_dir: Path | None = Field(
+        None,
+        description="Folder for larger attachments that are named by a digest; workers, and instances with one "
+        "database, may share it. Without it, these are not kept.",
+    )
+    cache_disk_max_mb: float = Field(
+        500, ge=0, le=10_000_000, allow_inf_nan=False, description="Megabytes that are kept there, for 3600 s; 0: none."
+    )
+    cache_disk_threshold_kb: float = Field(
+        100, ge=0, le=1_000_000, allow_inf_nan=False, description="Kilobytes up to which an attachment is small."
+    )
+
     allow_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(split)] = Field(
         (),
         description="Networks such as `10.1.0.0/16`, separated by commas, that tenants may name although they are "
@@ -288,6 +325,16 @@ class Settings(BaseSettings):
         if self.data_dir is not None:
             return self.data_dir
         return self.db_path.path.parent if isinstance(self.db_path, SqliteFile) else Path()
+
+    @property
+    def attachment_folders(self) -> tuple[Path, ...]:
+        """Where attachments may be read from, the default filled in."""
+        return self.attachment_roots or (self.data_folder / "attachments",)
+
+    @property
+    def max_attachment_bytes(self) -> int:
+        """The most bytes of one attachment."""
+        return int(self.attachment_max_mb * 1_000_000)
 
     @property
     def max_request_bytes(self) -> int | None:

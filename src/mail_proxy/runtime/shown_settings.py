@@ -35,7 +35,12 @@ def shown_settings(settings: Settings) -> Sequence[Shown]:
 
 def _shown(settings: Settings, name: str) -> Shown:
     source = settings.source(name)
-    held: object = {"db_path": settings.database, "data_dir": settings.data_folder}.get(name, getattr(settings, name))
+    filled_in = {
+        "db_path": settings.database,
+        "data_dir": settings.data_folder,
+        "attachment_roots": settings.attachment_folders,
+    }
+    held: object = filled_in.get(name, getattr(settings, name))
     if name == "encryption_key" and held is None:
         return Shown(name, None, secret=True, is_set=True, source=KEY_FILE_NAME)  # or there would have been no start
     secret = _may_be_secret(Settings.model_fields[name].annotation) or isinstance(held, PostgresqlUrl)
@@ -63,6 +68,6 @@ def _value(held: object) -> Value:
         case bool() | int() | float():
             return held
         case tuple():
-            return [str(each) if isinstance(each, (IPv4Network, IPv6Network)) else each for each in held]
+            return [str(each) if isinstance(each, (IPv4Network, IPv6Network, Path)) else each for each in held]
         case _:
             raise TypeError(f"a setting of type {type(held).__name__} needs a way to be shown")

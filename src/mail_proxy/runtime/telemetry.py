@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 from typing_extensions import override
 
 from mail_proxy.domain.sync_lease import Behind, SyncStanding
-from mail_proxy.ports import Meter
+from mail_proxy.ports import CacheMeter, CacheTier, Meter
 from mail_proxy.runtime.tally import Labels, Page, Shape, Tally
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -42,15 +42,21 @@ From `_BEHIND` on two for each standing: tenants, the same way, and milliseconds
 """
 _TOTALS = _BEHIND + 2 * len(SyncStanding)
 
+_CACHE_HITS, _CACHE_HIT_BYTES, _CACHE_EVICTIONS, _CACHE_BYTES = (
+    {tier: _TOTALS + n * len(CacheTier) + m for m, tier in enumerate(CacheTier)} for n in range(4)
+)
+_CACHE_MISSES = _TOTALS + 4 * len(CacheTier)
+_KEPT = (CacheTier.MEMORY, CacheTier.DISK)
+
 
 def new_tally(workers: int = 1, max_series: int = MAX_SERIES, max_per_tenant: int = MAX_SERIES_PER_TENANT) -> Tally:
     """Return empty counts for so many workers, each of which has a meter of its own on them."""
     shared_rows = max_series // max(max_per_tenant, 1) + 2
-    shape = Shape(totals=_TOTALS, rows=max_series + shared_rows, numbers=len(_COUNTERS))
+    shape = Shape(totals=_CACHE_MISSES + 1, rows=max_series + shared_rows, numbers=len(_COUNTERS))
     return Tally(shape, workers)
 
 
-class PrometheusMeter(Meter, Collector):
+class PrometheusMeter(Meter, CacheMeter, Collector):
     """Keeps the `Meter` port, in a registry of its own. May be called from any thread.
 
     It counts for one worker, and shows the sum over all that share the tally. Each account has its own series until
@@ -134,6 +140,26 @@ class PrometheusMeter(Meter, Collector):
     def outages(self, on_hold: int, left_alone: int) -> None:
         self._page.totals[_ON_HOLD], self._page.totals[_LEFT_ALONE] = on_hold + 1, left_alone
 
+    @override
+    def cache_hit(self, tier: CacheTier, size: int) -> None:
+        with self._lock:
+            self._page.totals[_CACHE_HITS[tier]] += 1
+            self._page.totals[_CACHE_HIT_BYTES[tier]] += size
+
+    @override
+    def cache_missed(self) -> None:
+        with self._lock:
+            self._page.totals[_CACHE_MISSES] += 1
+
+    @override
+    def cache_evicted(self, tier: CacheTier) -> None:
+        with self._lock:
+            self._page.totals[_CACHE_EVICTIONS[tier]] += 1
+
+    @override
+    def cache_holds(self, tier: CacheTier, size: int) -> None:
+        self._page.totals[_CACHE_BYTES[tier]] = size
+
     @property
     def pending_messages(self) -> int | None:
         """The number of messages that were not finished when they were last counted; None before that."""
@@ -162,6 +188,7 @@ class PrometheusMeter(Meter, Collector):
             for n, ok in enumerate(_OUTCOMES):
                 family.add_metric(["acknowledged" if ok else "failed"], totals[n * len(_REPORTS) + index])
             yield family
+        yield from self._cache(totals)
         pending = self._tally.latest
         if pending is not None:  # no number is shown before one was counted
             yield GaugeMetricFamily("gmp_pending_messages", "Messages that are not finished.", value=pending)
@@ -185,6 +212,25 @@ class PrometheusMeter(Meter, Collector):
                 lag.add_metric([standing.value], max(totals[first + 1] for totals in pages) / 1000)
         if pages:
             yield from (tenants, lag)
+
+    def _cache(self, totals: Sequence[int]) -> Iterator[Metric]:
+        """Show the cache of attachments. Each worker has its memory; on disk all have the same files."""
+        for name, text, places, tiers in (
+            ("hits", "Attachments that did not have to be fetched.", _CACHE_HITS, tuple(CacheTier)),
+            ("hit_bytes", "Bytes of those attachments.", _CACHE_HIT_BYTES, tuple(CacheTier)),
+            ("evictions", "Contents that had to make room for others.", _CACHE_EVICTIONS, _KEPT),
+        ):
+            family = CounterMetricFamily(f"gmp_attachment_cache_{name}", text, labels=["tier"])
+            for tier in tiers:
+                family.add_metric([tier.value], totals[places[tier]])
+            yield family
+        text = "Attachments with a digest that had to be fetched."
+        yield CounterMetricFamily("gmp_attachment_cache_misses", text, value=totals[_CACHE_MISSES])
+        held = GaugeMetricFamily("gmp_attachment_cache_bytes", "Bytes that are kept.", labels=["tier"])
+        held.add_metric([CacheTier.MEMORY.value], totals[_CACHE_BYTES[CacheTier.MEMORY]])
+        on_disk = max(page.totals[_CACHE_BYTES[CacheTier.DISK]] for page in self._tally.pages)
+        held.add_metric([CacheTier.DISK.value], on_disk)
+        yield held
 
     def _count(self, counter: int, tenant_id: str, account_id: str) -> None:
         with self._lock:

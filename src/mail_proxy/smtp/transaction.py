@@ -6,7 +6,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mail_proxy.domain.attempt import Answer, Stage
-from mail_proxy.domain.compose import ByteSource, Wire
+from mail_proxy.domain.byte_source import ByteSource
+from mail_proxy.domain.compose import Wire
 from mail_proxy.ports import BeforeDot
 from mail_proxy.smtp.connection import Connection, ConnectionLost, Loss, LossKind, RawReply
 from mail_proxy.smtp.dot_stuffing import DotStuffer

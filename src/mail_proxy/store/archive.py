@@ -15,6 +15,7 @@ from sqlalchemy import (
     select,
 )
 
+from mail_proxy.domain.attachment import INLINE
 from mail_proxy.domain.explanation import Standing
 from mail_proxy.domain.message import WAITING_STATES, Details, MessageState
 from mail_proxy.domain.poison import MOST_CRASHES
@@ -148,7 +149,8 @@ def _details(row: Row[Any], people: Sequence[Any], now: float) -> Details:
     state = MessageState(row.state)
     ts = row.finished_ts if state.final else row.first_attempt_ts
     fields = json.loads(row.fields)
-    fields.pop("raw", None)
+    for hidden in ("raw", INLINE):
+        fields.pop(hidden, None)
     body_removed_ts = fields.pop(BODY_REMOVED, None)
     waiting = state in WAITING_STATES
     limited = state is MessageState.READY and row.limited_until is not None and row.limited_until > now

@@ -18,6 +18,7 @@ from sqlalchemy import (
     update,
 )
 
+from mail_proxy.domain.attachment import INLINE
 from mail_proxy.domain.requeue import BODY_REMOVED
 from mail_proxy.store.database import Transaction
 from mail_proxy.store.rows import among, pack, packed, unpack
@@ -26,7 +27,7 @@ from mail_proxy.store.shown import Without
 
 CHUNK_BYTES = 4_000_000
 """Bytes of submissions in one transaction; one message at least."""  # G11
-REMOVED = ("body", "text", "html", "raw", "headers", "attachments")
+REMOVED = ("body", "text", "html", "raw", "headers", "attachments", INLINE)
 """What is not kept; who it was from and to, its subject, and what belongs to the client's own bookkeeping stay."""
 
 
@@ -53,7 +54,7 @@ class RemoveBodies:
         self.old = packed(dialect, old.with_for_update(of=messages).subquery("old"))
         # an object that begins with one more member; none is empty
         left = bindparam("begin", type_=Text) + func.substr(Without(contents.c.fields, *REMOVED), 2)
-        self.strip = update(contents).where(among(dialect, contents.c.message_pk)).values(fields=left)
+        self.strip = update(contents).where(among(dialect, contents.c.message_pk)).values(fields=left, auths=None)
         length = select(func.length(contents.c.fields)).where(contents.c.message_pk == messages.c.pk).scalar_subquery()
         self.mark = (
             update(messages)

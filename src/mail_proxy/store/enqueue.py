@@ -9,6 +9,8 @@ from uuid import uuid4
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
+    Connection,
     Double,
     Integer,
     SmallInteger,
@@ -27,13 +29,15 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
+from mail_proxy.domain.attachment_auth import place_of
 from mail_proxy.domain.message import Existing, MessageState, NewMessage, Verdict, resubmission
 from mail_proxy.domain.report import EventType
-from mail_proxy.ports import Taken
+from mail_proxy.ports import Cipher, Taken
 from mail_proxy.store.database import Transaction
 from mail_proxy.store.hints import Hint
 from mail_proxy.store.rows import ALONE, pack, packed, selected, unpack, unpacked
 from mail_proxy.store.schema import contents, events, messages, recipients
+from mail_proxy.store.sealed import sealed_as_the_database_is
 from mail_proxy.store.version import hold_version
 
 _ATTEMPTED = [each.value for each in (EventType.SENT, EventType.FAILED, EventType.EXPIRED, EventType.UNCERTAIN)]
@@ -64,7 +68,9 @@ class _Row:
 class Enqueue:
     """Inserts new messages, recognises repeated ones, replaces those never tried. G1, G2, G3."""
 
-    def __init__(self, dialect: str) -> None:
+    def __init__(self, dialect: str, cipher: Cipher | None = None) -> None:
+        """`cipher` seals the credentials of attachments; without it none may come."""
+        self._cipher = cipher
         into = postgresql_insert if dialect == "postgresql" else sqlite_insert
         new = unpacked(
             dialect,
@@ -110,7 +116,17 @@ class Enqueue:
             .subquery("found")
         )
         self.find = packed(dialect, found)
-        wide = unpacked(dialect, {"message_pk": BigInteger(), "fields": Text(), "message_id": Text(), "date": Double()})
+        wide = unpacked(
+            dialect,
+            {
+                "message_pk": BigInteger(),
+                "fields": Text(),
+                "message_id": Text(),
+                "date": Double(),
+                "auths": Text(),
+                "by_tenant": Boolean(),
+            },
+        )
         self.insert_contents = insert(contents).from_select(list(wide.c.keys()), select(*wide.c))
         to = unpacked(dialect, {"message_pk": BigInteger(), "n": Integer(), "address": Text(), "kind": Text()})
         self.insert_recipients = insert(recipients).from_select(list(to.c.keys()), select(*to.c))
@@ -180,12 +196,24 @@ class Enqueue:
         connection = transaction.connection
         together = [(pk, m) for pk, m in new if len(m.fields) <= ALONE]
         if together:
-            connection.execute(self.insert_contents, {"rows": pack(_wide(pk, m) for pk, m in together)})
+            rows = pack(_wide(pk, m, self._sealed_auths(connection, m)) for pk, m in together)
+            connection.execute(self.insert_contents, {"rows": rows})
         for pk, m in new:
             if len(m.fields) > ALONE:
-                row = dict(zip(("message_pk", "fields", "message_id", "date"), _wide(pk, m), strict=True))
+                row = dict(zip(_WIDE, _wide(pk, m, self._sealed_auths(connection, m)), strict=True))
                 connection.execute(self.insert_content_alone, row)
         connection.execute(self.insert_recipients, {"rows": pack(_recipients(new))})
+
+    def _sealed_auths(self, connection: Connection, message: NewMessage) -> str | None:
+        """Seal the credentials of a message's attachments with the key that the database goes by."""  # G16
+        if message.auths is None:
+            return None
+        if self._cipher is None:
+            raise LookupError("there is no cipher to seal credentials with")
+        place = (message.tenant_id, message.id)
+        own = self._cipher.seal(message.auths.reveal(), place_of(*place))
+        sealed: str = sealed_as_the_database_is(connection, self._cipher, contents, {"auths": own}, *place)["auths"]
+        return sealed
 
     def _take(self, transaction: Transaction, message: NewMessage, rows: dict[Key, _Row]) -> Taken:
         key = (message.tenant_id, message.id)
@@ -246,8 +274,11 @@ def _narrow(message: NewMessage) -> tuple[object, ...]:
     )
 
 
-def _wide(pk: int, message: NewMessage) -> tuple[object, ...]:
-    return pk, message.fields, message.identity.message_id, message.identity.date
+_WIDE = ("message_pk", "fields", "message_id", "date", "auths", "by_tenant")
+
+
+def _wide(pk: int, message: NewMessage, auths: str | None) -> tuple[object, ...]:
+    return pk, message.fields, message.identity.message_id, message.identity.date, auths, message.by_tenant
 
 
 def _recipients(new: Iterable[tuple[int, NewMessage]]) -> Iterable[tuple[object, ...]]:

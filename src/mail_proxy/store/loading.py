@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, case, null, select
 
-from mail_proxy.domain.claim import HELPING, Claimed
+from mail_proxy.domain.claim import HELPING, Claimed, may_fetch
 from mail_proxy.domain.message import FINAL_STATES, Identity, MessageState
 from mail_proxy.domain.recipient import Recipient, RecipientKind, RecipientState
 from mail_proxy.store.rows import ALONE, among, pack, packed, unpack
@@ -37,6 +37,8 @@ class Loader:
                 messages.c.crashes,
                 contents.c.message_id,
                 contents.c.date,
+                contents.c.auths,
+                contents.c.by_tenant,
                 case((messages.c.size > ALONE, null()), else_=contents.c.fields).label("fields"),
             )
             .join(contents, contents.c.message_pk == messages.c.pk)
@@ -123,6 +125,8 @@ def _claimed(row: Sequence[Any], people: Sequence[Sequence[Any]]) -> Claimed:
         crashes,
         message_id,
         date,
+        auths,
+        by_tenant,
         fields,
     ) = row
     return Claimed(
@@ -141,4 +145,7 @@ def _claimed(row: Sequence[Any], people: Sequence[Sequence[Any]]) -> Claimed:
         identity=Identity(id_, message_id, date),
         recipients=tuple(recipient_of(person, MessageState(state), reply, None) for person in people),
         crashes=crashes,
+        sealed_auths=auths,
+        by_tenant=bool(by_tenant),
+        may_fetch=may_fetch(fields),
     )

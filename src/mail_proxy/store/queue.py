@@ -10,7 +10,7 @@ from mail_proxy.domain.backlog import Survey
 from mail_proxy.domain.claim import Claimed, Demand, Taking
 from mail_proxy.domain.message import NewMessage
 from mail_proxy.domain.settlement import Settlement
-from mail_proxy.ports import Promotion, Stale, Taken
+from mail_proxy.ports import Cipher, Promotion, Stale, Taken
 from mail_proxy.store import rescue
 from mail_proxy.store.bodies import BodiesRequest, RemoveBodies
 from mail_proxy.store.claim import Claim, ClaimRequest, refusal_token
@@ -36,13 +36,13 @@ class StoreQueue:
     """Keeps the `Queue` port on SQLite and PostgreSQL."""
 
     def __init__(
-        self, database: Database, instance_id: str, usage: UsageSettings | None = None, key_id: str | None = None
+        self, database: Database, instance_id: str, usage: UsageSettings | None = None, cipher: Cipher | None = None
     ) -> None:
-        """`key_id` names the encryption key that the instance has as its own."""
+        """`cipher` has the encryption key that the instance has as its own."""
         dialect = database.dialect
         self._database = database
         self._instance_id = instance_id
-        self._key_id = key_id
+        self._key_id = None if cipher is None else cipher.key_id
         self._promote = Promote(dialect)
         self._unhold = Unhold(dialect)
         self._divert = Divert(dialect)
@@ -53,7 +53,7 @@ class StoreQueue:
         self._ready = ready_accounts(dialect)
         self._surveying = Surveying(dialect)
         counted = Usage(dialect, usage or UsageSettings())
-        enqueue, claim = Enqueue(dialect), Claim(dialect, counted)
+        enqueue, claim = Enqueue(dialect, cipher), Claim(dialect, counted)
         settle, release = Settle(dialect, counted), Release(dialect)
         self._enqueue_op = Operation("enqueue", enqueue.run, lambda batch: batch.weight, rank=ENQUEUES)
         self._unanswered = Remembered()

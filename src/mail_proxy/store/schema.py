@@ -21,6 +21,7 @@ from sqlalchemy import (
     UniqueConstraint,
     false,
     text,
+    true,
 )
 
 HAS_BODY = "finished_ts IS NOT NULL AND NOT body_removed"
@@ -40,7 +41,7 @@ Serial = BigInteger().with_variant(Integer, "sqlite")
 SEALED = {"sealed": True}
 """The `info` of a column whose texts are sealed: it is re-sealed when the encryption key changes."""
 IDENTITY = {"tenants": ("id",), "accounts": ("tenant_id", "id")}
-"""The columns that a sealed text is bound to, besides table and column."""
+"""The columns that a sealed text is bound to, besides table and column; of a content, those of its message."""
 
 settings = Table(
     "settings",
@@ -177,6 +178,8 @@ contents = Table(
     Column("fields", Text, nullable=False),  # the submission, JSON
     Column("message_id", Text, nullable=False),
     Column("date", Double, nullable=False),
+    Column("auths", Text, info=SEALED),  # credentials of attachments, JSON
+    Column("by_tenant", Boolean, nullable=False, server_default=true()),  # it came with a tenant's token
 )
 
 recipients = Table(
@@ -290,6 +293,8 @@ _partial(
     *("account_pk", "batch_code", "finished_ts"),
     where="finished_ts IS NULL",
 )
+# few messages have credentials: they are found without a look at all the others
+_partial("ix_contents_auths", contents, "message_pk", where="auths IS NOT NULL")
 _partial("ix_events_unreported", events, "tenant_id", "event_id", where="reported_ts IS NULL")
 # The feed; for no other statement, see above.
 _partial("ix_events_feed", events, "tenant_id", "event_id", where=ANY_EVENT)

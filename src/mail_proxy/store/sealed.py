@@ -17,7 +17,7 @@ from mail_proxy.domain.sealing import Resealed, SealCursor, SealStanding
 from mail_proxy.ports import CHECK_PLACE, Cipher, SealBroken, WrongKey
 from mail_proxy.store.database import Database, Operation, Transaction
 from mail_proxy.store.rows import pack, unpacked
-from mail_proxy.store.schema import IDENTITY, SEALED, instances, metadata, settings
+from mail_proxy.store.schema import IDENTITY, SEALED, contents, instances, messages, metadata, settings
 from mail_proxy.store.version import hold_alone, hold_version
 
 CHECK = "encryption_check"
@@ -29,7 +29,7 @@ class SealedColumn:
     """One column of sealed texts."""
 
     column: Column[Any]
-    identity: tuple[Column[Any], ...]
+    identity: tuple[ColumnElement[Any], ...]
     key: Column[Any]
     """The primary key, by which all of them are gone through."""
 
@@ -50,11 +50,18 @@ class SealedColumn:
 
 def _sealed_columns() -> tuple[SealedColumn, ...]:
     return tuple(
-        SealedColumn(column, tuple(table.c[name] for name in IDENTITY[table.name]), next(iter(table.primary_key)))
+        SealedColumn(column, _identity(table), next(iter(table.primary_key)))
         for table in metadata.sorted_tables
         for column in table.c
         if column.info == SEALED
     )
+
+
+def _identity(table: Table) -> tuple[ColumnElement[Any], ...]:
+    if table is not contents:
+        return tuple(table.c[name] for name in IDENTITY[table.name])
+    of_message = messages.c.pk == contents.c.message_pk
+    return tuple(select(messages.c[name]).where(of_message).scalar_subquery() for name in ("tenant_id", "id"))
 
 
 SEALED_COLUMNS = _sealed_columns()

@@ -9,6 +9,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.visitors import InternalTraversal
 from sqlalchemy.types import TypeEngine
 
+from mail_proxy.domain.attachment import INLINE
 from mail_proxy.store.schema import contents, messages
 
 WIDE = 16 * 1024
@@ -52,4 +53,4 @@ def _on_postgresql(element: Without, compiler: SQLCompiler, **kw: object) -> str
 
 def shown_fields() -> ColumnElement[str]:
     """The submission of a message's content as it is shown, as JSON text, for a select that has both tables."""
-    return case((messages.c.size > WIDE, Without(contents.c.fields, "raw")), else_=contents.c.fields)
+    return case((messages.c.size > WIDE, Without(contents.c.fields, "raw", INLINE)), else_=contents.c.fields)

@@ -49,6 +49,7 @@ class Store:
     sync_records: StoreSyncRecords
     hints: Hints
     seals: StoreSeals
+    cipher: Cipher
     instance_id: str
     lock: FileLock | None
 
@@ -120,7 +121,7 @@ async def open_store(
         raise
     return Store(
         database=database,
-        queue=StoreQueue(database, instance_id, usage, cipher.key_id),
+        queue=StoreQueue(database, instance_id, usage, cipher),
         directory=directory,
         outbox=StoreOutbox(database),
         feed=StoreFeed(database),
@@ -131,6 +132,7 @@ async def open_store(
         sync_records=StoreSyncRecords(database, leases.notes),
         hints=Hints(database, instance_id, clock),
         seals=StoreSeals(database, cipher, instance_id),
+        cipher=cipher,
         instance_id=instance_id,
         lock=lock,
     )

@@ -28,6 +28,7 @@ SECRETS = {
     "GMP_METRICS_TOKEN": "canary",
     "GMP_CLIENT_SYNC_USER": "us",
     "GMP_CLIENT_SYNC_PASSWORD": "canary",
+    "GMP_ATTACHMENT_TOKEN": "canary",
 }
 
 
@@ -45,11 +46,12 @@ def test_every_setting_is_shown_and_no_secret() -> None:
     assert list(found) == list(Settings.model_fields)
     assert not {"canary", "query"} & set(re.findall(r"\w+", str(found)))
     secret = {name for name, each in found.items() if each["secret"]}
-    assert {name.lower() for name in {"client_sync_token", *(n[4:].lower() for n in {**NEEDED, **SECRETS})}} == {
+    unset = {"client_sync_token", "attachment_password"}
+    assert {name.lower() for name in {*unset, *(n[4:].lower() for n in {**NEEDED, **SECRETS})}} == {
         *secret,
         "client_sync_user",
     }
-    assert {name for name in secret if not found[name]["set"]} == {"client_sync_token"}
+    assert {name for name in secret if not found[name]["set"]} == unset
     assert found["client_sync_url"]["value"] == "https://example.com/sync?…"
     assert found["allow_networks"] == {"value": ["10.0.0.0/8"], "set": True, "source": "environment", "secret": False}
     assert found["port"] == {"value": 8000, "set": True, "source": "default", "secret": False}
@@ -60,6 +62,7 @@ def test_what_is_not_set_says_what_counts_instead() -> None:
     found = shown(GMP_DB_PATH="/data/mail.db")
     assert found["db_path"] == {"value": "/data/mail.db", "set": True, "source": "environment", "secret": False}
     assert found["data_dir"] == {"value": "/data", "set": True, "source": "default", "secret": False}
+    assert found["attachment_roots"]["value"] == ["/data/attachments"]
     assert found["encryption_key"] == {"value": None, "set": True, "source": "encryption.key", "secret": True}
     assert found["metrics_token"] == {"value": None, "set": False, "source": "default", "secret": True}
     assert found["allow_networks"] == {"value": [], "set": False, "source": "default", "secret": False}
