@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -15,8 +15,10 @@ from mail_proxy.domain.byte_source import ByteSource
 from mail_proxy.domain.claim import Claimed, Demand, Taking
 from mail_proxy.domain.command_log import Entry, EntryFilter, LogPage, Position
 from mail_proxy.domain.compose import Wire
+from mail_proxy.domain.errors import Problem
 from mail_proxy.domain.explanation import Standing
 from mail_proxy.domain.instance import InstanceSettings
+from mail_proxy.domain.large_file import StoragePlace
 from mail_proxy.domain.message import Details, NewMessage, Verdict
 from mail_proxy.domain.oauth import OAuth
 from mail_proxy.domain.report import EventType, StoredEvent
@@ -588,6 +590,65 @@ class AttachmentSource(Protocol):
 
         `grown` is told of bytes as they come in. Cancelled or failed, it leaves nothing behind.
         """  # G11
+        ...
+
+
+class StorageFailed(Exception):
+    """A storage did not do what it was asked. `permanent`: nor will it when it is asked again; told to the tenant."""
+
+    def __init__(self, reason: str, *, permanent: bool) -> None:
+        super().__init__(reason)
+        self.reason, self.permanent = reason, permanent
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRange:
+    """A stored file that is being read: `size` of the whole, and the chunks of what was asked for."""
+
+    size: int
+    chunks: AsyncGenerator[bytes, None]
+    """Has to be read to its end or closed with `aclose`."""
+
+
+class FileStorage(Protocol):
+    """One place that takes files. Keys are of letters, digits, `-` and `/`, made by the service.
+
+    Every method is bounded in time and raises `StorageFailed` for everything that can go wrong outside; its reason has
+    no secret in it.
+    """
+
+    async def put(self, key: str, content: ByteSource, mime_type: str) -> None:
+        """Store a file by streaming. Nobody finds half of one under the key, whatever happens meanwhile."""
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Remove a file, and what a broken `put` has left of it; one that is not there is removed as well."""
+        ...
+
+    async def location(self, key: str, filename: str, mime_type: str, seconds: float) -> str | None:
+        """Return a URL that gives the file to anybody for so many seconds, under this name, as a download.
+
+        None where the storage has no URLs: then it is read with `read`. It does not say whether the file is there.
+        """
+        ...
+
+    async def read(self, key: str, first: int = 0, length: int | None = None) -> StoredRange | None:
+        """Open a file at a position, by default the whole; None where it is not there.
+
+        Raises `ValueError` where `location` is what gives it.
+        """
+        ...
+
+
+class Storages(Protocol):
+    """The places where tenants' large files may be kept."""
+
+    def problem(self, place: StoragePlace) -> Problem | None:
+        """Say why a place cannot be used here (no such extra, outside of the roots), naming the field; or None."""
+        ...
+
+    async def at(self, place: StoragePlace) -> FileStorage:
+        """Return the storage at a place; connections are kept and shared. Raises `StorageFailed` like `problem`."""
         ...
 
 
