@@ -76,7 +76,7 @@ show_log() {
 
 case $level in
     runtime) extras='' stamp=set-up-runtime ready='set-up-runtime set-up-dev' ;;
-    dev) extras='[postgresql,dev]' stamp=set-up-dev ready='set-up-dev' ;;
+    dev) extras='[postgresql,large-files,dev]' stamp=set-up-dev ready='set-up-dev' ;;
     *) fail "'$level' is neither runtime nor dev." ;;
 esac
 

@@ -18,7 +18,15 @@ from mail_proxy.domain.compose import Wire
 from mail_proxy.domain.errors import Problem
 from mail_proxy.domain.explanation import Standing
 from mail_proxy.domain.instance import InstanceSettings
-from mail_proxy.domain.large_file import StoragePlace
+from mail_proxy.domain.large_file import (
+    DoomedFile,
+    FileLink,
+    KeptFile,
+    LargeFileAction,
+    LinkedFile,
+    LinkWanted,
+    StoragePlace,
+)
 from mail_proxy.domain.message import Details, NewMessage, Verdict
 from mail_proxy.domain.oauth import OAuth
 from mail_proxy.domain.report import EventType, StoredEvent
@@ -85,6 +93,10 @@ class Meter(Protocol):
 
     def pending(self, messages: int) -> None:
         """So many messages are not finished."""
+        ...
+
+    def large_file(self, action: LargeFileAction) -> None:
+        """An attachment was larger than its tenant wants to send, and this was done."""
         ...
 
     def outages(self, on_hold: int, left_alone: int) -> None:
@@ -593,6 +605,27 @@ class AttachmentSource(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """A request to a storage in a cloud, by a URL that carries its own authorisation; it is never shown."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    timeout: float
+    """Seconds for all of it."""
+    content: ByteSource | None = None
+    """What is sent, piece by piece."""
+
+
+class Transfers(Protocol):
+    """Speaks HTTP with storages that the operator has set."""
+
+    async def send(self, transfer: Transfer) -> int:
+        """Return the status of the answer. Raises `StorageFailed` where there is none; what `content` raises passes."""
+        ...
+
+
 class StorageFailed(Exception):
     """A storage did not do what it was asked. `permanent`: nor will it when it is asked again; told to the tenant."""
 
@@ -649,6 +682,43 @@ class Storages(Protocol):
 
     async def at(self, place: StoragePlace) -> FileStorage:
         """Return the storage at a place; connections are kept and shared. Raises `StorageFailed` like `problem`."""
+        ...
+
+
+class FileLedger(Protocol):
+    """What is kept in storages, and which links lead there. Every file has an entry before its first byte is stored.
+
+    A file without an entry is nowhere; one whose entry is in the way of nothing any more is found by `doomed`.
+    """
+
+    async def reserve(self, tenant_id: str, place: StoragePlace, sha256: str, size: int, now: float) -> KeptFile:
+        """Return the file of this content that the tenant has there, or the entry of one that is to be stored.
+
+        The entry holds for an hour, in which the file has to be stored and linked.
+        """
+        ...
+
+    async def link(self, wanted: LinkWanted) -> FileLink | None:
+        """Write down that a file is there and that a link leads to it; return the link of an earlier attempt instead.
+
+        None where the entry is gone: it took too long.
+        """
+        ...
+
+    async def linked(self, link: int) -> LinkedFile | None:
+        """Return what a link leads to, also after its end, until it is cleared away."""
+        ...
+
+    async def downloaded(self, link: int, now: float) -> None:
+        """Write down that a link was used for the first time, which may bring its end nearer."""
+        ...
+
+    async def doomed(self, now: float, limit: int) -> Sequence[DoomedFile]:
+        """Take files that no link leads to any more, with their links; they are others' again after an hour."""
+        ...
+
+    async def removed(self, file_pks: Sequence[int]) -> None:
+        """Forget files that are gone from their storage."""
         ...
 
 

@@ -28,10 +28,13 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "aiosmtplib": ("smtp",),
     "alembic": ("store",),
     "anyio": EVERYWHERE,
+    "azure": ("attachments",),
+    "botocore": ("attachments",),
     "click": ("cli",),
     "cryptography": ("secrets",),
     "email_validator": ("intake", "api"),
     "fastapi": ("api", "web"),
+    "google": ("attachments",),
     "httptools": NOWHERE,  # uvicorn finds it by itself
     "prometheus_client": ("runtime.telemetry",),
     "psycopg": ("store",),

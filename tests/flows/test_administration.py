@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mail_proxy.administration.account_rules import changed_account
 from mail_proxy.administration.accounts import Accounts
+from mail_proxy.administration.large_files import LargeFileRules
 from mail_proxy.administration.requests import AccountIn, TenantChanges, TenantIn
 from mail_proxy.administration.scheduling import activated, suspended
 from mail_proxy.administration.tenants import Tenants, changed_tenant
@@ -221,6 +222,7 @@ async def test_tenants_are_made_with_the_key_that_was_drawn(instance: Instance) 
         lambda: "drawn",
         lambda token: f"digest of {token}",
         tokens.new_signing_secret,
+        LargeFileRules(lambda _place: None, has_public_url=False),
     )
     assert await tenants.put(TenantIn(id="acme")) == "drawn"
     keyed = await directory.tenant_by_key("digest of drawn")

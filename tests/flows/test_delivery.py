@@ -36,6 +36,7 @@ from mail_proxy.store.opening import database_url
 from mail_proxy.store.queue import StoreQueue
 from mail_proxy.store.store import Store
 from tests.support.fake_clock import FakeClock
+from tests.support.storages import MemoryStorages
 from tests.support.stores import a_message, enqueue, open_test_store, with_account
 
 SETTINGS = DeliverySettings(schedule=RetrySchedule(delays=(60.0,), max_attempts=3, jitter=0.0), batch_size=10)
@@ -76,6 +77,7 @@ class Bench:
     alone: bool = True
     meter: PrometheusMeter = field(default_factory=lambda: PrometheusMeter(process=False))
     sink: ReportSink = field(default_factory=NobodyListens)
+    storages: MemoryStorages = field(default_factory=MemoryStorages)
     attachments: AttachmentSource = field(default_factory=lambda: Sources({FetchMode.BASE64: InlineSource()}))
 
     @asynccontextmanager
@@ -100,6 +102,8 @@ class Bench:
             self.store.directory,
             self.transport,
             self.attachments,
+            self.store.files,
+            self.storages,
             self.store.cipher,
             self.sink,
             self.clock,

@@ -14,7 +14,9 @@ from fastapi import FastAPI
 from mail_proxy.administration.account_tests import AccountTests
 from mail_proxy.administration.accounts import Accounts
 from mail_proxy.administration.audit import AuditLog
+from mail_proxy.administration.downloads import Downloads
 from mail_proxy.administration.instance import GivenName, InstanceAdministration
+from mail_proxy.administration.large_files import LargeFileRules
 from mail_proxy.administration.message_commands import MessageCommands
 from mail_proxy.administration.pending import Pending
 from mail_proxy.administration.scheduling import Scheduling
@@ -41,6 +43,7 @@ from mail_proxy.secrets import tokens
 from mail_proxy.secrets.cipher import AesGcmCipher, check_key
 from mail_proxy.store.opening import database_url
 from mail_proxy.store.store import Store, open_store
+from tests.support.storages import MemoryStorages
 from tests.support.stores import SetClock
 
 ADMIN_TOKEN = "admin-token-of-the-tests"
@@ -74,6 +77,7 @@ class Instance:
     app: FastAPI
     outages: dict[int, Outage]
     """What this instance knows of servers, by the store's number of the account."""
+    storages: MemoryStorages
     probed: ProbeResult = field(default_factory=lambda: Probed("TLSv1.3", tuple(Step)))
     """What comes of testing an account."""
     surveyed: Survey | None = None
@@ -116,6 +120,7 @@ async def running_instance(folder: Path, url: str | None = None) -> AsyncIterato
         return reasons
 
     feed = Feed(store.feed, clock)
+    storages = MemoryStorages()
 
     def tell(tenant_ids: Iterable[str]) -> None:
         whose = tuple(tenant_ids)
@@ -142,7 +147,16 @@ async def running_instance(folder: Path, url: str | None = None) -> AsyncIterato
             IntakeSettings(host="proxy.example"),
             lambda pks, urgent: told.submitted.append((pks, urgent)),
         ),
-        tenants=Tenants(directory, directory, clock, tokens.new_token, tokens.digest, tokens.new_signing_secret),
+        tenants=Tenants(
+            directory,
+            directory,
+            clock,
+            tokens.new_token,
+            tokens.digest,
+            tokens.new_signing_secret,
+            LargeFileRules(storages.problem, has_public_url=False),
+        ),
+        downloads=Downloads(store.files, storages, directory, clock),
         accounts=accounts,
         account_tests=AccountTests(accounts, directory, directory, clock, probe, told.server_answers.append),
         scheduling=Scheduling(directory, directory, pending, told.accounts.append),
@@ -179,7 +193,7 @@ async def running_instance(folder: Path, url: str | None = None) -> AsyncIterato
         failed_tokens=FailedTokens(clock.monotonic),
         page_turns=PageTurns(),
     )
-    instance = Instance(services, store, clock, meter, told, reasons, Insight(), create_app(services), outages)
+    instance = Instance(services, store, clock, meter, told, reasons, Insight(), create_app(services), outages, storages)
     try:
         yield instance
     finally:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr
 
+from mail_proxy.domain.large_file import MAX_CREDENTIAL
 from mail_proxy.domain.oauth import LONGEST_REFRESH_TOKEN
 from mail_proxy.domain.tenant import id_problem
 
@@ -148,6 +149,7 @@ TokenUrl = Annotated[str, Field(max_length=2000), AfterValidator(_no_spaces), Af
 ClientId = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_ascii)]
 OAuthSecret = Annotated[SecretStr, Field(min_length=1, max_length=LONGEST_REFRESH_TOKEN), AfterValidator(_oauth_secret)]
 Scope = Annotated[str, Field(min_length=1, max_length=2000), AfterValidator(_ascii)]
+StorageSecret = Annotated[SecretStr, Field(min_length=1, max_length=MAX_CREDENTIAL)]
 UnixTime = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_time)]
 BatchCode = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_printable)]
 Limit = Annotated[int, Field(ge=0, le=1_000_000_000)]

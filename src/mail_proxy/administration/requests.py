@@ -23,11 +23,13 @@ from mail_proxy.administration.fields import (
     OAuthSecret,
     Scope,
     SecretText,
+    StorageSecret,
     Text,
     TokenUrl,
     UnixTime,
     UrlPath,
 )
+from mail_proxy.domain.large_file import DEFAULT_MAX_SIZE_MB, DEFAULT_TTL_DAYS, LEAST_MAX_SIZE_MB, MOST_DAYS
 from mail_proxy.domain.tenant import DEFAULT_ATTACHMENT_PATH, DEFAULT_SYNC_PATH
 
 _NOT_YET = "is not supported by this version: leave it out"
@@ -63,10 +65,77 @@ class RateLimitsIn(Request):
     )
 
 
+class LargeFileCredentialsIn(Request):
+    """How a storage is reached. Never read back. Left out, the environment's usual ones count."""
+
+    access_key_id: StorageSecret | None = Field(None, description="For `s3://`.", examples=["AKIAEXAMPLE"])
+    secret_access_key: StorageSecret | None = Field(None, description="For `s3://`.", examples=["its-secret"])
+    session_token: StorageSecret | None = Field(
+        None, description="For `s3://` with temporary keys.", examples=["its-token"]
+    )
+    region: StorageSecret | None = Field(None, description="For `s3://`.", examples=["eu-central-1"])
+    service_account: StorageSecret | None = Field(
+        None, description="For `gs://`: the JSON of a service account's key, as one text.", examples=['{"type": "…"}']
+    )
+    account_name: StorageSecret | None = Field(None, description="For `az://`.", examples=["acmefiles"])
+    account_key: StorageSecret | None = Field(None, description="For `az://`.", examples=["its-key"])
+    connection_string: StorageSecret | None = Field(
+        None, description="For `az://`, instead of the two.", examples=["AccountName=acmefiles;AccountKey=…"]
+    )
+    endpoint_url: HttpUrl | None = Field(
+        None, description="Where the storage is, if it is not the cloud's own.", examples=["https://s3.acme.example"]
+    )
+
+
+class LargeFileConfigIn(Request):
+    """What is done with large attachments. Given as a whole: it replaces what was there."""
+
+    enabled: bool = Field(True, description="False: attachments of any size are sent.", examples=[True])
+    max_size_mb: float = Field(
+        DEFAULT_MAX_SIZE_MB,
+        ge=LEAST_MAX_SIZE_MB,
+        le=10_000,
+        description="Megabytes of an attachment; a larger one is large.",
+        examples=[10],
+    )
+    action: Literal["warn", "reject", "rewrite"] = Field(
+        "warn",
+        description="`warn`: it is sent, and the log says so. `reject`: its message fails. `rewrite`: it goes to "
+        "`storage_url`, and the message carries a link instead.",
+        examples=["rewrite"],
+    )
+    storage_url: Text | None = Field(
+        None,
+        max_length=2000,
+        description="Where large files are kept: `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`, "
+        "or `file:///folder` below one of `GMP_STORAGE_ROOTS`. Needed for `rewrite`.",
+        examples=["s3://acme-files/mail"],
+    )
+    credentials: LargeFileCredentialsIn | None = Field(
+        None,
+        description="How the storage is reached. Left out, those that were given before for the same `storage_url` "
+        "stay; null removes them.",
+    )
+    public_base_url: HttpUrl | None = Field(
+        None,
+        description="What receivers see before `/files/…`, where this service answers. Default: `GMP_PUBLIC_URL`; "
+        "without both, links lead to the storage itself, for 7 days at the most.",
+        examples=["https://mail.acme.example"],
+    )
+    file_ttl_days: float = Field(
+        DEFAULT_TTL_DAYS, ge=1, le=MOST_DAYS, description="Days that a link holds.", examples=[30]
+    )
+    lifespan_after_download_days: float | None = Field(
+        None,
+        gt=0,
+        le=MOST_DAYS,
+        description="Days that it holds after it was first used. Null: that changes nothing.",
+        examples=[7],
+    )
+
+
 class TenantChanges(Request):
     """Settings of a tenant."""
-
-    later: ClassVar[dict[str, str]] = {"large_file_config": _NOT_YET}
 
     name: Text | None = Field(None, description="A name for people.", examples=["ACME Corp"])
     client_base_url: HttpUrl | None = Field(
@@ -98,6 +167,9 @@ class TenantChanges(Request):
     )
     rate_limits: RateLimitsIn | None = Field(
         None, description="Limits over all its accounts together; each account can have its own besides. Null: none."
+    )
+    large_file_config: LargeFileConfigIn | None = Field(
+        None, description="What is done with large attachments. Null: they are sent like others."
     )
     api_key_expires_at: UnixTime | None = Field(
         None, description="When the tenant's token ends, in Unix seconds. Null: never.", examples=[1900000000]

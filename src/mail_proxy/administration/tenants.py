@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from mail_proxy.administration.large_files import FIELD, LargeFileRules, check_config, read_config
 from mail_proxy.administration.requests import ClientAuthIn, TenantChanges, TenantIn
 from mail_proxy.domain.account import OnUncertain
 from mail_proxy.domain.errors import Invalid, NotFound, Problem
@@ -31,6 +32,7 @@ class Tenants:
         new_token: Callable[[], str],
         digest: Callable[[str], str],
         new_secret: Callable[[], Secret],
+        large_files: LargeFileRules,
         forget: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         self._registry = registry
@@ -39,6 +41,7 @@ class Tenants:
         self._new_token = new_token
         self._digest = digest
         self._new_secret = new_secret
+        self._large_files = large_files
         self._forget = forget
 
     async def all(self) -> Sequence[Tenant]:
@@ -55,15 +58,15 @@ class Tenants:
     async def put(self, wanted: TenantIn) -> str | None:
         """Create a tenant and return its key, which nothing can show again; or change it and return None."""
         now = self._clock.now()
-        existing = await self._find(wanted.id) or Tenant(wanted.id, created_ts=now)
+        tenant = self._changed(await self._find(wanted.id) or Tenant(wanted.id, created_ts=now), wanted, now)
         key = self._new_token()
         # Whether it is new is decided there: somebody else may make it meanwhile, or nobody was told an earlier key.
-        is_new = await self._registry.put_tenant(changed_tenant(existing, wanted, now), self._digest(key))
+        is_new = await self._registry.put_tenant(tenant, self._digest(key))
         return key if is_new else None
 
     async def update(self, tenant_id: str, changes: TenantChanges) -> None:
         """Change a tenant; raises `NotFound`."""
-        tenant = changed_tenant(await self.get(tenant_id), changes, self._clock.now())
+        tenant = self._changed(await self.get(tenant_id), changes, self._clock.now())
         await self._registry.put_tenant(tenant, None)
 
     async def delete(self, tenant_id: str, *, force: bool) -> None:
@@ -107,6 +110,12 @@ class Tenants:
         if await self._registry.change_signing(tenant_id, lambda _held: Signing()) is None:
             raise _unknown(tenant_id)
 
+    def _changed(self, tenant: Tenant, changes: TenantChanges, now: float) -> Tenant:
+        changed = changed_tenant(tenant, changes, now)
+        if FIELD in changes.model_fields_set:  # what was set up once does not keep other settings from being changed
+            check_config(changed.large_files, self._large_files)
+        return changed
+
     async def _find(self, tenant_id: str) -> Tenant | None:
         await self._directory.refresh()
         return await self._directory.tenant(tenant_id)
@@ -128,6 +137,8 @@ def changed_tenant(tenant: Tenant, changes: TenantChanges, now: float) -> Tenant
     if "rate_limits" in given:
         limits = changes.rate_limits
         new["limits"] = Limits() if limits is None else Limits(None, limits.hourly or None, limits.daily or None)
+    if FIELD in given:
+        new["large_files"] = read_config(changes.large_file_config, tenant.large_files)
     if "api_key_expires_at" in given:
         _refuse_past(changes.api_key_expires_at, now)
         new["api_key_expires_at"] = changes.api_key_expires_at

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing_extensions import assert_never
 
+from mail_proxy.administration.large_files import config_view
 from mail_proxy.domain.account import Account, Outage
 from mail_proxy.domain.attempt import AccountRefused, HostFailed, Probed, ProbeResult
 from mail_proxy.domain.tenant import Tenant
@@ -27,6 +28,7 @@ def tenant_view(tenant: Tenant) -> dict[str, object]:
         "active": tenant.active,
         "on_uncertain": tenant.on_uncertain.value,
         "rate_limits": {"hourly": tenant.limits.per_hour, "daily": tenant.limits.per_day},
+        "large_file_config": config_view(tenant.large_files),
         "has_api_key": tenant.has_api_key,
         "api_key_expires_at": tenant.api_key_expires_at,
         "signs_reports": tenant.signing.secret is not None,

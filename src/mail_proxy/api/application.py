@@ -15,6 +15,7 @@ from mail_proxy.api import (
     docs,
     errors,
     events,
+    files,
     instance,
     message_commands,
     messages,
@@ -65,7 +66,7 @@ def create_app(services: Services) -> FastAPI:
     app = MailProxyApi(services)
     submission.install(app)
     for module in (
-        *(commands, message_commands, messages, events, accounts, tenants),
+        *(commands, message_commands, messages, events, files, accounts, tenants),
         *(service, instance, command_log, docs),
     ):
         app.include_router(module.router)

@@ -33,6 +33,7 @@ def services_from(app: App) -> Services:
         ),
         intake=app.intake,
         tenants=app.tenants,
+        downloads=app.downloads,
         accounts=app.accounts,
         account_tests=app.account_tests,
         scheduling=app.scheduling,

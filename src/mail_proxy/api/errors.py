@@ -62,6 +62,7 @@ STATUS: Mapping[type[MailProxyError], int] = {
     TooSlow: 408,
     errors.Conflict: 409,
     errors.CursorTooOld: 410,
+    errors.Gone: 410,
     errors.TooLarge: 413,
     BadEncoding: 415,
     errors.Invalid: 422,

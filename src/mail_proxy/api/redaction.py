@@ -33,6 +33,8 @@ SHOWN = frozenset(
         # tenants
         *("name", "active", "on_uncertain", "rate_limits", "hourly", "daily", "api_key_expires_at"),
         *("client_base_url", "client_auth", "method"),
+        *("large_file_config", "enabled", "max_size_mb", "action", "storage_url", "public_base_url"),
+        *("file_ttl_days", "lifespan_after_download_days"),
         # accounts
         *("host", "port", "auth", "tls", "use_tls", "verify_tls", "ttl", "max_connections", "batch_size"),
         *("limit_per_minute", "limit_per_hour", "limit_per_day", "limit_behavior", "fallback_account_id", "is_default"),

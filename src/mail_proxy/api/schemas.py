@@ -302,6 +302,23 @@ class RateLimitsOut(BaseModel):
     daily: int | None = Field(description="SMTP transactions in any day; null: no limit.", examples=[10000])
 
 
+class LargeFileConfigOut(BaseModel):
+    """What is done with large attachments, secrets left out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    enabled: bool = Field(description="Whether anything is.", examples=[True])
+    max_size_mb: float = Field(description="Megabytes beyond which an attachment is large.", examples=[10])
+    action: Literal["warn", "reject", "rewrite"] = Field(description="What is done.", examples=["rewrite"])
+    storage_url: str | None = Field(description="Where large files are kept.", examples=["s3://acme-files/mail"])
+    has_credentials: bool = Field(description="Whether it has credentials of its own.", examples=[True])
+    public_base_url: str | None = Field(description="What links begin with.", examples=["https://mail.acme.example"])
+    file_ttl_days: float = Field(description="Days that a link holds.", examples=[30])
+    lifespan_after_download_days: float | None = Field(
+        description="Days that it holds after it was first used; null: that changes nothing.", examples=[None]
+    )
+
+
 class TenantOut(BaseModel):
     """A tenant, secrets left out."""
 
@@ -322,6 +339,9 @@ class TenantOut(BaseModel):
         description="What follows when it is not known whether a message was delivered.", examples=["resend"]
     )
     rate_limits: RateLimitsOut = Field(description="Limits over all its accounts together.")
+    large_file_config: LargeFileConfigOut | None = Field(
+        description="What is done with large attachments; null: they are sent like others."
+    )
     has_api_key: bool = Field(description="Whether it has a token of its own.", examples=[True])
     api_key_expires_at: float | None = Field(description="When that ends.", examples=[None])
     signs_reports: bool = Field(description="Whether its reports are signed.", examples=[True])

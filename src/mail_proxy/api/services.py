@@ -11,6 +11,7 @@ from starlette.requests import Request
 from mail_proxy.administration.account_tests import AccountTests
 from mail_proxy.administration.accounts import Accounts
 from mail_proxy.administration.audit import AuditLog
+from mail_proxy.administration.downloads import Downloads
 from mail_proxy.administration.instance import InstanceAdministration
 from mail_proxy.administration.message_commands import MessageCommands
 from mail_proxy.administration.pending import Pending
@@ -67,6 +68,7 @@ class Services:
     settings: ApiSettings
     intake: Intake
     tenants: Tenants
+    downloads: Downloads
     accounts: Accounts
     account_tests: AccountTests
     scheduling: Scheduling

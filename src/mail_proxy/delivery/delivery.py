@@ -9,6 +9,7 @@ import anyio
 
 from mail_proxy.delivery.dispatcher import Dispatcher
 from mail_proxy.delivery.journal import FlightJournal
+from mail_proxy.delivery.large_files import LargeFiles
 from mail_proxy.delivery.lease import Lease
 from mail_proxy.delivery.maintenance import Maintenance
 from mail_proxy.delivery.needs import Needs
@@ -46,7 +47,8 @@ class Delivery:
         lease = Lease(needs.clock, None if alone else settings.lease)
         self.standing = lease.standing
         """The term in which this instance is known to live, or None: see `Lease.standing`."""
-        sender = Sender(needs, self.recorder, journal, lease, settings, rng)
+        self._large_files = LargeFiles(needs, settings.public_url)
+        sender = Sender(needs, self.recorder, journal, lease, settings, rng, self._large_files)
         self.dispatcher = Dispatcher(needs, sender, self.recorder, lease, settings)
         self.maintenance = Maintenance(
             needs, self.recorder, journal, lease, self.dispatcher, settings, rng, alone=alone
@@ -95,6 +97,7 @@ class Delivery:
             group.start_soon(self.recorder.run, name="recorder")
             await self.maintenance.at_start()
             group.start_soon(self.maintenance.run, name="maintenance")
+            group.start_soon(self._large_files.keep_clear, name="large files")
             started()
             await self.dispatcher.run()
             group.cancel_scope.cancel()

@@ -15,6 +15,7 @@ from mail_proxy.domain.attachment import Attachment, FetchMode, read_stored
 from mail_proxy.domain.attempt import NotFetched
 from mail_proxy.domain.byte_source import ByteSource
 from mail_proxy.domain.claim import Claimed
+from mail_proxy.domain.download_link import DownloadLink
 from mail_proxy.domain.reply import printable
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.tenant import ClientAuth
@@ -30,6 +31,8 @@ class Files:
 
     contents: Sequence[Fetched | None] = ()
     """None where they are inline, and read with the message when it is sent."""
+    links: Mapping[int, DownloadLink] = field(default_factory=dict)
+    """What is sent instead of large ones, by position."""
     on_close: Callable[[], None] | None = None
     _closed: bool = field(default=False)
 
@@ -124,12 +127,14 @@ class _Fetching:
 async def sources(
     needs: Needs, claimed: Claimed, attachments: Sequence[Attachment], files: Files | None
 ) -> Sequence[ByteSource] | NotFetched:
-    """Return all attachments of a message in base64: what was fetched before, and what is inline."""
+    """Return the attachments of a message in base64: what was fetched before and what is inline, but nothing linked."""
     tenant = await needs.directory.tenant(claimed.tenant_id) if attachments else None
     if attachments and tenant is None:
         return NotFetched("the tenant is gone", permanent=False)
     found: list[ByteSource] = []
     for n, attachment in enumerate(attachments):
+        if files is not None and n in files.links:
+            continue
         held = files.contents[n] if files is not None else None
         if held is None and tenant is not None:
             try:

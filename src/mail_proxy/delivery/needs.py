@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mail_proxy.ports import AttachmentSource, Cipher, Clock, Directory, Meter, Queue, Registry, ReportSink, Transport
+from mail_proxy.ports import (
+    AttachmentSource,
+    Cipher,
+    Clock,
+    Directory,
+    FileLedger,
+    Meter,
+    Queue,
+    Registry,
+    ReportSink,
+    Storages,
+    Transport,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +29,8 @@ class Needs:
     registry: Registry
     transport: Transport
     attachments: AttachmentSource
+    ledger: FileLedger
+    storages: Storages
     cipher: Cipher
     sink: ReportSink
     clock: Clock

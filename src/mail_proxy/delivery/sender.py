@@ -14,6 +14,7 @@ import structlog
 
 from mail_proxy.delivery.files import Files, attachments_of, fetch_all, sources
 from mail_proxy.delivery.journal import FlightJournal, JournalUnwritable
+from mail_proxy.delivery.large_files import LargeFiles
 from mail_proxy.delivery.lease import Lease, LeaseLost
 from mail_proxy.delivery.needs import Needs
 from mail_proxy.delivery.recorder import Recorder
@@ -22,6 +23,7 @@ from mail_proxy.domain.account import Account, OnUncertain
 from mail_proxy.domain.attempt import AccountRefused, Attempt, Envelope, Failure, HostFailed, Interrupted, NotFetched
 from mail_proxy.domain.claim import Claimed
 from mail_proxy.domain.compose import compose
+from mail_proxy.domain.download_link import with_links
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.domain.message import Message
 from mail_proxy.domain.poison import error_words, undecided
@@ -103,8 +105,10 @@ class Sender:
         lease: Lease,
         settings: DeliverySettings,
         rng: Random,
+        large_files: LargeFiles,
     ) -> None:
         self._needs = needs
+        self._large_files = large_files
         self._recorder = recorder
         self._journal = journal
         self._lease = lease
@@ -132,6 +136,8 @@ class Sender:
                 else attachments_of(self._needs, claimed)
             )
             fetched = await fetch_all(self._needs, claimed, found, grown)
+            if isinstance(fetched, Files):
+                fetched = await self._large_files.treat(claimed, found, fetched)
             if isinstance(fetched, Files):
                 self._journal.put_back(claimed.pk, claimed.token)
                 return fetched
@@ -191,7 +197,8 @@ class Sender:
         contents = await sources(self._needs, claimed, message.attachments, files)
         if isinstance(contents, NotFetched):
             return Attempt(failure=contents)
-        written = partial(compose, message, claimed.identity, contents)
+        links = {} if files is None else files.links
+        written = partial(compose, with_links(message, links), claimed.identity, contents)
         wire = await asyncio.to_thread(written) if heavy else written()
         # those that were not tried yet go first, then those that have waited longest, where not all can go at once
         waiting = sorted(claimed.waiting, key=lambda recipient: recipient.ts or 0.0)

@@ -37,4 +37,6 @@ class DeliverySettings:
     """How long finished messages keep their bodies; None: as long as they are there."""
     only_on_demand: bool = False
     """Send only when told to by run-now, for tests of the service's users."""
+    public_url: str | None = None
+    """Where receivers reach this service, for links to large files."""
     log_each_attempt: bool = False

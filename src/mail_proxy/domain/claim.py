@@ -7,16 +7,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mail_proxy.domain.attachment import FetchMode
+from mail_proxy.domain.large_file import LEAST_MAX_SIZE_MB
 from mail_proxy.domain.message import Identity
 from mail_proxy.domain.recipient import Recipient
 
 _FETCHED = tuple(f'"fetch_mode":"{mode.value}"' for mode in FetchMode if mode is not FetchMode.BASE64)
 
 
+LARGE_INLINE = int(LEAST_MAX_SIZE_MB * 1_000_000)
+
+
 def may_fetch(fields: str) -> bool:
-    """False where no attachment of a submission comes from elsewhere; true where it has to be looked at."""
+    """False where no attachment of a submission comes from elsewhere or is large; true where it has to be looked at."""
     # In the JSON of a stored submission these words stand only where they are members, or in metadata.
-    return '"attachments":[{' in fields and any(each in fields for each in _FETCHED)
+    if '"attachments":[{' not in fields:
+        return False
+    return len(fields) > LARGE_INLINE or any(each in fields for each in _FETCHED)
 
 
 HELPING = 8_000_000

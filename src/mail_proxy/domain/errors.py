@@ -83,6 +83,12 @@ class CursorTooOld(MailProxyError):
         self.oldest = oldest
 
 
+class Gone(MailProxyError):
+    """It was there, and has ended."""
+
+    code = "gone"
+
+
 class TooLarge(MailProxyError):
     """The body or the batch is over the limit."""
 

@@ -122,6 +122,12 @@ def disposition(kind: str, name: str) -> str:
     return f"Content-Disposition: {kind};\r\n{lines}\r\n"
 
 
+def http_disposition(name: str) -> str:
+    """Write the value of an HTTP Content-Disposition header for a download (RFC 6266, appendix D)."""
+    ascii_name = "".join(each if " " <= each <= "~" and each not in '"\\%' else "_" for each in name)
+    return f"attachment; filename=\"{ascii_name}\"; filename*=UTF-8''{_percent(name)}"
+
+
 def _percent(name: str) -> str:
     return "".join(chr(octet) if octet in _SAFE_OCTETS else f"%{octet:02X}" for octet in name.encode("utf-8"))
 

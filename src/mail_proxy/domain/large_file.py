@@ -19,6 +19,8 @@ from mail_proxy.domain.secret import Secret
 
 DAY = 86400.0
 DEFAULT_MAX_SIZE_MB = 10.0
+LEAST_MAX_SIZE_MB = 0.1
+"""Below that nothing is worth a link, and intake need not look at what is inline."""
 DEFAULT_TTL_DAYS = 30
 MOST_DAYS = 3650
 LONGEST_PRESIGNED = 7 * DAY
@@ -124,3 +126,77 @@ def storage_place(url: str, credentials: Mapping[str, Secret]) -> StoragePlace |
         if not 0 < len(value.reveal()) <= MAX_CREDENTIAL:
             return Problem(f"credentials.{name}", f"must have 1 to {MAX_CREDENTIAL} characters")
     return StoragePlace(kind, url.rstrip("/"), credentials)
+
+
+# -- files that are kept, and links to them ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class KeptFile:
+    """A content in a storage, which all messages of its tenant share. Not `ready`: it has to be stored first."""
+
+    pk: int
+    key: str
+    """Its name in the storage."""
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LinkWanted:
+    """A link that one message is to carry in place of one of its attachments, the same in every attempt."""  # G4
+
+    file_pk: int
+    message_pk: int
+    message_ts: float
+    """When the message was taken: a later one may get its number."""
+    n: int
+    """Which of the attachments."""
+    filename: str
+    mime_type: str
+    until: float
+    """Unix seconds."""
+    renew_below: float
+    """A link of an earlier attempt that ends before that is prolonged."""
+    lifespan: float | None
+    """Seconds that it lives after the first download; None: as long as without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileLink:
+    """A link as it stands: its number, the key that its token is made with, and until when it holds."""
+
+    pk: int
+    signing_key: Secret
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class LinkedFile:
+    """What a link leads to."""
+
+    link: FileLink
+    tenant_id: str
+    place: StoragePlace
+    key: str
+    filename: str
+    mime_type: str
+    size: int
+    downloaded: bool
+    """True when somebody has begun to fetch it by this link."""
+
+
+@dataclass(frozen=True, slots=True)
+class DoomedFile:
+    """A file that no link leads to any more, to be removed."""
+
+    pk: int
+    tenant_id: str
+    place: StoragePlace
+    key: str
+
+
+def as_it_is_now(place: StoragePlace, config: LargeFileConfig | None) -> StoragePlace:
+    """Return the place with the credentials that the tenant has for it today, if it still uses it."""
+    if config is None or config.storage is None or config.storage.url != place.url:
+        return place
+    return config.storage

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from mail_proxy.domain.account import OnUncertain
+from mail_proxy.domain.large_file import LargeFileConfig
 from mail_proxy.domain.rate_limit import Limits
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.signing import Signing
@@ -87,6 +88,7 @@ class Tenant:
     has_api_key: bool = False
     suspension: Suspension = field(default_factory=Suspension)
     signing: Signing = field(default_factory=Signing)
+    large_files: LargeFileConfig | None = None
     created_ts: float = 0.0
 
     @property

@@ -19,7 +19,9 @@ import structlog
 from mail_proxy.administration.account_tests import AccountTests
 from mail_proxy.administration.accounts import Accounts
 from mail_proxy.administration.audit import AuditLog
+from mail_proxy.administration.downloads import Downloads
 from mail_proxy.administration.instance import GivenName, InstanceAdministration
+from mail_proxy.administration.large_files import LargeFileRules
 from mail_proxy.administration.message_commands import MessageCommands
 from mail_proxy.administration.pending import Pending
 from mail_proxy.administration.scheduling import Scheduling
@@ -43,7 +45,7 @@ from mail_proxy.reporting.feed import Feed
 from mail_proxy.reporting.reporter import Reporter
 from mail_proxy.reporting.settings import ReportingSettings
 from mail_proxy.reporting.turns import Turns
-from mail_proxy.runtime.attachments import open_attachments
+from mail_proxy.runtime.attachments import open_attachments, open_storages
 from mail_proxy.runtime.clock import DatabaseClock, SystemClock
 from mail_proxy.runtime.config_file import NAME as CONFIG_FILE
 from mail_proxy.runtime.folders import WHERE, FolderRefused, made
@@ -89,6 +91,7 @@ class App:
     meter: PrometheusMeter
     intake: Intake
     tenants: Tenants
+    downloads: Downloads
     accounts: Accounts
     account_tests: AccountTests
     scheduling: Scheduling
@@ -159,6 +162,7 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
         stack.push_async_callback(tokens_for.close)
         transport = _transport(stack, _timeouts(settings), guard, tokens_for)
         attachments = await open_attachments(stack, settings, guard, clock, meter)
+        storages = await open_storages(stack, settings)
         reports_http = await stack.enter_async_context(OutboundClient(Trusted(), _limits_of_reports()))
         sink = _sink(stack, own_reporter, HttpReportSink(reports_http, clock, _fallback(settings)))
         directory = store.directory
@@ -180,6 +184,8 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
             directory,
             transport,
             attachments,
+            store.files,
+            storages,
             store.cipher,
             sink,
             clock,
@@ -225,8 +231,10 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
                 tokens.new_token,
                 tokens.digest,
                 tokens.new_signing_secret,
+                LargeFileRules(storages.problem, has_public_url=settings.public_url is not None),
                 attachments.forget,
             ),
+            downloads=Downloads(store.files, storages, directory, clock),
             accounts=accounts,
             account_tests=account_tests,
             scheduling=Scheduling(directory, directory, pending, delivery.freed),
@@ -327,6 +335,7 @@ def _delivery(settings: Settings) -> DeliverySettings:
         batch_size=settings.batch_size_per_account,
         max_concurrent_sends=settings.max_concurrent_sends,
         max_sending=int(settings.max_sending_mb * 1_000_000),
+        public_url=settings.public_url,
         max_fetches=max(4, min(MOST_FETCHES, _open_files() // 128)),
         poll_interval=settings.send_loop_interval,
         grace=settings.shutdown_grace,

@@ -14,11 +14,13 @@ from mail_proxy.attachments.inline import InlineSource
 from mail_proxy.attachments.sources import Sources
 from mail_proxy.attachments.spool import FOLDER as SPOOL_FOLDER
 from mail_proxy.attachments.spool import SpoolSettings, remove_left_over
+from mail_proxy.attachments.storages import OpenStorages
 from mail_proxy.domain.attachment import FetchMode
 from mail_proxy.domain.tenant import ClientAuth
 from mail_proxy.outbound.client import Limits
 from mail_proxy.outbound.download import DownloadClient, HttpDownloader
 from mail_proxy.outbound.guard import Guarded, Trusted
+from mail_proxy.outbound.transfers import TransferClient
 from mail_proxy.ports import CacheTier, Clock
 from mail_proxy.runtime.folders import made
 from mail_proxy.runtime.settings import Settings
@@ -45,6 +47,14 @@ async def open_attachments(
     )
     stack.callback(cached.close)
     return cached
+
+
+async def open_storages(stack: AsyncExitStack, settings: Settings) -> OpenStorages:
+    """Return the places where large files may be kept; `stack` closes them."""
+    transfers = await stack.enter_async_context(TransferClient(Trusted(), DOWNLOAD_LIMITS))
+    storages = OpenStorages(settings.storage_roots, transfers, settings.azure_environment)
+    stack.push_async_callback(storages.close)
+    return storages
 
 
 async def _sources(stack: AsyncExitStack, settings: Settings, guard: Guarded) -> Sources:

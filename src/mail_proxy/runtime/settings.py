@@ -224,6 +224,17 @@ class Settings(BaseSettings):
     )
     attachment_timeout: Seconds = Field(30, description="Seconds to fetch one attachment.")
 
+    public_url: HttpUrl | None = Field(
+        None,
+        description="Where receivers of mail reach this service, such as `https://mail.acme.example`: links to "
+        "[large files](attachments.md#large-files) begin with it.",
+    )
+    storage_roots: Annotated[tuple[Path, ...], NoDecode, BeforeValidator(split)] = Field(
+        (),
+        description="Folders, separated by commas, below which tenants' large files may be kept (`file://`). Without "
+        "it, none.",
+    )
+
     cache_memory_max_mb: float = Field(
         50,
         ge=0,
@@ -264,6 +275,7 @@ class Settings(BaseSettings):
     _hints: tuple[str, ...] = PrivateAttr(default=())
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
     _config_file: Path | None = PrivateAttr(default=None)
+    _azure: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @classmethod
     @override
@@ -298,6 +310,7 @@ class Settings(BaseSettings):
         settings._hints = tuple(f"{name} is left alone: Kubernetes sets it for a Service." for name in given.links)
         settings._sources = {name.removeprefix(PREFIX).lower(): source for name, source in given.sources.items()}
         settings._config_file = given.config_file
+        settings._azure = {name: value for name, value in environ.items() if name.startswith("AZURE_STORAGE_")}
         return settings
 
     def source(self, name: str) -> str:
@@ -308,6 +321,11 @@ class Settings(BaseSettings):
     def config_file(self) -> Path | None:
         """The file `config.toml`, where there is one."""
         return self._config_file
+
+    @property
+    def azure_environment(self) -> Mapping[str, str]:
+        """The variables that Azure's own tools read; for the other clouds their libraries do that."""
+        return self._azure
 
     @property
     def hints(self) -> tuple[str, ...]:

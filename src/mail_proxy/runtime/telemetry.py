@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
+from mail_proxy.domain.large_file import LargeFileAction
 from mail_proxy.domain.sync_lease import Behind, SyncStanding
 from mail_proxy.ports import CacheMeter, CacheTier, Meter
 from mail_proxy.runtime.tally import Labels, Page, Shape, Tally
@@ -46,13 +47,15 @@ _CACHE_HITS, _CACHE_HIT_BYTES, _CACHE_EVICTIONS, _CACHE_BYTES = (
     {tier: _TOTALS + n * len(CacheTier) + m for m, tier in enumerate(CacheTier)} for n in range(4)
 )
 _CACHE_MISSES = _TOTALS + 4 * len(CacheTier)
+_LARGE_FILES = {action: _CACHE_MISSES + 1 + n for n, action in enumerate(LargeFileAction)}
+_ALL_TOTALS = _CACHE_MISSES + 1 + len(LargeFileAction)
 _KEPT = (CacheTier.MEMORY, CacheTier.DISK)
 
 
 def new_tally(workers: int = 1, max_series: int = MAX_SERIES, max_per_tenant: int = MAX_SERIES_PER_TENANT) -> Tally:
     """Return empty counts for so many workers, each of which has a meter of its own on them."""
     shared_rows = max_series // max(max_per_tenant, 1) + 2
-    shape = Shape(totals=_CACHE_MISSES + 1, rows=max_series + shared_rows, numbers=len(_COUNTERS))
+    shape = Shape(totals=_ALL_TOTALS, rows=max_series + shared_rows, numbers=len(_COUNTERS))
     return Tally(shape, workers)
 
 
@@ -141,6 +144,11 @@ class PrometheusMeter(Meter, CacheMeter, Collector):
         self._page.totals[_ON_HOLD], self._page.totals[_LEFT_ALONE] = on_hold + 1, left_alone
 
     @override
+    def large_file(self, action: LargeFileAction) -> None:
+        with self._lock:
+            self._page.totals[_LARGE_FILES[action]] += 1
+
+    @override
     def cache_hit(self, tier: CacheTier, size: int) -> None:
         with self._lock:
             self._page.totals[_CACHE_HITS[tier]] += 1
@@ -226,6 +234,11 @@ class PrometheusMeter(Meter, CacheMeter, Collector):
             yield family
         text = "Attachments with a digest that had to be fetched."
         yield CounterMetricFamily("gmp_attachment_cache_misses", text, value=totals[_CACHE_MISSES])
+        text = "Attachments that were larger than their tenants want to send, by what was done."
+        large = CounterMetricFamily("gmp_large_files", text, labels=["action"])
+        for action in LargeFileAction:
+            large.add_metric([action.value], totals[_LARGE_FILES[action]])
+        yield large
         held = GaugeMetricFamily("gmp_attachment_cache_bytes", "Bytes that are kept.", labels=["tier"])
         held.add_metric([CacheTier.MEMORY.value], totals[_CACHE_BYTES[CacheTier.MEMORY]])
         on_disk = max(page.totals[_CACHE_BYTES[CacheTier.DISK]] for page in self._tally.pages)

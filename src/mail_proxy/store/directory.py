@@ -21,6 +21,7 @@ from mail_proxy.domain.tenant import Suspension, Tenant
 from mail_proxy.ports import Cipher, Clock, KeyedTenant, Stale
 from mail_proxy.store.database import Database, Operation, Transaction
 from mail_proxy.store.directory_rows import DirectoryRows
+from mail_proxy.store.files import forget_links
 from mail_proxy.store.hints import Hint
 from mail_proxy.store.instance_settings import read_instance_settings, write_instance_settings
 from mail_proxy.store.prune import Prune
@@ -265,6 +266,7 @@ class StoreDirectory:
             forget_usage(connection, tenant_scope(tenant_id), *(account_scope(pk) for pk in owned))
             connection.execute(delete(sync_leases).where(sync_leases.c.tenant_id == tenant_id))
             connection.execute(delete(feed_horizons).where(feed_horizons.c.tenant_id == tenant_id))
+            forget_links(connection, tenant_id)
             connection.execute(delete(tenants).where(tenants.c.id == tenant_id))
 
         await self._change(remove)

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from mail_proxy.domain.account import Account, AuthMethod, Hold, OnUncertain, TlsMode
+from mail_proxy.domain.large_file import LargeFileAction, LargeFileConfig, StorageKind, StoragePlace
 from mail_proxy.domain.oauth import OAuth
 from mail_proxy.domain.rate_limit import LimitBehavior, Limits
 from mail_proxy.domain.secret import Secret
@@ -39,6 +40,7 @@ class DirectoryRows:
             has_api_key=row.api_key_hash is not None,
             suspension=Suspension(row.suspended, batches),
             signing=self.open_signing(row.id, row.signing),
+            large_files=self._open_large_files(row.id, row.large_files),
             created_ts=row.created_ts,
         )
 
@@ -50,6 +52,7 @@ class DirectoryRows:
             "client_sync_path": tenant.client_sync_path,
             "client_attachment_path": tenant.client_attachment_path,
             "client_auth": self._seal_client_auth(tenant),
+            "large_files": self._seal_large_files(tenant),
             "active": tenant.active,
             "on_uncertain": tenant.on_uncertain.value,
             "limit_per_hour": tenant.limits.per_hour,
@@ -165,6 +168,41 @@ class DirectoryRows:
         text = json.dumps({"secret": signing.secret.reveal(), "earlier": earlier})
         return self._cipher.seal(text, _signing_place(tenant_id))
 
+    def _seal_large_files(self, tenant: Tenant) -> str | None:
+        config = tenant.large_files
+        if config is None:
+            return None
+        storage = config.storage
+        text = json.dumps(
+            {
+                "enabled": config.enabled,
+                "max_size": config.max_size,
+                "action": config.action.value,
+                "storage_url": None if storage is None else storage.url,
+                "credentials": {} if storage is None else {n: s.reveal() for n, s in storage.credentials.items()},
+                "public_base_url": config.public_base_url,
+                "ttl": config.ttl,
+                "lifespan_after_download": config.lifespan_after_download,
+            }
+        )
+        return self._cipher.seal(text, _large_files_place(tenant.id))
+
+    def _open_large_files(self, tenant_id: str, sealed: str | None) -> LargeFileConfig | None:
+        if sealed is None:
+            return None
+        values = json.loads(self._cipher.open(sealed, _large_files_place(tenant_id)))
+        url = values["storage_url"]
+        credentials = {name: Secret(text) for name, text in values["credentials"].items()}
+        return LargeFileConfig(
+            enabled=values["enabled"],
+            max_size=values["max_size"],
+            action=LargeFileAction(values["action"]),
+            storage=None if url is None else StoragePlace(StorageKind(url.partition(":")[0]), url, credentials),
+            public_base_url=values["public_base_url"],
+            ttl=values["ttl"],
+            lifespan_after_download=values["lifespan_after_download"],
+        )
+
     def _seal_client_auth(self, tenant: Tenant) -> str | None:
         auth = tenant.client_auth
         if auth.method is ClientAuthMethod.NONE:
@@ -209,3 +247,7 @@ def _signing_place(tenant_id: str) -> str:
 
 def _client_auth_place(tenant_id: str) -> str:
     return f"tenants.client_auth/{tenant_id}"
+
+
+def _large_files_place(tenant_id: str) -> str:
+    return f"tenants.large_files/{tenant_id}"

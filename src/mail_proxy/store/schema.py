@@ -40,7 +40,7 @@ Serial = BigInteger().with_variant(Integer, "sqlite")
 
 SEALED = {"sealed": True}
 """The `info` of a column whose texts are sealed: it is re-sealed when the encryption key changes."""
-IDENTITY = {"tenants": ("id",), "accounts": ("tenant_id", "id")}
+IDENTITY = {"tenants": ("id",), "accounts": ("tenant_id", "id"), "file_storages": ("tenant_id", "url")}
 """The columns that a sealed text is bound to, besides table and column; of a content, those of its message."""
 
 settings = Table(
@@ -94,6 +94,48 @@ tenants = Table(
     Column("limit_per_hour", Integer),
     Column("limit_per_day", Integer),
     Column("signing", Text, info=SEALED),  # JSON
+    Column("large_files", Text, info=SEALED),  # JSON
+)
+
+file_storages = Table(
+    "file_storages",
+    metadata,
+    Column("pk", Serial, primary_key=True, autoincrement=True),
+    Column("tenant_id", Text, nullable=False),  # which may be gone: its files still have to be removed
+    Column("url", Text, nullable=False),
+    Column("access", Text, nullable=False, info=SEALED),  # JSON: credentials, and the key of its links
+    UniqueConstraint("tenant_id", "url", name="uq_file_storages"),
+)
+
+kept_files = Table(
+    "kept_files",
+    metadata,
+    Column("pk", Serial, primary_key=True, autoincrement=True),
+    Column("storage_pk", BigInteger, ForeignKey("file_storages.pk"), nullable=False),
+    Column("key", Text, nullable=False),  # its name in the storage
+    Column("sha256", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),  # reserved, ready, doomed
+    Column("until", Double, nullable=False),  # when the last of its links ends; else when somebody else may take it up
+    Index("ix_kept_files_content", "storage_pk", "sha256"),
+    Index("ix_kept_files_until", "until"),
+)
+
+file_links = Table(
+    "file_links",
+    metadata,
+    Column("pk", Serial, primary_key=True, autoincrement=True),
+    Column("file_pk", BigInteger, ForeignKey("kept_files.pk", ondelete="CASCADE"), nullable=False),
+    Column("message_pk", BigInteger, nullable=False),  # which may be gone
+    Column("message_ts", Double, nullable=False),
+    Column("n", SmallInteger, nullable=False),
+    Column("filename", Text, nullable=False),
+    Column("mime_type", Text, nullable=False),
+    Column("until", Double, nullable=False),
+    Column("lifespan", Double),  # seconds after the first download
+    Column("downloaded_ts", Double),
+    UniqueConstraint("message_pk", "message_ts", "n", name="uq_file_links"),
+    Index("ix_file_links_file", "file_pk"),
 )
 
 suspended_batches = Table(

@@ -17,6 +17,7 @@ from mail_proxy.store.database import Database, Operation, Transaction
 from mail_proxy.store.directory import StoreDirectory
 from mail_proxy.store.errors import FsyncFailed
 from mail_proxy.store.feed import StoreFeed
+from mail_proxy.store.files import StoreFileLedger
 from mail_proxy.store.hints import Hints
 from mail_proxy.store.message_changes import StoreMessageChanges
 from mail_proxy.store.opening import FileLock, prepare, sqlite_file
@@ -43,6 +44,7 @@ class Store:
     outbox: StoreOutbox
     feed: StoreFeed
     archive: StoreArchive
+    files: StoreFileLedger
     message_changes: StoreMessageChanges
     command_log: StoreCommandLog
     sync_leases: StoreSyncLeases
@@ -126,6 +128,7 @@ async def open_store(
         outbox=StoreOutbox(database),
         feed=StoreFeed(database),
         archive=StoreArchive(database, clock),
+        files=StoreFileLedger(database, cipher),
         message_changes=StoreMessageChanges(database),
         command_log=StoreCommandLog(database),
         sync_leases=leases,

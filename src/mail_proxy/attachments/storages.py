@@ -1,0 +1,93 @@
+"""The places where tenants' large files may be kept: which there are, and which extra each of them needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+
+from typing_extensions import override
+
+from mail_proxy.attachments.storage_az import AzSigner
+from mail_proxy.attachments.storage_cloud import CloudStorage, Signer
+from mail_proxy.attachments.storage_folder import FolderStorage
+from mail_proxy.attachments.storage_gs import GsSigner
+from mail_proxy.attachments.storage_s3 import S3Signer
+from mail_proxy.domain.errors import Problem
+from mail_proxy.domain.large_file import StorageKind, StoragePlace
+from mail_proxy.ports import FileStorage, StorageFailed, Storages, Transfers
+
+EXTRAS: Mapping[StorageKind, tuple[str, str]] = {
+    StorageKind.S3: ("s3", "botocore"),
+    StorageKind.GS: ("gcs", "google.cloud.storage"),
+    StorageKind.AZ: ("azure", "azure.storage.blob"),
+}
+"""The extra of each cloud, and the module that it brings."""
+MOST_OPEN = 1000
+"""Places that are kept open; each holds a signer, and no connection."""
+THREADS = 8
+
+
+class OpenStorages(Storages):
+    """Opens places at their first use. `environment`: where Azure's credentials are looked for."""
+
+    def __init__(self, roots: Sequence[Path], transfers: Transfers, environment: Mapping[str, str]) -> None:
+        self._roots = [root.resolve() for root in roots]
+        self._transfers = transfers
+        self._signers: Mapping[StorageKind, Callable[[StoragePlace], Signer]] = {
+            StorageKind.S3: S3Signer,
+            StorageKind.GS: GsSigner,
+            StorageKind.AZ: lambda place: AzSigner(place, environment),
+        }
+        # Disks of their own and signing: what hangs here holds up nobody else.
+        self._threads = ThreadPoolExecutor(THREADS, "storage")
+        self._open: dict[tuple[object, ...], FileStorage] = {}
+
+    @override
+    def problem(self, place: StoragePlace) -> Problem | None:
+        if place.kind is StorageKind.FILE:
+            return self._folder_problem(place)
+        extra, module = EXTRAS[place.kind]
+        if _is_there(module):
+            return None
+        needed = f"needs an extra: pip install 'genro-mail-proxy[{extra}]', or [large-files] for all clouds"
+        return Problem("storage_url", needed)
+
+    @override
+    async def at(self, place: StoragePlace) -> FileStorage:
+        problem = self.problem(place)  # anew each time: a link may have been put in the folder's place
+        if problem is not None:
+            raise StorageFailed(f"{place.url}: {problem.problem}", permanent=True)
+        key = (place.url, *sorted(place.credentials.items(), key=lambda item: item[0]))
+        found = self._open.get(key)
+        if found is None:
+            if len(self._open) >= MOST_OPEN:
+                del self._open[next(iter(self._open))]
+            found = self._open[key] = self._opened(place)
+        return found
+
+    async def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _opened(self, place: StoragePlace) -> FileStorage:
+        if place.kind is StorageKind.FILE:
+            return FolderStorage(Path(place.path).resolve(), self._threads)
+        signer = self._signers[place.kind](place)
+        return CloudStorage(place.url, place.path, signer, self._transfers, self._threads)
+
+    def _folder_problem(self, place: StoragePlace) -> Problem | None:
+        if not self._roots:
+            return Problem("storage_url", "file:// needs GMP_STORAGE_ROOTS, the folders below which files may be kept")
+        folder = Path(place.path).resolve()
+        if any(folder == root or root in folder.parents for root in self._roots):
+            return None
+        return Problem("storage_url", "must be below one of the folders of GMP_STORAGE_ROOTS")
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # a package that it is in is not there
+        return False
