@@ -204,12 +204,12 @@ class StoreFileLedger:
                 "signing_key": access.signing_key.reveal(),
             }
         )
-        sealed = {"access": self._places.seal(text, _place_of(tenant_id, access.place.url))}
+        sealed = {"access": self._places.seal(text, place_of(tenant_id, access.place.url))}
         return sealed_as_the_database_is(connection, self._cipher, file_storages, sealed, tenant_id, access.place.url)
 
     def _opened(self, row: Row[Any]) -> tuple[str, _Access]:
         """Return whose a storage is, and how it is reached."""
-        values = json.loads(self._places.open(row.access, _place_of(row.tenant_id, row.url)))
+        values = json.loads(self._places.open(row.access, place_of(row.tenant_id, row.url)))
         credentials = {name: Secret(value) for name, value in values["credentials"].items()}
         place = StoragePlace(StorageKind(row.url.partition(":")[0]), row.url, credentials)
         return row.tenant_id, _Access(place, Secret(values["signing_key"]))
@@ -264,7 +264,8 @@ def _storage_row(connection: Connection, storage_pk: int) -> Row[Any]:
     return connection.execute(select(file_storages).where(file_storages.c.pk == storage_pk)).one()
 
 
-def _place_of(tenant_id: str, url: str) -> str:
+def place_of(tenant_id: str, url: str) -> str:
+    """What the access to a storage is bound to."""
     return f"file_storages.access/{tenant_id}/{url}"
 
 
