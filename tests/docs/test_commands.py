@@ -65,6 +65,17 @@ def test_getting_started_leads_to_reports(reading: Session) -> None:
     eventually(lambda: feed.text.endswith("one-more sent\n"), f"who waits is answered: {feed.text}")
     assert len(feed.text.splitlines()) == 6
     assert _ends_in_good_order(instance)
+    with pytest.raises(subprocess.TimeoutExpired):  # who polls does not end with the service
+        feed.process.wait(1.0)
+    start = [each.text for each in page("docs/getting-started.md").blocks if each.mark == "start"][-1]
+    port = reading.instead["127.0.0.1:8000"].rpartition(":")[2]
+    again = reading.start(Block("sh", f"GMP_PORT={port} {start}", None))
+    _until_it_serves(reading, again)
+    reading.run(
+        Block("sh", f"curl -H \"$KEY\" $API/commands/add-messages -d '{_ONE_MORE}'".replace("one-more", "x"), None)
+    )
+    eventually(lambda: feed.text.endswith("x sent\n"), f"and reads on: {feed.text}")
+    assert _ends_in_good_order(again)
 
 
 def test_the_receiver_refuses_strangers_and_takes_an_event_once(reading: Session) -> None:

@@ -221,7 +221,9 @@ async def test_a_client_that_goes_away_is_not_waited_for(house: House) -> None:
 async def test_a_tenant_has_so_many_waiting_calls_and_others_their_own(house: House) -> None:  # G11
     waiting = [await house.asked() for _ in range(WAITING_OF_TENANT)]
     assert not any(each.done() for each in waiting)
-    assert ids(await house.read(0, wait=30)) == []  # answered at once
+    beyond = await house.read(0, wait=30)  # answered at once, and told why
+    assert (ids(beyond), beyond.too_many_wait) == ([], True)
+    assert not (await house.read(0, wait=0)).too_many_wait
     other = await house.asked(tenant_id="other")
     assert not other.done()
     waiting.pop().cancel()

@@ -345,6 +345,11 @@ async def test_what_is_listed_as_error_goes_out_again_and_the_rest_does_not(cloc
         await clock.advance(0.2)
         assert office.outbox.unreported() == [second]
         assert (office.meter.acknowledged, office.meter.refused) == (2, 1)
+        told = office.reporter.status("acme")
+        assert told.consecutive_failures == 0
+        assert (
+            told.last_error == "the endpoint answered that it could not take a message (error): its events come again"
+        )
 
         await clock.advance(1.3)
         assert office.sink.deliveries[-1].message_ids == ["M2"]

@@ -41,5 +41,7 @@ async def follow_events(request: Request, caller: AnyCaller, query: Annotated[Fe
 
     wanted = Wanted(tenant_id, query.place, query.limit, query.wait)
     page = await services.feed.read(wanted, lambda: services.page_turns.turn(tenant_id), gone)
-    others = {"next_cursor": str(page.next_after), "more": page.more}
+    others: dict[str, object] = {"next_cursor": str(page.next_after), "more": page.more}
+    if page.too_many_wait:
+        others["too_many_wait"] = True
     return answer_with_list("events", b"[%s]" % b",".join(page.entries), others)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -27,6 +28,12 @@ def _named_values(value: object) -> object:
     if not isinstance(value, dict):
         raise ValueError("is written metadata.KEY=VALUE")  # noqa: TRY004 - pydantic takes this one for an answer
     return value
+
+
+def _after(text: str) -> str:
+    if text != Start.LATEST.value and not re.fullmatch(r"[0-9]{1,18}", text, re.ASCII):
+        raise ValueError("must be an event_id, next_cursor of the page before, or latest")
+    return text
 
 
 Part = Annotated[str, Field(max_length=255)]
@@ -164,7 +171,7 @@ class MessagesQuery(TenantQuery):
 class FeedQuery(TenantQuery):
     """Which events are meant, and for how long to wait for them."""
 
-    after: Annotated[str, Field(pattern=r"^(latest|[0-9]{1,18})$")] | None = Field(
+    after: Annotated[str, AfterValidator(_after)] | None = Field(
         None,
         description="The last `event_id` that you have handled, or `next_cursor` of the page before: what follows is "
         "answered. Left out: from the oldest event that is kept. `latest`: what comes from now on.",

@@ -246,6 +246,11 @@ class FeedAnswer(Answer):
     more: bool = Field(
         description="Whether more was there at once; with false, `wait` for what comes.", examples=[False]
     )
+    too_many_wait: bool | None = Field(
+        None,
+        description="True: answered without the `wait`, as 16 calls of the tenant wait already. Else left out.",
+        examples=[None],
+    )
 
 
 class ObstacleOut(BaseModel):

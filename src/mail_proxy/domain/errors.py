@@ -42,8 +42,8 @@ class Invalid(MailProxyError):
 
     code = "invalid"
 
-    def __init__(self, *problems: Problem) -> None:
-        super().__init__("; ".join(f"{p.field}: {p.problem}" for p in problems))
+    def __init__(self, *problems: Problem, code: str | None = None) -> None:
+        super().__init__("; ".join(f"{p.field}: {p.problem}" for p in problems), code=code)
         self.problems = problems
 
 

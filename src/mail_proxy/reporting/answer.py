@@ -40,6 +40,15 @@ class Paused:
     reason: str
 
 
+_HINTS = {
+    401: "the endpoint does not accept the credentials in client_auth",
+    403: "the endpoint does not accept the credentials in client_auth",
+    404: "there is nothing at client_base_url with client_sync_path",
+    405: "the endpoint takes no POST",
+    413: "the endpoint takes no body of that size",
+    429: "the endpoint is asked too often",
+}
+
 Answer: TypeAlias = "Acknowledged | Refused | Paused"
 
 
@@ -52,7 +61,8 @@ def understand(answer: SinkAnswer) -> Answer:
     if 300 <= answer.status < 400:
         return Refused(f"HTTP {answer.status}: redirects are not followed", answer.retry_after)
     if not 200 <= answer.status < 300:
-        return Refused(f"HTTP {answer.status}", answer.retry_after)
+        hint = _HINTS.get(answer.status)
+        return Refused(f"HTTP {answer.status}" + ("" if hint is None else f": {hint}"), answer.retry_after)
     if answer.error is not None:
         return Refused(answer.error, answer.retry_after)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import anyio
@@ -56,6 +56,8 @@ class FeedPage:
     next_after: int
     more: bool
     """Whether there was more at that moment."""
+    too_many_wait: bool = False
+    """Whether it was to wait, and did not: so many of the tenant's calls wait already."""
 
 
 @dataclass(slots=True, eq=False)
@@ -129,9 +131,11 @@ class Feed:
 
         Each read is made in a `turn`. Raises `CursorTooOld`, and `Invalid` for a cursor that cannot be the tenant's.
         """
-        if wanted.wait <= 0 or not self._may_wait(wanted.tenant_id):
+        too_many = len(self._waiting.get(wanted.tenant_id, ())) >= WAITING_OF_TENANT
+        if wanted.wait <= 0 or self._stopped or too_many:
             async with turn():
-                return await self._page(wanted, wanted.after)
+                page = await self._page(wanted, wanted.after)
+            return replace(page, too_many_wait=wanted.wait > 0 and too_many)
         deadline = self._clock.monotonic() + min(wanted.wait, LONGEST_WAIT)
         after = wanted.after
         with self._place(wanted.tenant_id) as waiter:  # before the first look, so that nothing is missed after it
@@ -155,7 +159,7 @@ class Feed:
         if place is not None and place < stretch.horizon:
             raise CursorTooOld(stretch.horizon)
         if place is not None and place > stretch.end:
-            raise Invalid(Problem("after", _BEYOND))
+            raise Invalid(Problem("after", _BEYOND), code="cursor_beyond_end")
         entries: list[bytes] = []
         size = 0
         for stored in stretch.events[: wanted.limit]:
@@ -170,9 +174,6 @@ class Feed:
             stretch.horizon if last is None else last,
             more=len(entries) < len(stretch.events),
         )
-
-    def _may_wait(self, tenant_id: str) -> bool:
-        return not self._stopped and len(self._waiting.get(tenant_id, ())) < WAITING_OF_TENANT
 
     @contextmanager
     def _place(self, tenant_id: str) -> Iterator[_Waiter]:

@@ -272,7 +272,7 @@ class Lane:
     ) -> None:
         """Take note of a positive answer: it covers `taken`, and not the messages in `refused`."""
         self._failures = 0
-        self._last_error = None
+        self._last_error = _not_taken(len(refused)) if refused else None
         self._last_sync_ts = wall
         self.held_back.settle(posted.message_pk for posted in taken)
         self.held_back.refuse(refused, now, rng)
@@ -322,3 +322,9 @@ class Lane:
 
     def _empty_due(self) -> float | None:
         return None if self._empty_at is None else max(self._empty_at, self._quiet_until)
+
+
+def _not_taken(messages: int) -> str:
+    if messages == 1:
+        return "the endpoint answered that it could not take a message (error): its events come again"
+    return f"the endpoint answered that it could not take {messages} messages (error): their events come again"

@@ -205,6 +205,8 @@ class Syncs:
         self.meter.reported(len(taken), ok=True)
         if refused:
             self.meter.reported(len(page.events) - len(taken), ok=False)
+        if refused and lane.oddities.worth_a_line(now):
+            log.warning("events_refused", tenant_id=lane.tenant_id, messages=len(refused))
         if answer.ignored and lane.oddities.worth_a_line(now):
             log.warning("answer_fields_ignored", tenant_id=lane.tenant_id, fields=answer.ignored)
         if page.events:

@@ -89,3 +89,12 @@ async def test_a_cursor_beyond_all_that_the_tenant_had_is_refused(acme: httpx.As
     (problem,) = answer.json()["detail"]
     assert problem["field"] == "after"
     assert "another database" in problem["problem"]
+    assert answer.json()["code"] == "cursor_beyond_end"
+
+
+@pytest.mark.parametrize("cursor", ["abc", "", "-1", "1.5", "1" * 19, "٣"])
+async def test_what_is_no_cursor_is_refused_with_what_is_one(acme: httpx.AsyncClient, cursor: str) -> None:
+    answer = await acme.get("/events", params={"after": cursor})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
+    (problem,) = answer.json()["detail"]
+    assert problem == {"field": "after", "problem": "must be an event_id, next_cursor of the page before, or latest"}
