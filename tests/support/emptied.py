@@ -20,7 +20,8 @@ BEGIN
     IF to_regclass('messages') IS NOT NULL THEN
         DELETE FROM events; DELETE FROM recipients; DELETE FROM contents; DELETE FROM messages;
         DELETE FROM suspended_batches; DELETE FROM accounts; DELETE FROM tenants; DELETE FROM instances;
-        DELETE FROM sync_leases;
+        DELETE FROM sync_leases; DELETE FROM feed_horizons;
+        DELETE FROM file_links; DELETE FROM kept_files; DELETE FROM file_storages;
         DELETE FROM settings WHERE name NOT IN ('directory_version', 'encryption_check');
     END IF;
 END $$

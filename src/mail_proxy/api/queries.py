@@ -174,7 +174,7 @@ class FeedQuery(TenantQuery):
     after: Annotated[str, AfterValidator(_after)] | None = Field(
         None,
         description="The last `event_id` that you have handled, or `next_cursor` of the page before: what follows is "
-        "answered. Left out: from the oldest event that is kept. `latest`: what comes from now on.",
+        "answered. Left out: from where the feed begins. `latest`: what comes from now on.",
         examples=["latest"],
     )
     limit: int = Field(
