@@ -193,7 +193,9 @@ async def running_instance(folder: Path, url: str | None = None) -> AsyncIterato
         failed_tokens=FailedTokens(clock.monotonic),
         page_turns=PageTurns(),
     )
-    instance = Instance(services, store, clock, meter, told, reasons, Insight(), create_app(services), outages, storages)
+    instance = Instance(
+        services, store, clock, meter, told, reasons, Insight(), create_app(services), outages, storages
+    )
     try:
         yield instance
     finally:
