@@ -30,7 +30,9 @@ BIG = os.urandom(700_000)
 @pytest.fixture(scope="module")
 def _instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
     times = {"ATTACHMENT_TIMEOUT": "1", "RETRY_DELAYS": "0.1", "MAX_RETRIES": "3"}
-    instance = Instance(tmp_path_factory.mktemp("attachments"), ATTACHMENT_MAX_MB="1", **times, **LOCAL)
+    folder = tmp_path_factory.mktemp("attachments")
+    cache = {"CACHE_DISK_DIR": str(folder / "cache"), "CACHE_DISK_THRESHOLD_KB": "1"}
+    instance = Instance(folder, ATTACHMENT_MAX_MB="1", **times, **cache, **LOCAL)
     yield instance
     instance.close()
 
@@ -201,6 +203,40 @@ async def test_a_kill_while_something_is_fetched_leaves_nothing_and_loses_nothin
         await sink.wait_for(1)
         await eventually(lambda: left_in_spool(instance) == [], "the spool is empty")
         assert sink.ids == ["M1"]
+
+
+async def test_a_named_content_is_fetched_once_also_over_a_kill_and_never_sent_when_it_was_changed(
+    instance: Instance,
+) -> None:
+    async with desk(instance, name="x") as (tenant, sink, server):
+        server.put(ENDPOINT, Reply(200, BIG))
+        marked = "big_{MD5:" + hashlib.md5(BIG, usedforsecurity=False).hexdigest() + "}.bin"
+
+        async def sent(id_: str) -> bytes:
+            one = {"filename": marked, "storage_path": "doc_id=1"}
+            await tenant.client.submit(a_message(id_, attachments=[one]))
+            await tenant.client.message_when(id_, "sent")
+            return parts(sink, id_)["big.bin"][1]
+
+        assert [await sent("M1") == BIG, await sent("M2") == BIG] == [True, True]
+        assert len(server.asked(ENDPOINT)) == 1
+        instance.kill()
+        await instance.start()
+        assert await sent("M3") == BIG
+        assert len(server.asked(ENDPOINT)) == 1
+        kept = [path for path in (instance.folder / "cache").rglob("*") if path.stat().st_size == len(BIG)]
+        assert kept
+        for path in kept:
+            changed = bytearray(BIG)
+            changed[len(BIG) // 2] ^= 1
+            path.write_bytes(changed)
+        assert await sent("M4") == BIG
+        assert len(server.asked(ENDPOINT)) == 2
+    async with desk(instance, name="x") as (other, sink, server):  # another tenant has to have it itself
+        server.put(ENDPOINT, Reply(404))
+        await other.client.submit(a_message("M1", attachments=[{"filename": marked, "storage_path": "doc_id=1"}]))
+        await other.client.message_when("M1", "failed")
+        assert sink.ids == []
 
 
 async def test_each_example_of_the_documentation_arrives(instance: Instance) -> None:

@@ -80,11 +80,10 @@ async def test_every_attempt_of_a_message_has_the_same_link(store: Store) -> Non
     assert await store.files.link(wanted(file, until=NOW + 31 * DAY)) == first
     late = replace(wanted(file, until=NOW + 60 * DAY), renew_below=NOW + 45 * DAY)
     assert await store.files.link(late) == replace(first, until=NOW + 60 * DAY)
-    others = [
-        await store.files.link(wanted(file, 2)),
-        await store.files.link(replace(wanted(file), message_ts=NOW + 1)),
-    ]
-    assert len({None if each is None else each.pk for each in [first, *others]}) == 3
+    another = await kept(store, OTHER)  # the attachment has other bytes today
+    asked = [wanted(file, 2), replace(wanted(file), message_ts=NOW + 1), wanted(another)]
+    others = [await store.files.link(each) for each in asked]
+    assert len({None if each is None else each.pk for each in [first, *others]}) == 4
 
 
 async def test_a_file_is_doomed_when_its_last_link_has_ended(store: Store) -> None:

@@ -95,7 +95,11 @@ class Bench:
 
     def made(self, journal: FlightJournal) -> Delivery:
         """Put delivery together as the composition root does."""
-        needs = Needs(
+        return Delivery(self.needs(), self.settings, journal, lambda _news: None, alone=self.alone, rng=Random(1))
+
+    def needs(self) -> Needs:
+        """What it works through."""
+        return Needs(
             self.store.instance_id,
             self.queue,
             self.store.directory,
@@ -109,7 +113,6 @@ class Bench:
             self.clock,
             self.meter,
         )
-        return Delivery(needs, self.settings, journal, lambda _news: None, alone=self.alone, rng=Random(1))
 
     async def submit(self, delivery: Delivery, account: Account, *ids: str, **changes: object) -> None:
         await enqueue(self.store, *(a_message(id_, account, **changes) for id_ in ids))

@@ -20,6 +20,7 @@ from mail_proxy.administration.key_rotation import KeyRotation
 from mail_proxy.domain.account import Account
 from mail_proxy.domain.attachment_auth import PLACE, place_of
 from mail_proxy.domain.errors import StoreUnavailable
+from mail_proxy.domain.large_file import LargeFileConfig, LinkWanted, StorageKind, StoragePlace
 from mail_proxy.domain.oauth import OAuth
 from mail_proxy.domain.sealing import SealCursor
 from mail_proxy.domain.secret import Secret
@@ -28,6 +29,7 @@ from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Tenant
 from mail_proxy.ports import WrongKey
 from mail_proxy.secrets.cipher import AesGcmCipher, check_key
 from mail_proxy.store.directory_rows import DirectoryRows
+from mail_proxy.store.files import place_of as files_place_of
 from mail_proxy.store.opening import database_url
 from mail_proxy.store.schema import accounts, contents, instances, metadata
 from mail_proxy.store.sealed import SEALED_COLUMNS, DeclaredPlaces
@@ -40,7 +42,9 @@ MANY = 5
 SECRETS = MANY * len(SEALED_COLUMNS)
 AUTH = ClientAuth(ClientAuthMethod.BASIC, token=Secret("token"), user="us", password=Secret("basic"))
 SIGNING = Signing(Secret("whsec_bmV3"), (EarlierSecret(Secret("whsec_b2xk"), 2.0),))
-TENANT = Tenant("acme", created_ts=1.0, client_auth=AUTH, signing=SIGNING)
+PLACE_OF_FILES = StoragePlace(StorageKind.S3, "s3://files", {"secret_access_key": Secret("bucket secret")})
+LARGE_FILES = LargeFileConfig(storage=PLACE_OF_FILES)
+TENANT = Tenant("acme", created_ts=1.0, client_auth=AUTH, signing=SIGNING, large_files=LARGE_FILES)
 OAUTH = OAuth("https://login.example/token", "app", Secret("client secret"), Secret("refresh token"), "g1")
 ACCOUNT = Account(0, "acme", "main", "mail.example.com", 25, user="mailer", password=Secret("password"), oauth=OAUTH)
 
@@ -82,6 +86,8 @@ async def fill(store: Store) -> None:
     for n in range(MANY):
         await store.directory.put_tenant(replace(TENANT, id=f"t{n}"), None)
         await store.directory.change_signing(f"t{n}", lambda _: SIGNING)
+        kept = await store.files.reserve(f"t{n}", PLACE_OF_FILES, "0" * 64, 1, 1.0)
+        await store.files.link(LinkWanted(kept.pk, n, 1.0, 0, "a.zip", "application/zip", 1e10, 1.0, None))
         changed = replace(ACCOUNT, tenant_id=f"t{n}", password=Secret(f"password {n}"))
         account = await store.directory.put_account(changed)
         await enqueue(store, a_message(f"M{n}", account, auths=Secret(f"auths {n}")))
@@ -95,6 +101,10 @@ async def passwords(store: Store) -> list[str]:
         assert tenant is not None
         assert tenant.client_auth == AUTH
         assert tenant.signing == SIGNING
+        assert tenant.large_files == LARGE_FILES
+        linked = await store.files.linked(n + 1)
+        assert linked is not None
+        assert linked.place == PLACE_OF_FILES
         assert account.oauth == OAUTH
         assert account.oauth.refresh_token == OAUTH.refresh_token
         assert account.password is not None
@@ -190,7 +200,7 @@ class Interrupted(AesGcmCipher):
 @pytest.mark.parametrize("what", ["changed", "removed"])
 async def test_a_secret_that_is_set_meanwhile_keeps_its_newer_value(url: str, opened: Stores, what: str) -> None:
     store = await opened(url, BEFORE)
-    await store.directory.put_tenant(replace(TENANT, client_auth=ClientAuth()), None)
+    await store.directory.put_tenant(replace(TENANT, client_auth=ClientAuth(), large_files=None), None)
     await store.directory.put_account(ACCOUNT)
     await opened.close(store)
     cipher = Interrupted()
@@ -328,6 +338,7 @@ def test_every_secret_of_a_tenant_and_an_account_stands_in_a_column_that_is_seal
     assert len(sealed) == len(cipher.places)
     columns = {each.name: each for each in SEALED_COLUMNS}
     assert columns.pop(PLACE).place("acme", "M1") == place_of("acme", "M1")  # of messages: its rows are in `fill`
+    assert columns.pop("file_storages.access").place("acme", "s3://files") == files_place_of("acme", "s3://files")
     for place in cipher.places:
         column, _, identity = place.partition("/")
         assert place == columns.pop(column).place(*identity.split("/"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import structlog
+
 from mail_proxy.domain.download_link import is_genuine, link_in
 from mail_proxy.domain.errors import Gone, NotFound, StoreUnavailable
 from mail_proxy.domain.large_file import LinkedFile, StorageKind, as_it_is_now
@@ -12,6 +14,8 @@ from mail_proxy.ports import Clock, Directory, FileLedger, FileStorage, StorageF
 
 REDIRECT_LASTS = 600.0
 """Seconds that the storage's own URL holds: long enough to begin a download, too short to be passed on."""
+log = structlog.get_logger(__name__)
+
 _NOBODYS = Secret("00" * 32)
 
 
@@ -53,7 +57,9 @@ class Downloads:
                 return Elsewhere(url)
             opened = await storage.read(file.key, first, length)
         except StorageFailed as error:
-            raise StoreUnavailable(f"the storage of the file does not answer: {error.reason}") from None
+            # Whoever has a link learns nothing of what is behind it; the operator does.
+            log.warning("a large file cannot be given", tenant_id=file.tenant_id, reason=error.reason)
+            raise StoreUnavailable("the file cannot be had now; try again later") from None
         if opened is None:
             raise NotFound("The file is not there any more.")
         return opened

@@ -40,11 +40,11 @@ def read_config(wanted: LargeFileConfigIn | None, before: LargeFileConfig | None
         kept = before.storage if before is not None else None
         same = kept is not None and kept.url == place.url and "credentials" not in wanted.model_fields_set
         storage = kept if same else place
-    elif wanted.credentials is not None:
-        raise _wrong("credentials", "has no place without storage_url")
     action = LargeFileAction(wanted.action)
     if action is LargeFileAction.REWRITE and storage is None:
         raise _wrong("storage_url", "is required for rewrite: it says where large files are kept")
+    if wanted.credentials is not None and storage is None:
+        raise _wrong("credentials", "has no place without storage_url")
     lifespan = wanted.lifespan_after_download_days
     return LargeFileConfig(
         enabled=wanted.enabled,

@@ -96,7 +96,6 @@ Times are Unix seconds, sizes bytes. Bodies are JSON in UTF-8, whatever their `C
 TAGS = [
     {"name": "commands", "description": "Submit messages; hold and free the sending."},
     {"name": "messages", "description": "What became of messages."},
-    {"name": "files", "description": "Large files that messages carry links to."},
     {"name": "accounts", "description": "The SMTP servers that a tenant's mail goes to."},
     {"name": "tenants", "description": "Organisations with their own accounts, messages and reports."},
     {"name": "service", "description": "The instance itself."},

@@ -25,11 +25,6 @@ _FAILURES: dict[int, tuple[str, str, str]] = {
     ),
     413: ("More bytes or messages than the instance allows.", "A body has at most 100000000 bytes here.", "too_large"),
     415: ("The body is compressed.", "A compressed body is not accepted.", "unsupported_encoding"),
-    416: (
-        "Nothing of the file is in the `Range`.",
-        "Range: the file has 12000000 bytes, and none of those that were asked for.",
-        "range_not_satisfiable",
-    ),
     422: ("The request does not validate; `detail` names each field.", "port: must be at most 65535", "invalid"),
     429: (
         "Asked too often; `Retry-After` says when to come back.",

@@ -167,9 +167,9 @@ class LargeFiles:
 
     async def clear_away(self) -> None:
         """Remove files that no link leads to any more; what cannot be removed now is tried again in an hour."""
+        troubled: set[str] = set()
         while doomed := await self._needs.ledger.doomed(self._needs.clock.now(), DOOMED_AT_ONCE):
             gone: list[int] = []
-            troubled: set[str] = set()
             for file in doomed:
                 if file.place.url in troubled:
                     continue

@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from mail_proxy.domain.errors import Problem
@@ -111,7 +110,7 @@ def storage_place(url: str, credentials: Mapping[str, Secret]) -> StoragePlace |
     if len(url) > MAX_URL or not url.isprintable() or parts.query or parts.fragment or "?" in url or "#" in url:
         return problem
     path = unquote(parts.path)
-    if ".." in PurePosixPath(path).parts or "//" in path or not path.isprintable():
+    if ".." in path.split("/") or "//" in path or not path.isprintable():
         return Problem("storage_url", "must not contain .. or //")
     if kind is StorageKind.FILE:
         if parts.netloc or not path.startswith("/"):

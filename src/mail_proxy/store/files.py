@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Row, Select, Table, delete, exists, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, Table, and_, delete, exists, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -204,12 +204,12 @@ class StoreFileLedger:
                 "signing_key": access.signing_key.reveal(),
             }
         )
-        sealed = {"access": self._places.seal(text, _place_of(tenant_id, access.place.url))}
+        sealed = {"access": self._places.seal(text, place_of(tenant_id, access.place.url))}
         return sealed_as_the_database_is(connection, self._cipher, file_storages, sealed, tenant_id, access.place.url)
 
     def _opened(self, row: Row[Any]) -> tuple[str, _Access]:
         """Return whose a storage is, and how it is reached."""
-        values = json.loads(self._places.open(row.access, _place_of(row.tenant_id, row.url)))
+        values = json.loads(self._places.open(row.access, place_of(row.tenant_id, row.url)))
         credentials = {name: Secret(value) for name, value in values["credentials"].items()}
         place = StoragePlace(StorageKind(row.url.partition(":")[0]), row.url, credentials)
         return row.tenant_id, _Access(place, Secret(values["signing_key"]))
@@ -218,23 +218,29 @@ class StoreFileLedger:
         return self._opened(_storage_row(connection, storage_pk))[1]
 
     def _linked_to(self, connection: Connection, wanted: LinkWanted) -> tuple[int, float]:
-        """Return number and end of a message's link, made where it is new."""
-        mine = (
-            (file_links.c.message_pk == wanted.message_pk)
-            & (file_links.c.message_ts == wanted.message_ts)
-            & (file_links.c.n == wanted.n)
-        )
-        row = connection.execute(select(file_links).where(mine).with_for_update()).first()
-        values = {"file_pk": wanted.file_pk, "filename": wanted.filename, "mime_type": wanted.mime_type}
+        """Return number and end of a message's link to a file, made where it is new."""
+        whose = {
+            "message_pk": wanted.message_pk,
+            "message_ts": wanted.message_ts,
+            "n": wanted.n,
+            "file_pk": wanted.file_pk,
+        }
+        mine = and_(*(file_links.c[name] == value for name, value in whose.items()))
+        look = select(file_links.c.pk, file_links.c.until).where(mine).with_for_update()
+        row = connection.execute(look).first()
         if row is None:
-            whose = {"message_pk": wanted.message_pk, "message_ts": wanted.message_ts, "n": wanted.n}
-            self._insert(
-                connection, file_links, {**whose, **values, "until": wanted.until, "lifespan": wanted.lifespan}
-            )
-            row = connection.execute(select(file_links).where(mine).with_for_update()).one()
-        until = row.until if row.until >= wanted.renew_below else wanted.until
-        connection.execute(update(file_links).where(mine).values(until=until, **values))
-        return row.pk, until
+            about = {
+                "filename": wanted.filename,
+                "mime_type": wanted.mime_type,
+                "until": wanted.until,
+                "lifespan": wanted.lifespan,
+            }
+            self._insert(connection, file_links, {**whose, **about})
+            row = connection.execute(look).one()
+        if row.until >= wanted.renew_below:
+            return row.pk, row.until
+        connection.execute(update(file_links).where(mine).values(until=wanted.until))
+        return row.pk, wanted.until
 
     def _insert(self, connection: Connection, table: Table, values: Mapping[str, Any]) -> None:
         """Insert a row unless another instance has just done so."""
@@ -264,7 +270,8 @@ def _storage_row(connection: Connection, storage_pk: int) -> Row[Any]:
     return connection.execute(select(file_storages).where(file_storages.c.pk == storage_pk)).one()
 
 
-def _place_of(tenant_id: str, url: str) -> str:
+def place_of(tenant_id: str, url: str) -> str:
+    """What the access to a storage is bound to."""
     return f"file_storages.access/{tenant_id}/{url}"
 
 

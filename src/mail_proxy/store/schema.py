@@ -134,7 +134,7 @@ file_links = Table(
     Column("until", Double, nullable=False),
     Column("lifespan", Double),  # seconds after the first download
     Column("downloaded_ts", Double),
-    UniqueConstraint("message_pk", "message_ts", "n", name="uq_file_links"),
+    UniqueConstraint("message_pk", "message_ts", "n", "file_pk", name="uq_file_links"),
     Index("ix_file_links_file", "file_pk"),
 )
 

@@ -74,7 +74,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown field within": ({"client_auth": {"method": "none", "colour": "red"}}, "client_auth.colour"),
     "a negative rate limit": ({"rate_limits": {"hourly": -5}}, "rate_limits.hourly"),
     "a rate limit by the minute": ({"rate_limits": {"minutely": 5}}, "rate_limits.minutely"),
-    "large files": ({"large_file_config": {}}, "large_file_config"),
+    "large files without a storage": ({"large_file_config": {"action": "rewrite"}}, "large_file_config.storage_url"),
     "a name with a line break": ({"name": "a\nb"}, "name"),
     "a base that is no URL": ({"client_base_url": "acme.example"}, "client_base_url"),
     "a base of another scheme": ({"client_base_url": "file:///etc/passwd"}, "client_base_url"),

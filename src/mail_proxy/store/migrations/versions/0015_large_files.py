@@ -52,6 +52,6 @@ def upgrade() -> None:
         sa.Column("until", sa.Double(), nullable=False),
         sa.Column("lifespan", sa.Double(), nullable=True),
         sa.Column("downloaded_ts", sa.Double(), nullable=True),
-        sa.UniqueConstraint("message_pk", "message_ts", "n", name="uq_file_links"),
+        sa.UniqueConstraint("message_pk", "message_ts", "n", "file_pk", name="uq_file_links"),
     )
     op.create_index("ix_file_links_file", "file_links", ["file_pk"])
