@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from tests.support.cloud_servers import CloudServers
 from tests.support.postgres import PostgresServer, running_postgres
 from tests.support.postgres_installation import installations, preferred_installation
 
@@ -39,6 +40,14 @@ def postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL server of this run; with pytest-xdist, of each worker, so that one may stop its own."""
     with running_postgres(preferred_installation()) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def cloud_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CloudServers]:
+    """Storages of three clouds, of this run."""
+    servers = CloudServers(tmp_path_factory.mktemp("clouds"))
+    yield servers
+    servers.stop()
 
 
 @pytest.fixture

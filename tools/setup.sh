@@ -21,7 +21,7 @@ fail() {
 # What the environment was made from. The folder is part of it: a moved environment has scripts that point nowhere.
 fingerprint() {
     pwd
-    cksum pyproject.toml constraints.txt tools/setup.sh tools/browser.sh src/mail_proxy/__init__.py
+    cksum pyproject.toml constraints.txt tools/setup.sh tools/browser.sh tools/azurite.sh src/mail_proxy/__init__.py
 }
 
 is_ready() {
@@ -108,7 +108,8 @@ else
 fi
 if [ "$level" = dev ]; then tools/browser.sh & browser=$!; fi # it takes about as long as what follows
 install hatchling editables
+if [ "$level" = dev ]; then tools/azurite.sh & azurite=$!; fi # may need a pip
 install --no-build-isolation --editable ".$extras"
-if [ "$level" = dev ]; then wait "$browser"; fi
+if [ "$level" = dev ]; then wait "$browser"; wait "$azurite"; fi
 fingerprint >"$venv/$stamp"
 echo "Ready after $(($(date +%s) - started)) s."

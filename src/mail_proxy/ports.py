@@ -614,6 +614,8 @@ class Transfer:
     headers: Mapping[str, str]
     timeout: float
     """Seconds for all of it."""
+    patience: float
+    """Seconds in which something has to go on: a piece taken, or the answer given."""
     content: ByteSource | None = None
     """What is sent, piece by piece."""
 

@@ -26,6 +26,7 @@ BIG = os.urandom(3_000_000)
 @pytest.fixture(scope="module")
 def _instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
     folder = tmp_path_factory.mktemp("large")
+    (folder / "kept").mkdir()
     instance = Instance(folder, STORAGE_ROOTS=str(folder / "kept"), RETRY_DELAYS="0.1")
     yield instance
     instance.close()

@@ -49,6 +49,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "typing_extensions": EVERYWHERE,
     "uvicorn": ("runtime", "cli"),
     "uvloop": ("runtime", "cli"),
+    "yarl": ("outbound",),
     # Parts of the standard library that go past a port. A request that the guard of `outbound` does not see could reach
     # any address inside the network.
     "http.client": ("client",),

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from typing_extensions import override
 
-from mail_proxy.attachments.storage_cloud import Signed, Signer
+from mail_proxy.attachments.storage_cloud import NoCredentials, Signed, Signer
 from mail_proxy.domain.large_file import StoragePlace
 
 _BLOCK_BLOB = {"x-ms-blob-type": "BlockBlob"}
@@ -48,17 +48,21 @@ class AzSigner(Signer):
         from azure.storage.blob import BlobSasPermissions, generate_blob_sas  # noqa: PLC0415
 
         if not self._account or not self._key:
-            raise LookupError("neither account_name and account_key nor connection_string")
+            raise NoCredentials("it needs account_name and account_key, or a connection_string that has both")
         signature = generate_blob_sas(
             account_name=self._account,
             container_name=self._place.bucket,
             blob_name=name,
             account_key=self._key,
             permission=BlobSasPermissions(**allowed),
-            expiry=datetime.now(timezone.utc) + timedelta(seconds=seconds),
+            expiry=_now() + timedelta(seconds=seconds),
             **more,
         )
         return f"{self._endpoint}/{quote(self._place.bucket)}/{quote(name)}?{signature}"
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, str]:

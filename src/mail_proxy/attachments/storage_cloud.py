@@ -6,25 +6,25 @@ nothing is in memory but the piece that is on its way. Signing needs no network.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from typing_extensions import override
 
+from mail_proxy.attachments.storage_calls import Calls
 from mail_proxy.domain.byte_source import ByteSource
 from mail_proxy.domain.filename import http_disposition
+from mail_proxy.domain.large_file import LONGEST_PRESIGNED
 from mail_proxy.ports import FileStorage, StorageFailed, StoredRange, Transfer, Transfers
 
-PUT_TIMEOUT = 600.0
-"""Seconds for storing a file."""
-TIMEOUT = 60.0
-"""Seconds for everything else."""
+SLOWEST = 200_000
+"""Bytes a second that a storage has to take."""
 SIGNED_FOR = 900.0
 """Seconds that a URL holds by which the service itself asks."""
 _TEMPORARY = frozenset({408, 425, 429})
+_METADATA = frozenset({"CredentialRetrievalError", "HTTPClientError", "MetadataRetrievalError", "TransportError"})
+"""What the libraries raise where a service that gives out credentials does not answer."""
 _WORDS = {
     301: "its region or endpoint is another one",
     307: "its region or endpoint is another one",
@@ -43,10 +43,14 @@ class Signed:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-class Signer(Protocol):
-    """Signs requests for one place. May read files and ask the machine's metadata service: it runs on a thread.
+class NoCredentials(Exception):
+    """There is nothing to sign with; says what is missing, and no secret."""
 
-    Raises any exception where there are no credentials, or they are unfit.
+
+class Signer(Protocol):
+    """Signs requests for one place. May read files and ask the machine's metadata service: it runs on threads.
+
+    Raises `NoCredentials`, or any exception where they are unfit.
     """
 
     def put(self, name: str, seconds: float) -> Signed:
@@ -65,47 +69,50 @@ class Signer(Protocol):
 class CloudStorage(FileStorage):
     """Keeps files in a bucket or container."""
 
-    def __init__(
-        self, url: str, prefix: str, signer: Signer, transfers: Transfers, threads: ThreadPoolExecutor
-    ) -> None:
+    def __init__(self, url: str, prefix: str, signer: Signer, transfers: Transfers, patience: float) -> None:
         """`url` is what errors show; `prefix` stands before keys."""
         self._url = url
         self._prefix = f"{prefix}/" if prefix else ""
         self._signer = signer
         self._transfers = transfers
-        self._threads = threads
+        self._patience = patience
+        self._calls = Calls(url, patience)
 
     @override
     async def put(self, key: str, content: ByteSource, mime_type: str) -> None:
-        signed = await self._signed(lambda: self._signer.put(self._prefix + key, PUT_TIMEOUT + SIGNED_FOR))
+        timeout = self._patience + content.size / SLOWEST
+        signed = await self._signed(lambda: self._signer.put(self._prefix + key, timeout + SIGNED_FOR))
         headers = {**signed.headers, "Content-Type": mime_type}
-        await self._send(Transfer("PUT", signed.url, headers, PUT_TIMEOUT, content))
+        await self._send(Transfer("PUT", signed.url, headers, timeout, self._patience, content))
 
     @override
     async def delete(self, key: str) -> None:
         signed = await self._signed(lambda: self._signer.delete(self._prefix + key, SIGNED_FOR))
-        await self._send(Transfer("DELETE", signed.url, signed.headers, TIMEOUT), gone_is_fine=True)
+        transfer = Transfer("DELETE", signed.url, signed.headers, self._patience, self._patience)
+        await self._send(transfer, gone_is_fine=True)
 
     @override
     async def location(self, key: str, filename: str, mime_type: str, seconds: float) -> str | None:
         disposition = http_disposition(filename)
         name = self._prefix + key
-        return (await self._signed(lambda: self._signer.get(name, seconds, disposition, mime_type))).url
+        lasts = max(1.0, min(seconds, LONGEST_PRESIGNED))
+        return (await self._signed(lambda: self._signer.get(name, lasts, disposition, mime_type))).url
 
     @override
     async def read(self, key: str, first: int = 0, length: int | None = None) -> StoredRange | None:
         raise ValueError("a cloud gives files itself: ask for their location")
 
     async def _signed(self, sign: Callable[[], Signed]) -> Signed:
-        running = asyncio.get_running_loop().run_in_executor(self._threads, sign)
         try:
-            return await asyncio.wait_for(running, TIMEOUT)
-        except (asyncio.TimeoutError, TimeoutError):
-            raise StorageFailed(f"{self._url}: no credentials came within {TIMEOUT:g} s", permanent=False) from None
+            return await self._calls.run(sign)
+        except StorageFailed:
+            raise
+        except NoCredentials as error:
+            raise StorageFailed(f"{self._url} cannot be used: {error}", permanent=True) from None
         except Exception as error:  # noqa: BLE001 - three libraries, each with many of its own
             # its text is the library's, and may hold what was given to it
             reason = f"{self._url} cannot be used: {type(error).__name__}; look at its credentials"
-            raise StorageFailed(reason, permanent=True) from None
+            raise StorageFailed(reason, permanent=not _may_pass(error)) from None
 
     async def _send(self, transfer: Transfer, *, gone_is_fine: bool = False) -> None:
         try:
@@ -117,3 +124,8 @@ class CloudStorage(FileStorage):
         told = f": {_WORDS[status]}" if status in _WORDS else ""
         permanent = status < 500 and status not in _TEMPORARY
         raise StorageFailed(f"{self._url} answered {status}{told}", permanent=permanent)
+
+
+def _may_pass(error: Exception) -> bool:
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return not kinds.isdisjoint(_METADATA) or bool(getattr(error, "retryable", False))

@@ -1,65 +1,83 @@
-"""Large files in a folder of this machine (`file://`)."""
+"""Large files in a folder of this machine (`file://`).
+
+ROOT/FOLDER/KEY                 a whole file
+ROOT/FOLDER/…/.part-NAME-8hex   one that is being written, or was when its process ended
+"""
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import re
 import secrets
 import stat
-from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import TypeVar
 
 from typing_extensions import override
 
+from mail_proxy.attachments.storage_calls import BLOCK, Calls, Pulled, SourceBroke
 from mail_proxy.domain.byte_source import ByteSource
 from mail_proxy.ports import FileStorage, StorageFailed, StoredRange
 
 ResultT = TypeVar("ResultT")
 
-BLOCK = 256 * 1024
-"""Bytes that are read at a time."""
-PATIENCE = 60.0
-"""Seconds that the disk may take for one call; a network file system can hang."""
-_KEY = re.compile(r"[A-Za-z0-9-]{1,255}(?:/[A-Za-z0-9-]{1,255}){0,3}\Z")
+SLOWEST = 1_000_000
+"""Bytes a second below which a disk is taken for one that hangs."""
+_KEY = re.compile(r"[A-Za-z0-9-]{1,128}(?:/[A-Za-z0-9-]{1,128}){0,7}\Z")
 _PART = ".part-"
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# A FIFO that nobody writes to must not hold the thread.
+_OLD = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_FOR_GOOD = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Below:
+    """A folder: names that lead to it from a root. No link is followed on the way."""
+
+    root: Path
+    """As it is when all links are resolved."""
+    names: Sequence[str]
 
 
 class FolderStorage(FileStorage):
     """Keeps files for this user only. A name appears when the whole file is on the disk, and not before."""
 
-    def __init__(self, folder: Path, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, url: str, folder: Below, patience: float) -> None:
+        """`url` is what errors show."""
+        self._url = url
         self._folder = folder
-        self._threads = threads
+        self._calls = Calls(url, patience)
 
     @override
     async def put(self, key: str, content: ByteSource, mime_type: str) -> None:
-        path = self._path(key)
-        part = path.with_name(f"{_PART}{path.name}-{secrets.token_hex(4)}")
-        descriptor = await self._call(lambda: self._begun(part))
-        stored = False
-        try:
-            try:
-                async for chunk in content.chunks():
-                    await self._call(lambda piece=chunk: _write_all(descriptor, piece))  # type: ignore[misc]
-                await self._call(lambda: os.fsync(descriptor))
-            finally:
-                os.close(descriptor)
-            await self._call(lambda: _appear(part, path))
-            stored = True
-        finally:
-            if not stored:
-                with suppress(OSError):
-                    part.unlink()
+        names, name = self._located(key)
+        pulled = Pulled(content)
+
+        def store() -> None:
+            with self._reached(names, make=True) as folder:
+                _store(folder, name, pulled)
+
+        await self._run(store, extra=content.size / SLOWEST, give_up=pulled.give_up)
 
     @override
     async def delete(self, key: str) -> None:
-        path = self._path(key)
-        await self._call(lambda: _remove(path))
+        names, name = self._located(key)
+
+        def remove() -> None:
+            with suppress(_NotThere), self._reached(names) as folder:
+                _remove(folder, name)
+
+        await self._run(remove)
 
     @override
     async def location(self, key: str, filename: str, mime_type: str, seconds: float) -> str | None:
@@ -67,87 +85,207 @@ class FolderStorage(FileStorage):
 
     @override
     async def read(self, key: str, first: int = 0, length: int | None = None) -> StoredRange | None:
-        path = self._path(key)
-        descriptor = await self._call(lambda: _opened(path))
-        if descriptor is None:
+        names, name = self._located(key)
+
+        def opened() -> _File | None:
+            try:
+                with self._reached(names) as folder:
+                    return _opened(folder, name)
+            except _NotThere:
+                return None
+
+        def close(late: _File | None) -> None:
+            if late is not None:
+                late.close()
+
+        file = await self._run(opened, late=close)
+        if file is None:
             return None
-        size = os.fstat(descriptor).st_size
-        end = size if length is None else min(size, first + length)
-        return StoredRange(size, self._chunks(descriptor, first, end))
+        end = file.size if length is None else min(file.size, first + length)
+        return StoredRange(file.size, _Chunks(self, file, first, end))
 
-    async def _chunks(self, descriptor: int, first: int, end: int) -> AsyncGenerator[bytes, None]:
-        try:
-            at = first
-            while at < end:
-                chunk = await self._call(lambda place=at: os.pread(descriptor, min(BLOCK, end - place), place))  # type: ignore[misc]
-                if not chunk:
-                    raise StorageFailed("the file has become shorter", permanent=False)
-                yield chunk
-                at += len(chunk)
-        finally:
-            os.close(descriptor)
+    async def piece(self, file: _File, at: int, length: int) -> bytes:
+        """Read a piece of an open file; it has to be there."""
+        found = await self._run(lambda: file.read(at, length))
+        if not found:
+            raise StorageFailed(f"{self._url}: a file has become shorter", permanent=False)
+        return found
 
-    def _path(self, key: str) -> Path:
+    def _located(self, key: str) -> tuple[Sequence[str], str]:
         if not _KEY.match(key):
             raise ValueError("a key has letters, digits, - and /")
-        return self._folder / key
+        *folders, name = key.split("/")
+        return (*self._folder.names, *folders), name
 
-    def _begun(self, part: Path) -> int:
-        part.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-
-    async def _call(self, function: Callable[[], ResultT]) -> ResultT:
-        """Run something on a thread of its own kind, for a bounded time; it is awaited also when it is given up."""
-        running = asyncio.get_running_loop().run_in_executor(self._threads, function)
+    @contextmanager
+    def _reached(self, names: Sequence[str], *, make: bool = False) -> Iterator[int]:
+        """Open a folder name by name from the root; `make`: those that are not there are made."""
         try:
-            return await asyncio.wait_for(asyncio.shield(running), PATIENCE)
-        except asyncio.CancelledError:
-            with suppress(OSError, asyncio.TimeoutError):  # what it works on must not be closed under its hands
-                await asyncio.wait_for(asyncio.shield(running), PATIENCE)
-            raise
-        except (asyncio.TimeoutError, TimeoutError):
-            raise StorageFailed(f"{self._folder} did not answer in {PATIENCE:g} s", permanent=False) from None
+            folder = os.open(self._folder.root, _FOLDER)
+        except FileNotFoundError:  # a disk that is not mounted: what is on it is not gone
+            reason = f"{self._url}: {self._folder.root}, which GMP_STORAGE_ROOTS names, is not there"
+            raise StorageFailed(reason, permanent=False) from None
+        try:
+            for name in names:
+                inner = _entered(folder, name, make=make)
+                os.close(folder)
+                folder = inner
+            yield folder
+        finally:
+            os.close(folder)
+
+    async def _run(
+        self,
+        function: Callable[[], ResultT],
+        *,
+        extra: float = 0.0,
+        give_up: Callable[[], object] = lambda: None,
+        late: Callable[[ResultT], object] = lambda _: None,
+    ) -> ResultT:
+        try:
+            return await self._calls.run(function, extra=extra, give_up=give_up, late=late)
+        except SourceBroke as broke:
+            raise broke.error from None
         except OSError as error:
-            reason = f"{self._folder} cannot be used: {error.strerror}"
-            raise StorageFailed(reason, permanent=error.errno not in _PASSES) from None
+            raise self._failure(error) from None
+
+    def _failure(self, error: OSError) -> StorageFailed:
+        if error.errno in {errno.ELOOP, errno.ENOTDIR}:
+            return StorageFailed(f"{self._url}: a link or a file is where a folder should be", permanent=True)
+        what = error.strerror or type(error).__name__
+        return StorageFailed(f"{self._url} cannot be used: {what}", permanent=error.errno in _FOR_GOOD)
 
 
-_PASSES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EAGAIN, errno.EINTR, errno.EMFILE, errno.ENFILE})
+class _NotThere(Exception):
+    """A folder on the way to a file is not there."""
 
 
-def _write_all(descriptor: int, chunk: bytes) -> None:
-    view = memoryview(chunk)
-    while view:
-        view = view[os.write(descriptor, view) :]
+class _File:
+    """An open file. It may be closed while a thread reads it: then that closes it."""
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        self.size = size
+        self._descriptor = descriptor
+        self._lock = threading.Lock()
+        self._readers = 0
+        self._closed = False
+
+    def read(self, at: int, length: int) -> bytes:
+        """Read on a thread; nothing where it was closed."""
+        with self._lock:
+            if self._closed:
+                return b""
+            self._readers += 1
+        try:
+            return os.pread(self._descriptor, length, at)
+        finally:
+            self._left(1)
+
+    def close(self) -> None:
+        """Give it up; may be called twice."""
+        with self._lock:
+            before, self._closed = self._closed, True
+        if not before:
+            self._left(0)
+
+    def _left(self, readers: int) -> None:
+        with self._lock:
+            self._readers -= readers
+            if self._closed and not self._readers and self._descriptor >= 0:
+                os.close(self._descriptor)
+                self._descriptor = -1
 
 
-def _appear(part: Path, path: Path) -> None:
-    part.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+class _Chunks(AsyncGenerator[bytes, None]):
+    """The bytes of a part of a file. No `async def`: closing one of those before its start would close nothing."""
+
+    def __init__(self, storage: FolderStorage, file: _File, first: int, end: int) -> None:
+        self._storage = storage
+        self._file = file
+        self._at = first
+        self._end = end
+
+    @override
+    async def asend(self, value: None) -> bytes:
+        if self._at >= self._end:
+            self._file.close()
+            raise StopAsyncIteration
+        try:
+            chunk = await self._storage.piece(self._file, self._at, min(BLOCK, self._end - self._at))
+        except BaseException:
+            self._finish()
+            raise
+        self._at += len(chunk)
+        return chunk
+
+    @override
+    async def athrow(
+        self,
+        typ: type[BaseException] | BaseException,
+        val: BaseException | object = None,
+        tb: TracebackType | None = None,
+    ) -> bytes:
+        self._finish()
+        raise typ
+
+    def _finish(self) -> None:
+        self._at = self._end
+        self._file.close()
+
+
+def _entered(folder: int, name: str, *, make: bool) -> int:
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _remove(path: Path) -> None:
-    with suppress(FileNotFoundError):
-        path.unlink()
-    for left in path.parent.glob(f"{_PART}{path.name}-*"):
-        with suppress(FileNotFoundError):
-            left.unlink()
-
-
-def _opened(path: Path) -> int | None:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        return os.open(name, _FOLDER, dir_fd=folder)
     except FileNotFoundError:
-        return None
+        if not make:
+            raise _NotThere from None
+    with suppress(FileExistsError):
+        os.mkdir(name, 0o700, dir_fd=folder)
+        os.fsync(folder)
+    return os.open(name, _FOLDER, dir_fd=folder)
+
+
+def _store(folder: int, name: str, content: Pulled) -> None:
+    """Write a file under another name, and give it its name when it is on the disk."""
+    part = f"{_PART}{name}-{secrets.token_hex(4)}"
+    descriptor = os.open(part, _NEW, 0o600, dir_fd=folder)
+    try:
+        try:
+            for block in content.blocks():
+                view = memoryview(block)
+                while view:
+                    view = view[os.write(descriptor, view) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        content.still_wanted()  # the disk may have taken long: by now the key may be another's
+        os.rename(part, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(part, dir_fd=folder)
+        raise
+    os.fsync(folder)
+
+
+def _remove(folder: int, name: str) -> None:
+    left = re.compile(re.escape(f"{_PART}{name}-") + r"[0-9a-f]{8}\Z")
+
+    for each in (name, *filter(left.match, os.listdir(folder))):
+        with suppress(FileNotFoundError):
+            os.unlink(each, dir_fd=folder)
+    os.fsync(folder)
+
+
+def _opened(folder: int, name: str) -> _File | None:
+    """Open a regular file; None for everything else, which the service has not put there."""
+    try:
+        descriptor = os.open(name, _OLD, dir_fd=folder)
     except OSError as error:
-        if error.errno == errno.ELOOP:
+        if error.errno in {errno.ENOENT, errno.ELOOP, errno.ENXIO}:
             return None
         raise
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return descriptor
+    about = os.fstat(descriptor)
+    if stat.S_ISREG(about.st_mode):
+        return _File(descriptor, about.st_size)
     os.close(descriptor)
     return None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
 
 from typing_extensions import override
 
-from mail_proxy.attachments.storage_cloud import Signed, Signer
+from mail_proxy.attachments.storage_cloud import NoCredentials, Signed, Signer
 from mail_proxy.domain.large_file import StoragePlace
 
 ENDPOINT = "https://storage.googleapis.com"
@@ -17,7 +18,7 @@ _SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 
 
 class GsSigner(Signer):
-    """Signs with the key of a service account; without one, with that of the environment's default credentials."""
+    """Signs with the key of a service account; without one, by the environment's default credentials."""
 
     def __init__(self, place: StoragePlace) -> None:
         self._place = place
@@ -31,11 +32,8 @@ class GsSigner(Signer):
 
     @override
     def delete(self, name: str, seconds: float) -> Signed:
-        # By a token that the account signs itself, which needs no network either.
-        credentials = self._ready().with_scopes([_SCOPE]).with_always_use_jwt_access(True)
-        credentials.refresh(None)
         url = f"{self._endpoint}/storage/v1/b/{quote(self._place.bucket, safe='')}/o/{quote(name, safe='')}"
-        return Signed(url, {"Authorization": f"Bearer {credentials.token}"})
+        return Signed(url, {"Authorization": f"Bearer {self._token()}"})
 
     @override
     def get(self, name: str, seconds: float, disposition: str, mime_type: str) -> Signed:
@@ -52,9 +50,35 @@ class GsSigner(Signer):
             method=method,
             credentials=credentials,
             api_access_endpoint=self._endpoint,
+            **self._without_key(credentials),
             **more,
         )
         return url
+
+    def _without_key(self, credentials: Any) -> Mapping[str, str]:  # noqa: ANN401 - as below
+        """Where the machine has an account without its key: what Google is asked with to sign for it."""
+        from google.auth.credentials import Signing  # noqa: PLC0415
+
+        if isinstance(credentials, Signing):
+            return {}
+        token = self._token()
+        account = getattr(credentials, "service_account_email", None)
+        if not account:
+            raise NoCredentials("it needs a service account; those of the environment belong to none")
+        return {"service_account_email": account, "access_token": token}
+
+    def _token(self) -> str:
+        credentials = self._ready()
+        if hasattr(credentials, "with_always_use_jwt_access"):
+            # a token that the account signs itself, which needs no network
+            credentials = credentials.with_scopes([_SCOPE]).with_always_use_jwt_access(True)
+            credentials.refresh(None)
+        elif not credentials.valid:
+            from google.auth.transport.requests import Request  # noqa: PLC0415
+
+            credentials.refresh(Request())
+        token: str = credentials.token
+        return token
 
     def _ready(self) -> Any:  # noqa: ANN401 - its library has no types
         if self._credentials is None:

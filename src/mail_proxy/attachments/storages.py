@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,9 +10,9 @@ from typing_extensions import override
 
 from mail_proxy.attachments.storage_az import AzSigner
 from mail_proxy.attachments.storage_cloud import CloudStorage, Signer
-from mail_proxy.attachments.storage_folder import FolderStorage
+from mail_proxy.attachments.storage_folder import Below, FolderStorage
 from mail_proxy.attachments.storage_gs import GsSigner
-from mail_proxy.attachments.storage_s3 import S3Signer
+from mail_proxy.attachments.storage_s3 import S3Clients, S3Signer
 from mail_proxy.domain.errors import Problem
 from mail_proxy.domain.large_file import StorageKind, StoragePlace
 from mail_proxy.ports import FileStorage, StorageFailed, Storages, Transfers
@@ -26,22 +25,29 @@ EXTRAS: Mapping[StorageKind, tuple[str, str]] = {
 """The extra of each cloud, and the module that it brings."""
 MOST_OPEN = 1000
 """Places that are kept open; each holds a signer, and no connection."""
-THREADS = 8
+PATIENCE = 60.0
+"""Seconds that a disk or a cloud may take without any progress."""
 
 
 class OpenStorages(Storages):
     """Opens places at their first use. `environment`: where Azure's credentials are looked for."""
 
-    def __init__(self, roots: Sequence[Path], transfers: Transfers, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        roots: Sequence[Path],
+        transfers: Transfers,
+        environment: Mapping[str, str],
+        patience: float = PATIENCE,
+    ) -> None:
         self._roots = [root.resolve() for root in roots]
         self._transfers = transfers
+        clients = S3Clients()
         self._signers: Mapping[StorageKind, Callable[[StoragePlace], Signer]] = {
-            StorageKind.S3: S3Signer,
+            StorageKind.S3: lambda place: S3Signer(place, clients),
             StorageKind.GS: GsSigner,
             StorageKind.AZ: lambda place: AzSigner(place, environment),
         }
-        # Disks of their own and signing: what hangs here holds up nobody else.
-        self._threads = ThreadPoolExecutor(THREADS, "storage")
+        self._patience = patience
         self._open: dict[tuple[object, ...], FileStorage] = {}
 
     @override
@@ -68,22 +74,31 @@ class OpenStorages(Storages):
         return found
 
     async def close(self) -> None:
-        """End the threads."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Forget all places; what is under way there is not waited for."""
+        self._open.clear()
 
     def _opened(self, place: StoragePlace) -> FileStorage:
-        if place.kind is StorageKind.FILE:
-            return FolderStorage(Path(place.path).resolve(), self._threads)
-        signer = self._signers[place.kind](place)
-        return CloudStorage(place.url, place.path, signer, self._transfers, self._threads)
+        if place.kind is not StorageKind.FILE:
+            signer = self._signers[place.kind](place)
+            return CloudStorage(place.url, place.path, signer, self._transfers, self._patience)
+        folder = self._below(place)
+        assert folder is not None  # noqa: S101 - `problem` has looked
+        return FolderStorage(place.url, folder, self._patience)
 
     def _folder_problem(self, place: StoragePlace) -> Problem | None:
         if not self._roots:
             return Problem("storage_url", "file:// needs GMP_STORAGE_ROOTS, the folders below which files may be kept")
-        folder = Path(place.path).resolve()
-        if any(folder == root or root in folder.parents for root in self._roots):
+        if self._below(place) is not None:
             return None
         return Problem("storage_url", "must be below one of the folders of GMP_STORAGE_ROOTS")
+
+    def _below(self, place: StoragePlace) -> Below | None:
+        """Resolve a folder with all its links: which root it is below, or None."""
+        folder = Path(place.path).resolve()
+        for root in self._roots:
+            if folder == root or root in folder.parents:
+                return Below(root, folder.relative_to(root).parts)
+        return None
 
 
 def _is_there(module: str) -> bool:
