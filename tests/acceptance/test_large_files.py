@@ -147,7 +147,13 @@ async def test_a_folder_outside_of_the_roots_is_refused_with_the_setting(instanc
         config = {"action": "rewrite", "storage_url": "file:///etc", "public_base_url": instance.address}
         answer = await tenant.admin.ask("PUT", f"/tenant/{tenant.id}", json={"large_file_config": config})
         assert answer.status_code == 422
-        assert "GMP_STORAGE_ROOTS" in answer.text
+        assert "must be below one of the folders of GMP_STORAGE_ROOTS" in answer.text
+        config["storage_url"] = f"file://{instance.folder}/kept"
+        (instance.folder / "kept").rename(instance.folder / "unmounted")
+        answer = await tenant.admin.ask("PUT", f"/tenant/{tenant.id}", json={"large_file_config": config})
+        (instance.folder / "unmounted").rename(instance.folder / "kept")
+        assert answer.status_code == 422
+        assert "which is not there: make that folder, or mount its disk" in answer.text
 
 
 async def test_the_files_of_a_deleted_tenant_cannot_be_had_any_more(instance: Instance) -> None:

@@ -52,6 +52,18 @@ class OpenStorages(Storages):
 
     @override
     def problem(self, place: StoragePlace) -> Problem | None:
+        refused = self._refused(place)
+        if refused is not None or place.kind is not StorageKind.FILE:
+            return refused
+        folder = self._below(place)
+        if folder is None or folder.root.is_dir():
+            return None
+        missing = (
+            f"is below {folder.root} of GMP_STORAGE_ROOTS, which is not there: make that folder, or mount its disk"
+        )
+        return Problem("storage_url", missing)
+
+    def _refused(self, place: StoragePlace) -> Problem | None:
         if place.kind is StorageKind.FILE:
             return self._folder_problem(place)
         extra, module = EXTRAS[place.kind]
@@ -62,7 +74,7 @@ class OpenStorages(Storages):
 
     @override
     async def at(self, place: StoragePlace) -> FileStorage:
-        problem = self.problem(place)  # anew each time: a link may have been put in the folder's place
+        problem = self._refused(place)  # anew each time: a link may have been put in the folder's place
         if problem is not None:
             raise StorageFailed(f"{place.url}: {problem.problem}", permanent=True)
         key = (place.url, *sorted(place.credentials.items(), key=lambda item: item[0]))
