@@ -26,8 +26,6 @@ from mail_proxy.ports import AttachmentSource, CacheMeter, CacheTier, Clock, Fet
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-MEMORY_TTL = 300.0
-DISK_TTL = 3600.0
 SWEEP_EVERY = 60.0
 _PATIENCE = 10.0
 """Seconds that a disk is waited for; then it is left alone for `_REST`, and everything is fetched."""  # G11

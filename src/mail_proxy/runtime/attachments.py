@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 
-from mail_proxy.attachments.cache import DISK_TTL, MEMORY_TTL, CachedSource
+from mail_proxy.attachments.cache import CachedSource
 from mail_proxy.attachments.cache_disk import DiskTier
 from mail_proxy.attachments.cache_memory import MemoryTier
 from mail_proxy.attachments.endpoint import EndpointSource, SharedEndpoint
@@ -41,7 +41,7 @@ async def open_attachments(
         await _sources(stack, settings, guard),
         clock,
         meter,
-        memory=MemoryTier(int(settings.cache_memory_max_mb * 1_000_000), MEMORY_TTL, clock, meter),
+        memory=MemoryTier(int(settings.cache_memory_max_mb * 1_000_000), settings.cache_memory_ttl, clock, meter),
         disk=_disk(settings, meter),
         threshold=int(settings.cache_disk_threshold_kb * 1000),
     )
@@ -90,4 +90,4 @@ def _disk(settings: Settings, meter: PrometheusMeter) -> DiskTier | None:
     most = int(settings.cache_disk_max_mb * 1_000_000)
     if settings.cache_disk_dir is None or not most:
         return None
-    return DiskTier(settings.cache_disk_dir, most, DISK_TTL, lambda: meter.cache_evicted(CacheTier.DISK))
+    return DiskTier(settings.cache_disk_dir, most, settings.cache_disk_ttl, lambda: meter.cache_evicted(CacheTier.DISK))

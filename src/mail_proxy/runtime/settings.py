@@ -241,16 +241,18 @@ class Settings(BaseSettings):
         le=100_000,
         allow_inf_nan=False,
         description="Megabytes of small attachments that are named by a "
-        "digest and kept in memory for 300 s, by each worker; 0: none.",
+        "digest and kept in memory, by each worker; 0: none.",
     )
+    cache_memory_ttl: Seconds = Field(300, description="Seconds that they are kept in memory.")
     cache_disk_dir: Path | None = Field(
         None,
         description="Folder for larger attachments that are named by a digest; workers, and instances with one "
         "database, may share it. Without it, these are not kept.",
     )
     cache_disk_max_mb: float = Field(
-        500, ge=0, le=10_000_000, allow_inf_nan=False, description="Megabytes that are kept there, for 3600 s; 0: none."
+        500, ge=0, le=10_000_000, allow_inf_nan=False, description="Megabytes that are kept there; 0: none."
     )
+    cache_disk_ttl: Seconds = Field(3600, description="Seconds that they are kept there, counted from the fetch.")
     cache_disk_threshold_kb: float = Field(
         100, ge=0, le=1_000_000, allow_inf_nan=False, description="Kilobytes up to which an attachment is small."
     )
