@@ -28,6 +28,10 @@ install() {
     of_this_machine || of_pypi || return 1
     # npm keeps its cache and its logs in HOME
     HOME=$folder/home
+    # node has certificates of its own; those that this machine trusts count as well
+    if [ -z "${NODE_EXTRA_CA_CERTS:-}" ] && [ -r /etc/ssl/certs/ca-certificates.crt ]; then
+        export NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt
+    fi
     npm install --prefix "$prefix" --omit=dev --omit=optional --ignore-scripts --no-audit --no-fund \
         --no-update-notifier --no-progress --loglevel=error "azurite@$AZURITE" || return 1
     {
