@@ -59,6 +59,10 @@ def test_what_is_no_token_names_nothing(text: str) -> None:
         ("<html><body>Hello</body></html>", "<html><body>Hello{}</body></html>"),
         ("<body>a</body> b </BODY >", "<body>a</body> b {}</BODY >"),
         ("", "{}"),
+        ("<body>a<!-- </body> --></body>", "<body>a<!-- </body> -->{}</body>"),
+        ("<body>a</body><!--[if mso]></body><![endif]-->", "<body>a{}</body><!--[if mso]></body><![endif]-->"),
+        ("<p>a</p><!-- </body> ", "<p>a</p>{}<!-- </body> "),
+        ("<!-- a --><p>b</p>", "<!-- a --><p>b</p>{}"),
     ],
 )
 def test_html_gets_a_list_at_its_end(html: str, wanted: str) -> None:

@@ -22,7 +22,8 @@ _MAC_BYTES = 16
 TOKEN_CHARACTERS = (_NUMBER_BYTES + _MAC_BYTES) // 3 * 4
 _TOKEN = re.compile(rf"[A-Za-z0-9_-]{{{TOKEN_CHARACTERS}}}\Z")
 _DAY, _HALF_DAY = 86400.0, 43200.0
-_END_OF_BODY = re.compile(r"</body\s*>", re.IGNORECASE)
+# A comment as browsers read it: one without an end goes on for good.
+_COMMENT_OR_END = re.compile(r"<!--(?:.*?-->|(?P<open>.*)\Z)|(?P<end></body\s*>)", re.IGNORECASE | re.DOTALL)
 _MONTHS = (
     "January February March April May June July August September October November December"
 ).split()  # fmt: skip
@@ -92,9 +93,15 @@ def _with_html(html: str, links: Sequence[DownloadLink]) -> str:
         for each in links
     )
     block = f"<p>{_heading(links)}</p><ul>{items}</ul>"
-    ends = list(_END_OF_BODY.finditer(html))
-    at = ends[-1].start() if ends else len(html)
+    at = _end_of_what_is_shown(html)
     return html[:at] + block + html[at:]
+
+
+def _end_of_what_is_shown(html: str) -> int:
+    """Return the place of the last `</body>`, else the end; never within a comment, where nobody would see it."""
+    found = [each for each in _COMMENT_OR_END.finditer(html) if each["end"] or each["open"] is not None]
+    ends = [each for each in found if each["end"]] or found
+    return ends[-1].start() if ends else len(html)
 
 
 def _heading(links: Sequence[DownloadLink]) -> str:

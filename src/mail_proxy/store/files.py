@@ -39,6 +39,10 @@ ResultT = TypeVar("ResultT")
 
 PATIENCE = 3600.0
 """Seconds that storing a file, or removing it, may take before somebody else takes it up."""
+SLOWEST = 100_000
+"""Bytes a second with which a file is stored at the slowest, half of what a storage is asked for: for large ones the
+time is longer.
+"""
 RESERVED, READY, DOOMED = "reserved", "ready", "doomed"
 _SPENT = ~exists().where(kept_files.c.storage_pk == file_storages.c.pk)
 
@@ -65,6 +69,8 @@ class StoreFileLedger:
         """See `FileLedger.reserve`."""
         key = f"{tenant_id_in_a_key(tenant_id)}/{secrets.token_hex(16)}"
 
+        until = now + PATIENCE + size / SLOWEST
+
         def change(connection: Connection) -> KeptFile:
             storage_pk = self._storage(connection, tenant_id, place)
             same = (kept_files.c.storage_pk == storage_pk) & (kept_files.c.sha256 == sha256)
@@ -75,11 +81,11 @@ class StoreFileLedger:
                 .with_for_update()
             ).first()
             if ready is not None:
-                longer = update(kept_files).where(kept_files.c.pk == ready.pk, kept_files.c.until < now + PATIENCE)
-                connection.execute(longer.values(until=now + PATIENCE))
+                longer = update(kept_files).where(kept_files.c.pk == ready.pk, kept_files.c.until < until)
+                connection.execute(longer.values(until=until))
                 return KeptFile(ready.pk, ready.key, ready=True)
             values = {"storage_pk": storage_pk, "key": key, "sha256": sha256, "size": size}
-            entry = insert(kept_files).values(**values, state=RESERVED, until=now + PATIENCE)
+            entry = insert(kept_files).values(**values, state=RESERVED, until=until)
             pk: int = connection.execute(entry.returning(kept_files.c.pk)).scalar_one()
             return KeptFile(pk, key, ready=False)
 
