@@ -11,7 +11,7 @@ FUZZ_ARGS ?=
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 # Folders of Python code; bench is checked like the rest.
-CODE := src tests $(wildcard bench)
+CODE := src tests tools $(wildcard bench)
 
 export PYTHON
 
@@ -40,6 +40,7 @@ check: setup ## Check formatting, lint, types and the direction of imports
 	@echo "Formatting, lint, types and imports are in order."
 
 format: setup ## Format the code and apply the fixes that change no meaning
+	@$(VENV)/bin/python tools/make_sync_client.py
 	@$(RUN) ruff check --quiet --fix-only $(CODE)
 	@$(RUN) ruff format $(CODE)
 

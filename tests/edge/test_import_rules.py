@@ -35,6 +35,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "email_validator": ("intake", "api"),
     "fastapi": ("api", "web"),
     "google": ("attachments",),
+    "httpx": ("client",),
     "httptools": NOWHERE,  # uvicorn finds it by itself
     "prometheus_client": ("runtime.telemetry",),
     "psycopg": ("store",),

@@ -1,0 +1,345 @@
+"""The client for programs without asyncio, made of `asynchronous.py` by `tools/make_sync_client.py`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, cast
+from uuid import uuid4
+
+import httpx
+from typing_extensions import Self
+
+from .errors import ClientError, NoAnswer, Rejected
+from .exchange import Call, NotReached, Patience, path, understand
+from .values import (
+    Account,
+    Cleaned,
+    Deleted,
+    Entry,
+    Explanation,
+    Fields,
+    Message,
+    Page,
+    PastEvent,
+    PriorityName,
+    Receipt,
+    Retried,
+    State,
+    Status,
+    Tenant,
+    Tested,
+)
+
+TIMEOUT = 60.0
+WAIT = 25.0
+"""Seconds that a request for events waits where there is none."""
+
+
+class MailProxyClient:
+    """Speaks with one service by its API.
+
+        with MailProxyClient("http://127.0.0.1:8000", token) as proxy:
+            proxy.messages.add({"from": "a@acme.example", "to": "b@example.org", "subject": "Hi", "body": "Hi"})
+
+    `tenant_id` says whose things are meant; with a tenant's token it is implied. A request that failed on its way is
+    repeated where that is safe: `retries` times, with growing pauses. Everything raises `ClientError`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        *,
+        tenant_id: str | None = None,
+        retries: int = 4,
+        timeout: float = TIMEOUT,
+        http: httpx.Client | None = None,
+    ) -> None:
+        """`http`: a client of yours, with certificates or proxies of yours; it stays open."""
+        self.url = url.rstrip("/")
+        self._headers = {"X-API-Token": token}
+        self._patience = Patience(retries)
+        self._owns_http = http is None
+        self._http = http or httpx.Client(timeout=timeout)
+        self._give_tenant(tenant_id)
+
+    def _give_tenant(self, tenant_id: str | None) -> None:
+        self.tenant_id = tenant_id
+        self.messages = Messages(self)
+        self.events = Events(self)
+        self.accounts = Accounts(self)
+        self.tenants = Tenants(self)
+
+    def of_tenant(self, tenant_id: str) -> MailProxyClient:
+        """Return a client of the same connections that means this tenant; for the admin token."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, _owns_http=False)
+        other._give_tenant(tenant_id)
+        return other
+
+    def close(self) -> None:
+        """End the connections."""
+        if self._owns_http:
+            self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def status(self) -> Status:
+        """Return how the instance is doing."""
+        return cast("Status", self.ask(Call("GET", "/status")))
+
+    def run_now(self) -> None:
+        """Have it look at once for what is due, to send and to report."""
+        self.ask(Call("POST", "/commands/run-now", {"tenant_id": self.tenant_id}))
+
+    def suspend(self, batch_code: str | None = None) -> dict[str, Any]:
+        """Hold the tenant, or one of its batches; with the admin token and no tenant, all sending."""
+        return self.ask(Call("POST", "/commands/suspend", self.query(batch_code=batch_code)))
+
+    def activate(self, batch_code: str | None = None) -> dict[str, Any]:
+        """Free what was suspended."""
+        return self.ask(Call("POST", "/commands/activate", self.query(batch_code=batch_code)))
+
+    def ask(self, call: Call) -> dict[str, Any]:
+        """Send a request, again where that is safe and may help, and return the fields of the answer."""
+        attempt = 0
+        while True:
+            try:
+                return self._exchange(call)
+            except ClientError as error:
+                pause = self._patience.pause(call, attempt, error)
+                if pause is None:
+                    raise
+            time.sleep(pause)
+            attempt += 1
+
+    def _exchange(self, call: Call) -> dict[str, Any]:
+        try:
+            answer = self._http.request(
+                call.method, self.url + call.path, params=call.parameters, json=call.body, headers=self._headers
+            )
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            raise NotReached(
+                f"{self.url} cannot be reached ({type(error).__name__}): is the service running?"
+            ) from error
+        except httpx.RequestError as error:
+            raise NoAnswer(f"{self.url} did not answer ({type(error).__name__})") from error
+        return understand(answer.status_code, answer.headers, answer.content)
+
+    def query(self, **query: object) -> Mapping[str, Any]:
+        """Return a query about the tenant."""
+        return {"tenant_id": self.tenant_id, **query}
+
+
+class Messages:
+    """Messages of a tenant."""
+
+    def __init__(self, proxy: MailProxyClient) -> None:
+        self._proxy = proxy
+
+    def add(
+        self, *messages: Fields, default_priority: int | PriorityName | None = None, strict: bool = True
+    ) -> Receipt:
+        """Submit messages; when it returns they are written down.
+
+        A message without `id` gets one, so that repeating the request never makes a second copy. `strict`: raise
+        `Rejected` where one is not taken (the others are); else look at `rejected` in the receipt.
+        """
+        named = [{"id": uuid4().hex, **self._with_tenant(each)} for each in messages]
+        body: dict[str, Any] = {"messages": named}
+        if default_priority is not None:
+            body["default_priority"] = default_priority
+        receipt = cast("Receipt", self._proxy.ask(Call("POST", "/commands/add-messages", body=body)))
+        if strict and receipt["rejected"]:
+            raise Rejected(receipt, named)
+        return receipt
+
+    def list(
+        self,
+        *,
+        state: State | None = None,
+        status: str | None = None,
+        account_id: str | None = None,
+        batch_code: str | None = None,
+        page: int = 100,
+        **others: object,
+    ) -> Iterator[Message]:
+        """Go through messages, newest first, page by page as they are taken.
+
+        `others`: `recipient`, `sender`, `subject`, `created_from`, `created_to`, as `GET /messages` takes them.
+        """
+        cursor: str | None = None
+        while True:
+            query = self._proxy.query(
+                state=state,
+                status=status,
+                account_id=account_id,
+                batch_code=batch_code,
+                limit=page,
+                cursor=cursor,
+                **others,
+            )
+            answer = self._proxy.ask(Call("GET", "/messages", query))
+            for each in answer["messages"]:
+                yield cast("Message", each)
+            cursor = answer["next_cursor"]
+            if cursor is None:
+                return
+
+    def pending(self) -> Iterator[Message]:
+        """Go through those that wait."""
+        return self.list(state="waiting")
+
+    def sent(self) -> Iterator[Message]:
+        """Go through those that were sent."""
+        return self.list(state="sent")
+
+    def errors(self) -> Iterator[Message]:
+        """Go through those that failed or expired."""
+        return self.list(status="error")
+
+    def get(self, message_id: str) -> Message:
+        """Return one message with the state of each recipient; raises `NotFound`."""
+        return cast("Message", self._one("", message_id))
+
+    def history(self, message_id: str) -> Sequence[PastEvent]:
+        """Return what happened to a message, oldest first."""
+        return cast("Sequence[PastEvent]", (self._one("/events", message_id))["events"])
+
+    def explain(self, message_id: str) -> Explanation:
+        """Return why a message has not been sent yet."""
+        return cast("Explanation", self._one("/explain", message_id))
+
+    def delete(self, *ids: str) -> Deleted:
+        """Cancel what waits, and remove what is finished. Not repeated by itself: the second time it removes."""
+        call = Call("POST", "/commands/delete-messages", self._proxy.query(), {"ids": ids}, repeats=False)
+        return cast("Deleted", self._proxy.ask(call))
+
+    def retry(self, *ids: str, **matching: object) -> Retried:
+        """Send failed messages once more to those whom they failed to reach: by ids, or all that match (`state`, …)."""
+        body = {"ids": ids} if ids else matching
+        return cast("Retried", self._proxy.ask(Call("POST", "/commands/retry-messages", self._proxy.query(), body)))
+
+    def cleanup(self, older_than_seconds: float | None = None) -> Cleaned:
+        """Remove what is finished and reported: what ended so long ago, or all of it."""
+        body = {} if older_than_seconds is None else {"older_than_seconds": older_than_seconds}
+        return cast("Cleaned", self._proxy.ask(Call("POST", "/commands/cleanup-messages", self._proxy.query(), body)))
+
+    def _one(self, what: str, message_id: str) -> dict[str, Any]:
+        return self._proxy.ask(Call("GET", path("/messages/{id}" + what, id=message_id), self._proxy.query()))
+
+    def _with_tenant(self, message: Fields) -> Fields:
+        tenant_id = self._proxy.tenant_id
+        return message if tenant_id is None else {"tenant_id": tenant_id, **message}
+
+
+class Events:
+    """What becomes of a tenant's messages, in order."""
+
+    def __init__(self, proxy: MailProxyClient) -> None:
+        self._proxy = proxy
+
+    def page(self, after: str | None = None, *, limit: int = 100, wait: float = 0) -> Page:
+        """Return what follows on a cursor; with `wait`, an empty page only after so many seconds.
+
+        Raises `Gone` where some of it was removed: go on at its `oldest_cursor`.
+        """
+        query = self._proxy.query(after=after, limit=limit, wait=wait)
+        return cast("Page", self._proxy.ask(Call("GET", "/events", query)))
+
+    def follow(self, after: str | None = None) -> Iterator[Entry]:
+        """Go through all events after a cursor, and wait for those that come; without an end.
+
+        Keep the `event_id` of the last one that you have handled: it is the cursor to go on with after a restart.
+        """
+        while True:
+            page = self.page(after, limit=1000, wait=WAIT)
+            for entry in page["events"]:
+                yield entry
+            if not page["events"] and page.get("too_many_wait"):
+                time.sleep(1)
+            after = page["next_cursor"]
+
+
+class Accounts:
+    """SMTP accounts of a tenant."""
+
+    def __init__(self, proxy: MailProxyClient) -> None:
+        self._proxy = proxy
+
+    def list(self) -> Sequence[Account]:
+        """Return all accounts."""
+        return cast("Sequence[Account]", (self._proxy.ask(Call("GET", "/accounts", self._proxy.query())))["accounts"])
+
+    def get(self, account_id: str) -> Account:
+        """Return one account; raises `NotFound`."""
+        return cast("Account", self._proxy.ask(self._about("GET", account_id)))
+
+    def put(self, account_id: str, **fields: object) -> bool:
+        """Make an account (True) or change it (False): what is left out stays."""
+        body = {"id": account_id, **fields}
+        if self._proxy.tenant_id is not None:
+            body["tenant_id"] = self._proxy.tenant_id
+        return bool((self._proxy.ask(Call("POST", "/account", body=body)))["created"])
+
+    def test(self, account_id: str) -> Tested:
+        """Connect and log in, without a message, and say how far that came."""
+        return cast("Tested", self._proxy.ask(self._about("POST", account_id, "/test")))
+
+    def delete(self, account_id: str, *, force: bool = False) -> None:
+        """Remove an account; with `force` its waiting messages are cancelled, else they are a `Conflict`."""
+        call = Call("DELETE", path("/account/{id}", id=account_id), self._proxy.query(force=force))
+        self._proxy.ask(call)
+
+    def _about(self, method: str, account_id: str, what: str = "") -> Call:
+        return Call(method, path("/account/{id}" + what, id=account_id), self._proxy.query())
+
+
+class Tenants:
+    """Tenants, for the admin token."""
+
+    def __init__(self, proxy: MailProxyClient) -> None:
+        self._proxy = proxy
+
+    def list(self) -> Sequence[Tenant]:
+        """Return all tenants."""
+        return cast("Sequence[Tenant]", (self._proxy.ask(Call("GET", "/tenants")))["tenants"])
+
+    def get(self, tenant_id: str) -> Tenant:
+        """Return one tenant; raises `NotFound`."""
+        return cast("Tenant", self._proxy.ask(Call("GET", path("/tenant/{id}", id=tenant_id))))
+
+    def add(self, tenant_id: str, **fields: object) -> str | None:
+        """Make a tenant and return its token, which nothing can show again; or change it and return None."""
+        answer = self._proxy.ask(Call("POST", "/tenant", body={"id": tenant_id, **fields}, repeats=False))
+        return cast("str | None", answer.get("api_key"))
+
+    def update(self, tenant_id: str, **fields: object) -> None:
+        """Change a tenant: what is left out stays."""
+        self._proxy.ask(Call("PUT", path("/tenant/{id}", id=tenant_id), body=fields))
+
+    def delete(self, tenant_id: str, *, force: bool = False) -> None:
+        """Remove a tenant with all its data; what is unfinished or unreported is a `Conflict`, unless `force`."""
+        self._proxy.ask(Call("DELETE", path("/tenant/{id}", id=tenant_id), {"force": force}, repeats=False))
+
+    def new_key(self, tenant_id: str) -> str:
+        """Give a tenant a new token and return it, once; the old one ends at once."""
+        call = Call("POST", path("/tenant/{id}/api-key", id=tenant_id), repeats=False)
+        return str((self._proxy.ask(call))["api_key"])
+
+    def revoke_key(self, tenant_id: str) -> None:
+        """End a tenant's token."""
+        self._proxy.ask(Call("DELETE", path("/tenant/{id}/api-key", id=tenant_id)))
+
+    def new_signing_secret(self, tenant_id: str) -> str:
+        """Sign a tenant's reports with a new secret and return it, once; the one before it signs along for a day."""
+        call = Call("POST", path("/tenant/{id}/signing-secret", id=tenant_id), repeats=False)
+        return str((self._proxy.ask(call))["signing_secret"])
