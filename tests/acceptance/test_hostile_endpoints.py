@@ -27,7 +27,7 @@ TLS = rf"the certificate of {HOST} is not trusted"
 
 REFUSED = {
     "500": r"HTTP 500",
-    "429": r"HTTP 429",
+    "429": r"HTTP 429: the endpoint is asked too often",
     "302": r"HTTP 302: redirects are not followed",
     "307": r"HTTP 307: redirects are not followed",
     "410": r"HTTP 410: the endpoint is gone",
