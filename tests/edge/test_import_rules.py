@@ -34,6 +34,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "cryptography": ("secrets",),
     "email_validator": ("intake", "api"),
     "fastapi": ("api", "web"),
+    "django": ("client",),
     "google": ("attachments",),
     "httpx": ("client",),
     "httptools": NOWHERE,  # uvicorn finds it by itself
@@ -54,7 +55,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     # Parts of the standard library that go past a port. A request that the guard of `outbound` does not see could reach
     # any address inside the network.
     "http.client": ("client",),
-    "smtplib": NOWHERE,
+    "smtplib": ("client",),  # for its exceptions
     "sqlite3": ("store",),
     "urllib.request": ("client",),
     # Flows and adapters get time, settings and metrics as arguments.
