@@ -30,7 +30,7 @@ demo: setup-runtime ## Run a whole instance for a few seconds: three messages an
 	@$(VENV)/bin/mail-proxy demo
 
 test: setup ## Run all tests, on SQLite and on a PostgreSQL of their own
-	@$(RUN) pytest -n 2 $(PYTEST_ARGS)
+	@$(RUN) pytest -n 3 --dist worksteal $(PYTEST_ARGS)
 
 check: setup ## Check formatting, lint, types and the direction of imports
 	@$(RUN) ruff format --check --quiet $(CODE) || { echo "check: run 'make format'" >&2; exit 1; }

@@ -62,7 +62,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "mail_proxy.runtime": ("runtime", "api", "web", "cli"),
 }
 
-ENVIRONMENT_READER = "runtime.settings"
+ENVIRONMENT_READERS = ("runtime.settings", "runtime.environment")
 
 # What the domain may import from outside: it computes, and neither does I/O nor asks a clock.
 DOMAIN_LIBRARIES = {
@@ -104,7 +104,7 @@ def misplaced_libraries(module: str, tree: ast.Module) -> Iterator[str]:
 
 def environment_reads(module: str, tree: ast.Module) -> Iterator[str]:
     """Name each look at the environment, or at the home folder, which is a variable as well."""
-    if module == ENVIRONMENT_READER:
+    if module in ENVIRONMENT_READERS:
         return
     readers = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv", "expanduser", "expandvars"}
     for node in ast.walk(tree):

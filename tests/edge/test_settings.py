@@ -243,6 +243,10 @@ def test_there_is_one_way_to_log_in_at_the_endpoint(given: dict[str, str], endpo
     assert problem.startswith(f"GMP_{endpoint}_")
 
 
+def test_the_home_of_instances_is_no_setting_of_one() -> None:
+    assert load(GMP_HOME="/srv/instances").hints == ()
+
+
 def documented(setting: Described) -> str:
     default = f"`{setting.default}`" if setting.default else ""
     return f"| `{setting.name}` | {default} | {setting.description} |"

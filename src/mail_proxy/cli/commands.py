@@ -7,10 +7,12 @@ import sys
 import click
 
 import mail_proxy
+from mail_proxy.cli.instance_commands import COMMANDS
 
 EPILOG = """\b
 Examples:
   mail-proxy demo
+  mail-proxy start myserver
   GMP_API_TOKEN=change-me mail-proxy serve
 """
 
@@ -65,3 +67,7 @@ def demo() -> None:
     from mail_proxy.cli import demonstration  # noqa: PLC0415
 
     sys.exit(demonstration.demo())
+
+
+for command in COMMANDS:
+    main.add_command(command)

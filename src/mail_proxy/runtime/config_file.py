@@ -52,6 +52,27 @@ class ConfigFile:
         """Return what it sets, by name; raises `ConfigRefused`."""
         return _parsed(self.path, self._text())
 
+    def create(self, comment: str, values: Mapping[str, object]) -> bool:
+        """Write a new file, for its owner alone; False where there is one already, be it since a moment."""
+        import tomlkit  # noqa: PLC0415 - as below
+
+        document = tomlkit.document()
+        document.add(tomlkit.comment(comment))
+        for name, value in values.items():
+            document[name] = value
+        anew = self.path.with_name(f"{self.path.name}.{os.getpid()}.new")
+        with os.fdopen(os.open(anew, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+            file.write(tomlkit.dumps(document).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(anew, self.path)  # of several at a time one makes it
+        except FileExistsError:
+            return False
+        finally:
+            anew.unlink(missing_ok=True)
+        return True
+
     def replace(self, name: str, value: str, still: Callable[[object], bool]) -> None:
         """Give a text another value, and leave everything else as it is, comments too. Blocks until it is on disk.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mail_proxy.runtime.config_file import NAME as CONFIG_FILE
 from mail_proxy.runtime.config_file import ConfigFile, ConfigRefused
+from mail_proxy.runtime.environment import HOME_OF_INSTANCES
 from mail_proxy.runtime.service_links import is_service_link
 
 PREFIX = "GMP_"
@@ -60,7 +61,11 @@ class Given:
 
 def read(environ: Mapping[str, str], key_file: Path, known: Known) -> Given:
     """Return what the environment, `config.toml` and the key file say, the first of them that says something."""
-    ours = {name: text for name, text in environ.items() if name.startswith(PREFIX) or name in SAME_AS}
+    ours = {
+        name: text
+        for name, text in environ.items()
+        if (name.startswith(PREFIX) or name in SAME_AS) and name != HOME_OF_INSTANCES
+    }
     links = sorted(name for name, text in ours.items() if is_service_link(name, text))
     values = {name: text for name, text in ours.items() if name in known.variables and name not in links}
     problems = list(_one_name_each(values))

@@ -1,0 +1,217 @@
+"""The commands about instances: list, start, stop, restart, status, delete."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec
+
+import click
+
+from mail_proxy.cli.instances import Instance, InstanceError, Wanted, every, existing, instance, parsed_settings
+from mail_proxy.runtime import environment
+
+P = ParamSpec("P")
+SECONDS_TO_STOP = 40.0
+"""More than `GMP_SHUTDOWN_GRACE` is by default, and what is written after it."""
+
+
+def told(command: Callable[P, int | None]) -> Callable[P, None]:
+    """Tell what cannot be done in one sentence on stderr, with exit code 1."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            sys.exit(command(*args, **kwargs) or 0)
+        except InstanceError as error:
+            click.echo(f"mail-proxy: {error}", err=True)
+            sys.exit(1)
+
+    return run
+
+
+NAME = click.argument("name", metavar="NAME")
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Show it as JSON.")
+
+
+@click.command(
+    "list",
+    short_help="List the instances of this machine.",
+    epilog="\b\nExamples:\n  mail-proxy list\n  mail-proxy list --json",
+)
+@AS_JSON
+@told
+def list_instances(as_json: bool) -> None:  # noqa: FBT001 - click gives it by name
+    """List the instances in ~/.mail-proxy (or GMP_HOME): whether they run, where, and what waits in them."""
+    rows = [_row(each) for each in every(environment.current())]
+    if as_json:
+        _show_json(rows)
+    elif not rows:
+        click.echo("There are no instances yet: mail-proxy start NAME makes one.", err=True)
+    else:
+        _show_table(rows)
+
+
+@click.command(
+    short_help="Run an instance; one that is new is made.",
+    epilog="""\b
+Examples:
+  mail-proxy start myserver
+  mail-proxy start myserver --background
+  mail-proxy start myserver --port 8025 --set MAX_RETRIES=3
+  mail-proxy start big --database-url postgresql://mail@db/mail --workers 4
+""",
+)
+@NAME
+@click.option("--host", metavar="ADDRESS", help="The address that the API listens on; 127.0.0.1 for a new instance.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    metavar="PORT",
+    help="Its port; for a new instance the next free one from 8000 on.",
+)
+@click.option("--background", is_flag=True, help="Return when it is ready, and leave it running.")
+@click.option("--database-url", metavar="URL", help="postgresql://…; without it, an SQLite file in its folder.")
+@click.option("--workers", type=click.IntRange(1, 64), metavar="N", help="Processes that share the port (PostgreSQL).")
+@click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A setting, for this run.")
+@told
+def start(
+    name: str,
+    *,
+    host: str | None,
+    port: int | None,
+    background: bool,
+    database_url: str | None,
+    workers: int | None,
+    pairs: tuple[str, ...],
+) -> int:
+    """Run an instance, in the foreground unless told otherwise. One that is new is made, and its token shown.
+
+    Settings are in its config.toml; the environment's GMP_* variables are not looked at, but GMP_HOME.
+    """
+    from mail_proxy.cli import running  # noqa: PLC0415
+
+    chosen = instance(name, environment.current())
+    if database_url is not None and "@" in database_url and ":" in database_url.partition("://")[2].partition("@")[0]:
+        click.echo(
+            f"mail-proxy: the password was in the process list: better put db_path into {chosen.config}", err=True
+        )
+    wanted = Wanted(host, port, database_url, parsed_settings(pairs))
+    if not background:
+        return running.serve(chosen, wanted, environment.current(), workers)
+    found = running.start(chosen, wanted, environment.current(), workers)
+    click.echo(f"{name} runs: {found.address} (pid {found.pid}); what it writes is in {chosen.log}")
+    return 0
+
+
+@click.command(
+    short_help="End an instance in good order.",
+    epilog="\b\nExamples:\n  mail-proxy stop myserver\n  mail-proxy stop myserver --force",
+)
+@NAME
+@click.option("--force", is_flag=True, help="Kill it if it does not end; what was accepted is kept.")
+@told
+def stop(name: str, *, force: bool) -> None:
+    """End an instance in good order: transactions in progress are finished, everything else waits in its database."""
+    _stop(existing(name, environment.current()), force=force)
+    click.echo(f"{name} has ended.")
+
+
+@click.command(
+    short_help="End an instance and run it again in the background.",
+    epilog="\b\nExamples:\n  mail-proxy restart myserver",
+)
+@NAME
+@click.option("--force", is_flag=True, help="Kill it if it does not end; what was accepted is kept.")
+@told
+def restart(name: str, *, force: bool) -> None:
+    """End an instance, if it runs, and run it again in the background with what its config.toml says."""
+    from mail_proxy.cli import running  # noqa: PLC0415
+
+    chosen = existing(name, environment.current())
+    if chosen.running() is not None:
+        _stop(chosen, force=force)
+    found = running.start(chosen, Wanted(), environment.current(), None)
+    click.echo(f"{name} runs: {found.address} (pid {found.pid})")
+
+
+@click.command(
+    short_help="Show how an instance is doing.",
+    epilog="\b\nExamples:\n  mail-proxy status myserver\n  mail-proxy status myserver --json",
+)
+@NAME
+@AS_JSON
+@told
+def status(name: str, *, as_json: bool) -> int:
+    """Show whether an instance runs, where, and what waits in it. Exit code 0 while it runs and answers, else 1."""
+    row = _row(existing(name, environment.current()))
+    if as_json:
+        _show_json(row)
+    else:
+        for key, value in row.items():
+            click.echo(f"{key:<10}{'-' if value is None else value}")
+    return 0 if row["state"] == "running" else 1
+
+
+@click.command(
+    short_help="Remove an instance with all that it has.",
+    epilog="\b\nExamples:\n  mail-proxy delete myserver",
+)
+@NAME
+@click.option("--force", is_flag=True, help="Without asking.")
+@told
+def delete(name: str, *, force: bool) -> int:
+    """Remove an instance that does not run: its folder, with the SQLite database, the encryption key and the token."""
+    chosen = existing(name, environment.current())
+    if chosen.running() is None and not force:
+        if not sys.stdin.isatty():
+            raise InstanceError(f"deleting {name} cannot be undone: say --force where nobody can be asked")
+        click.confirm(f"Remove {chosen.folder} with its messages, key and token?", abort=True)
+    chosen.delete()
+    click.echo(f"{name} is removed.")
+    return 0
+
+
+COMMANDS = (list_instances, start, stop, restart, status, delete)
+
+
+def _stop(chosen: Instance, *, force: bool) -> None:
+    if not chosen.stop(SECONDS_TO_STOP, force=force):
+        raise InstanceError(f"{chosen.name} still runs after {SECONDS_TO_STOP:g} s: --force kills it")
+
+
+def _row(chosen: Instance) -> dict[str, object]:
+    from mail_proxy.cli.running import status_of  # noqa: PLC0415
+
+    found = chosen.running()
+    about: dict[str, object] = {} if found is None else dict(status_of(chosen, found))
+    state = "stopped" if found is None else "running" if about else "no answer"
+    return {
+        "name": chosen.name,
+        "state": state,
+        "address": None if found is None else found.address,
+        "pid": None if found is None else found.pid,
+        "pending": about.get("pending_messages"),
+        "folder": str(chosen.folder),
+    }
+
+
+def _show_json(value: object) -> None:
+    import json  # noqa: PLC0415
+
+    click.echo(json.dumps(value, indent=2))
+
+
+def _show_table(rows: list[dict[str, object]]) -> None:
+    """A table for people, tabs between the columns in a pipe."""
+    columns = ("name", "state", "address", "pid", "pending")
+    lines = [columns, *(tuple("-" if row[each] is None else str(row[each]) for each in columns) for row in rows)]
+    if not sys.stdout.isatty():
+        for line in lines:
+            click.echo("\t".join(line))
+        return
+    widths = [max(len(line[n]) for line in lines) for n in range(len(columns))]
+    for number, line in enumerate(lines):
+        text = "  ".join(each.ljust(width) for each, width in zip(line, widths, strict=True)).rstrip()
+        click.echo(click.style(text, bold=True) if number == 0 else text)

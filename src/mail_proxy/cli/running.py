@@ -1,0 +1,134 @@
+"""Starting instances, in the foreground and in the background, and asking how they are."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+
+import click
+
+from mail_proxy.cli.instances import (
+    Instance,
+    InstanceError,
+    Running,
+    Wanted,
+    environment_of,
+    free_port,
+    make,
+    runs_already,
+)
+from mail_proxy.runtime.environment import put_in_place
+
+SECONDS_TO_START = 30.0
+PATIENCE = 5.0
+"""Seconds that an instance has to answer."""
+
+
+def prepared(chosen: Instance, wanted: Wanted, environment: Mapping[str, str]) -> tuple[Wanted, dict[str, str]]:
+    """Make an instance that is new, telling its token this once; return how to start it.
+
+    Raises `InstanceError` where it runs already.
+    """
+    running = chosen.running()
+    if running is not None:
+        raise InstanceError(runs_already(chosen.name, running))
+    if not chosen.exists:
+        token = make(chosen, wanted)
+        settings = chosen.settings()
+        click.echo(f"{chosen.name} is made in {chosen.folder}.")
+        click.echo(f"Its admin token, also in {chosen.config}: {token}")
+        click.echo(f"Its address: http://{settings['host']}:{settings['port']}, with documentation at /docs")
+    settings = chosen.settings()
+    host = wanted.host or str(settings.get("host", "127.0.0.1"))
+    port = wanted.port if wanted.port is not None else int(str(settings.get("port", 0)))
+    free = free_port(host, port) if wanted.port is None else port
+    if free != port:
+        click.echo(f"Port {port} is taken: this run answers at port {free}.", err=True)
+    wanted = replace(wanted, host=host, port=free)
+    return wanted, environment_of(chosen, wanted, environment)
+
+
+def serve(chosen: Instance, wanted: Wanted, environment: Mapping[str, str], workers: int | None) -> int:
+    """Run it in the foreground; return the exit code."""
+    wanted, variables = prepared(chosen, wanted, environment)
+    held = chosen.take(f"http://{wanted.host}:{wanted.port}")
+    put_in_place(variables)
+    from mail_proxy.cli import serving  # noqa: PLC0415 - takes a while, and finds the settings in the environment
+
+    try:
+        return serving.serve(workers)
+    finally:
+        os.close(held)
+
+
+def start(chosen: Instance, wanted: Wanted, environment: Mapping[str, str], workers: int | None) -> Running:
+    """Run it in the background, and return when it is ready. Raises `InstanceError` with what it has said last."""
+    wanted, _ = prepared(chosen, wanted, environment)
+    child, begin = _spawned(chosen, {**asdict(wanted), "workers": workers}, environment)
+    deadline = time.monotonic() + SECONDS_TO_START
+    while time.monotonic() < deadline:
+        running = chosen.running()
+        if running is not None and running.pid == child.pid and is_ready(running.address):
+            return running
+        if child.poll() is not None:
+            raise InstanceError(f"{chosen.name} did not start: {_said(chosen, begin)}")
+        time.sleep(0.05)
+    raise InstanceError(f"{chosen.name} is not ready after {SECONDS_TO_START:g} s; look into {chosen.log}")
+
+
+def _spawned(
+    chosen: Instance, asked: Mapping[str, object], environment: Mapping[str, str]
+) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a process of its own for it; return that, and where what it writes begins in its log.
+
+    What is asked for goes by a pipe: a command line can be read by everybody.
+    """  # G16
+    with os.fdopen(os.open(chosen.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "ab") as log:
+        begin = log.seek(0, os.SEEK_END)
+        child = subprocess.Popen(
+            [sys.executable, "-m", "mail_proxy.cli.background", chosen.name],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=chosen.folder,
+            env=dict(environment),
+            start_new_session=True,  # Ctrl-C in this terminal is not meant for it
+        )
+    assert child.stdin is not None  # noqa: S101 - asked for above
+    child.stdin.write(json.dumps(asked).encode())
+    child.stdin.close()
+    return child, begin
+
+
+def is_ready(address: str) -> bool:
+    """Ask whether an instance is ready."""
+    return bool(_asked(address, "", "/ready"))
+
+
+def status_of(chosen: Instance, running: Running) -> Mapping[str, object]:
+    """Ask an instance how it is doing; empty where it does not answer."""
+    return _asked(running.address, str(chosen.settings().get("api_token", "")), "/status")
+
+
+def _asked(address: str, token: str, path: str) -> Mapping[str, object]:
+    from mail_proxy.client import ClientError, MailProxyClient  # noqa: PLC0415 - takes a while
+    from mail_proxy.client.exchange import Call  # noqa: PLC0415
+
+    with MailProxyClient(address, token, retries=0, timeout=PATIENCE) as client:
+        try:
+            return client.ask(Call("GET", path))
+        except ClientError:
+            return {}
+
+
+def _said(chosen: Instance, begin: int) -> str:
+    """The last line that it has written since then."""
+    with chosen.log.open("rb") as log:
+        log.seek(begin)
+        lines = log.read().decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else f"it said nothing; look into {chosen.log}"

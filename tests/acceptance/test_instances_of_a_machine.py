@@ -1,0 +1,187 @@
+"""`mail-proxy start` and its like, as child processes: with a home of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.instance import COMMAND, clean_environment, eventually
+
+
+@dataclass(frozen=True)
+class Said:
+    """What came of a command."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine with no instances yet."""
+
+    home: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What commands are given; `GMP_PORT` is one that they must not look at."""
+        return {**clean_environment(), "GMP_HOME": str(self.home), "GMP_PORT": "1", "GMP_API_TOKEN": "of-another"}
+
+    async def run(self, *arguments: str) -> Said:
+        """Run `mail-proxy ARGUMENTS`."""
+        child = await asyncio.create_subprocess_exec(
+            *(str(COMMAND), *arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=self.environment,
+        )
+        out, err = await asyncio.wait_for(child.communicate(), 60)
+        assert child.returncode is not None
+        return Said(child.returncode, out.decode(), err.decode())
+
+    async def listed(self) -> list[dict[str, object]]:
+        """What `list --json` shows."""
+        found: list[dict[str, object]] = json.loads((await self.run("list", "--json")).out)
+        return found
+
+
+@pytest.fixture
+async def machine(tmp_path: Path) -> AsyncIterator[Machine]:
+    machine = Machine(tmp_path / "home")
+    yield machine
+    for each in await machine.listed():
+        if each["state"] != "stopped":
+            await machine.run("stop", str(each["name"]), "--force")
+
+
+async def test_an_instance_from_its_start_to_its_end(machine: Machine) -> None:
+    assert (await machine.run("list")).err == "There are no instances yet: mail-proxy start NAME makes one.\n"
+    started = await machine.run("start", "acme", "--background")
+    assert started.code == 0, started
+    token = re.findall(r"Its admin token, also in \S+: (\S+)", started.out)[0]
+    address = re.findall(r"acme runs: (\S+) \(pid", started.out)[0]
+    async with httpx.AsyncClient(base_url=address, headers={"X-API-Token": token}) as client:
+        assert (await client.get("/status")).json()["instance"] == "acme"
+    folder = machine.home / "acme"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir() if path.is_file()}
+    assert set(modes.values()) == {0o600}
+    assert {"config.toml", "server.pid", "server.log", "mail_service.db", "encryption.key"} <= modes.keys()
+    (row,) = await machine.listed()
+    assert (row["name"], row["state"], row["address"], row["pending"]) == ("acme", "running", address, 0)
+    again = await machine.run("start", "acme")
+    assert (again.code, again.err) == (1, f"mail-proxy: acme runs already: pid {row['pid']}, {address}\n")
+    assert (await machine.run("delete", "acme", "--force")).code == 1
+    lines = (await machine.run("list")).out.splitlines()
+    assert lines[1].split("\t")[:3] == ["acme", "running", address]
+    assert (await machine.run("restart", "acme")).code == 0
+    (row,) = await machine.listed()
+    assert row["address"] == address  # its port is in its file
+    stopped = await machine.run("stop", "acme")
+    assert (stopped.code, stopped.out) == (0, "acme has ended.\n")
+    status = await machine.run("status", "acme")
+    assert (status.code, "stopped" in status.out) == (1, True)
+    assert (await machine.run("stop", "acme")).err == "mail-proxy: acme does not run.\n"
+    asked = await machine.run("delete", "acme")
+    assert (asked.code, "say --force where nobody can be asked" in asked.err) == (1, True)
+    assert (await machine.run("delete", "acme", "--force")).out == "acme is removed.\n"
+    assert not folder.exists()
+
+
+async def test_after_a_kill_it_can_be_started_again_at_once(machine: Machine) -> None:
+    await machine.run("start", "acme", "--background")
+    (row,) = await machine.listed()
+    os.kill(int(str(row["pid"])), signal.SIGKILL)
+    await eventually(lambda: not Path("/proc", str(row["pid"])).exists(), "it is gone")
+    assert (await machine.listed())[0]["state"] == "stopped"
+    assert (await machine.run("start", "acme", "--background")).code == 0
+
+
+async def test_of_two_starts_at_once_one_wins_and_the_other_says_who(machine: Machine) -> None:
+    first, second = await asyncio.gather(*(machine.run("start", "acme", "--background") for _ in range(2)))
+    assert sorted([first.code, second.code]) == [0, 1], (first, second)
+    lost = first if first.code else second
+    assert re.search(r"runs already: pid \d+|has just been made|is being started", lost.err), lost
+    (row,) = await machine.listed()
+    assert row["state"] == "running"
+
+
+async def test_instances_take_ports_of_their_own_and_settings_are_told_once(machine: Machine) -> None:
+    one = await machine.run("start", "one", "--background", "--set", "MAX_RETRIES=3", "--set", "GMP_MAX_BATCH=7")
+    two = await machine.run("start", "two", "--background")
+    assert (one.code, two.code) == (0, 0)
+    rows = {str(each["name"]): each for each in await machine.listed()}
+    assert rows["one"]["address"] != rows["two"]["address"]
+    token = re.findall(r"config.toml: (\S+)", one.out)[0]
+    async with httpx.AsyncClient(base_url=str(rows["one"]["address"]), headers={"X-API-Token": token}) as client:
+        shown = {each["name"]: each["value"] for each in (await client.get("/instance")).json()["settings"]}
+    assert (shown["max_retries"], shown["max_batch"]) == (3, 7)
+    pids = [str(each["pid"]) for each in rows.values()]
+    assert [pid for pid in pids if token in _command_line(pid)] == []
+
+
+def _command_line(pid: str) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")
+
+
+async def test_in_the_foreground_ctrl_c_ends_it(machine: Machine) -> None:
+    child = await asyncio.create_subprocess_exec(
+        *(str(COMMAND), "start", "acme"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=machine.environment
+    )
+    assert child.stdout is not None
+    while b"serving" not in (line := await asyncio.wait_for(child.stdout.readline(), 30)):
+        assert line, await child.communicate()
+    child.send_signal(signal.SIGINT)
+    await asyncio.wait_for(child.communicate(), 30)
+    assert child.returncode == 0
+    assert (await machine.listed())[0]["state"] == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("start", "../x"), 1, "is no name of an instance"),
+        (("start", "list"), 1, "'list' is a word of the command line; choose another name"),
+        (("stop", "nobody"), 1, "there is no instance nobody: mail-proxy start nobody makes it"),
+        (("start", "acme", "--set", "x"), 1, "write --set NAME=VALUE"),
+        (("start", "acme", "--background", "--set", "NO_SUCH=1"), 1, "did not start: mail-proxy: GMP_NO_SUCH"),
+        (("start", "acme", "--port", "0"), 2, "--port"),
+        (("start",), 2, "NAME"),
+    ],
+)
+async def test_what_cannot_be_done_is_told_in_a_sentence(
+    machine: Machine, arguments: tuple[str, ...], code: int, told: str
+) -> None:
+    said = await machine.run(*arguments)
+    assert (said.code, told in said.err) == (code, True), said
+    assert "Traceback" not in said.err
+
+
+async def test_a_name_that_looks_alike_is_suggested(machine: Machine) -> None:
+    await machine.run("start", "acme", "--background")
+    assert (await machine.run("status", "amce")).err == "mail-proxy: there is no instance amce; did you mean acme?\n"
+
+
+async def test_a_port_that_is_taken_is_passed_over_for_this_run(machine: Machine) -> None:
+    await machine.run("start", "acme", "--background")
+    (row,) = await machine.listed()
+    await machine.run("stop", "acme")
+    port = int(str(row["address"]).rpartition(":")[2])
+    server = await asyncio.start_server(lambda _r, _w: None, "127.0.0.1", port)
+    async with server:
+        said = await machine.run("start", "acme", "--background")
+        assert said.code == 0, said
+        assert f"Port {port} is taken: this run answers at port" in said.err
