@@ -9,7 +9,16 @@ from typing import ParamSpec
 
 import click
 
-from mail_proxy.cli.instances import Instance, InstanceError, Wanted, every, existing, instance, parsed_settings
+from mail_proxy.cli.instances import (
+    Instance,
+    InstanceError,
+    Running,
+    Wanted,
+    every,
+    existing,
+    instance,
+    parsed_settings,
+)
 from mail_proxy.runtime import environment
 
 P = ParamSpec("P")
@@ -98,10 +107,12 @@ def start(
             f"mail-proxy: the password was in the process list: better put db_path into {chosen.config}", err=True
         )
     wanted = Wanted(host, port, database_url, parsed_settings(pairs))
+    running.prepare(chosen, wanted, every(environment.current()))
     if not background:
         return running.serve(chosen, wanted, environment.current(), workers)
     found = running.start(chosen, wanted, environment.current(), workers)
-    click.echo(f"{name} runs: {found.address} (pid {found.pid}); what it writes is in {chosen.log}")
+    _tell(chosen, found, port)
+    click.echo(f"What it writes is in {chosen.log}")
     return 0
 
 
@@ -133,7 +144,7 @@ def restart(name: str, *, force: bool) -> None:
     if chosen.running() is not None:
         _stop(chosen, force=force)
     found = running.start(chosen, Wanted(), environment.current(), None)
-    click.echo(f"{name} runs: {found.address} (pid {found.pid})")
+    _tell(chosen, found, None)
 
 
 @click.command(
@@ -174,6 +185,12 @@ def delete(name: str, *, force: bool) -> int:
 
 
 COMMANDS = (list_instances, start, stop, restart, status, delete)
+
+
+def _tell(chosen: Instance, found: Running, asked: int | None) -> None:
+    click.echo(f"{chosen.name} runs: {found.address} (pid {found.pid}), with documentation at /docs")
+    if asked is None and chosen.port not in {0, int(found.address.rpartition(":")[2])}:
+        click.echo(f"Port {chosen.port} was taken; the next start tries it again.", err=True)
 
 
 def _stop(chosen: Instance, *, force: bool) -> None:

@@ -14,10 +14,10 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from mail_proxy.domain.tenant import COMMAND_WORDS
@@ -71,6 +71,12 @@ class Instance:
             return ConfigFile(self.config).read()
         except ConfigRefused as error:
             raise InstanceError(str(error)) from None
+
+    @property
+    def port(self) -> int:
+        """The port that its file names; 0: any."""
+        port = self.settings().get("port", 0)
+        return port if isinstance(port, int) else 0
 
     def running(self) -> Running | None:
         """Return who runs it; None where nobody does, also where whoever did was killed."""
@@ -186,8 +192,11 @@ class Wanted:
     settings: Mapping[str, str] | None = None
 
 
-def make(made: Instance, wanted: Wanted) -> str:
-    """Make an instance and return its token, which is in its file and shown nowhere else."""
+def make(made: Instance, wanted: Wanted, taken: Collection[int]) -> str:
+    """Make an instance and return its token, which is in its file and shown nowhere else.
+
+    Its port is the first one that is not in `taken`, from `FIRST_PORT` on.
+    """
     from mail_proxy.runtime.config_file import ConfigFile  # noqa: PLC0415 - takes a while
 
     made.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -196,7 +205,7 @@ def make(made: Instance, wanted: Wanted) -> str:
     values: dict[str, object] = {
         "api_token": token,
         "host": host,
-        "port": free_port(host) if wanted.port is None else wanted.port,
+        "port": next(each for each in count(FIRST_PORT) if each not in taken) if wanted.port is None else wanted.port,
         "instance_name": made.name,
         "cache_disk_dir": str(made.folder / "cache"),
     }
@@ -229,17 +238,3 @@ def parsed_settings(pairs: Sequence[str]) -> Mapping[str, str]:
             raise InstanceError(f"--set {pair.partition('=')[0]}: write --set NAME=VALUE, such as --set MAX_RETRIES=3")
         found[name.upper()] = value
     return found
-
-
-def free_port(host: str, first: int = FIRST_PORT) -> int:
-    """Return the next port that nobody listens on."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    for port in range(first, first + MOST_PORTS):
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError:
-                continue
-            return port
-    raise InstanceError(f"no port from {first} on is free on {host}: give one with --port")

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 
 import click
 
 from mail_proxy.cli.instances import (
+    MOST_PORTS,
     Instance,
     InstanceError,
     Running,
     Wanted,
     environment_of,
-    free_port,
     make,
     runs_already,
 )
@@ -29,46 +30,57 @@ PATIENCE = 5.0
 """Seconds that an instance has to answer."""
 
 
-def prepared(chosen: Instance, wanted: Wanted, environment: Mapping[str, str]) -> tuple[Wanted, dict[str, str]]:
-    """Make an instance that is new, telling its token this once; return how to start it.
-
-    Raises `InstanceError` where it runs already.
-    """
+def prepare(chosen: Instance, wanted: Wanted, others: Iterable[Instance]) -> None:
+    """Make an instance that is new, telling its token this once. Raises `InstanceError` where it runs already."""
     running = chosen.running()
     if running is not None:
         raise InstanceError(runs_already(chosen.name, running))
-    if not chosen.exists:
-        token = make(chosen, wanted)
-        settings = chosen.settings()
-        click.echo(f"{chosen.name} is made in {chosen.folder}.")
-        click.echo(f"Its admin token, also in {chosen.config}: {token}")
-        click.echo(f"Its address: http://{settings['host']}:{settings['port']}, with documentation at /docs")
-    settings = chosen.settings()
-    host = wanted.host or str(settings.get("host", "127.0.0.1"))
-    port = wanted.port if wanted.port is not None else int(str(settings.get("port", 0)))
-    free = free_port(host, port) if wanted.port is None else port
-    if free != port:
-        click.echo(f"Port {port} is taken: this run answers at port {free}.", err=True)
-    wanted = replace(wanted, host=host, port=free)
-    return wanted, environment_of(chosen, wanted, environment)
+    if chosen.exists:
+        return
+    token = make(chosen, wanted, {each.port for each in others})
+    click.echo(f"{chosen.name} is made in {chosen.folder}.")
+    click.echo(f"Its admin token, also in {chosen.config}: {token}")
 
 
 def serve(chosen: Instance, wanted: Wanted, environment: Mapping[str, str], workers: int | None) -> int:
-    """Run it in the foreground; return the exit code."""
-    wanted, variables = prepared(chosen, wanted, environment)
-    held = chosen.take(f"http://{wanted.host}:{wanted.port}")
-    put_in_place(variables)
-    from mail_proxy.cli import serving  # noqa: PLC0415 - takes a while, and finds the settings in the environment
+    """Run an instance that was made, until it is ended; return the exit code. Raises `InstanceError`."""
+    from mail_proxy.cli import serving  # noqa: PLC0415 - takes a while
 
+    host = wanted.host or str(chosen.settings().get("host", "127.0.0.1"))
+    listening = _listening(chosen, host, wanted.port)
+    port = listening.getsockname()[1]
     try:
-        return serving.serve(workers)
+        held = chosen.take(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    except InstanceError:
+        listening.close()
+        raise
+    put_in_place(environment_of(chosen, replace(wanted, host=host, port=port), environment))
+    try:
+        return serving.serve(workers, listening)
     finally:
         os.close(held)
 
 
+def _listening(chosen: Instance, host: str, port: int | None) -> socket.socket:
+    """Listen where the start says, else at the instance's port, or at the next one that is free."""
+    from mail_proxy.runtime.http_server import AddressInUse, listening_socket  # noqa: PLC0415 - takes a while
+
+    first = chosen.port if port is None else port
+    most = MOST_PORTS if port is None and first else 1
+    for each in range(first, first + most):
+        try:
+            return listening_socket(host, each)
+        except AddressInUse as error:
+            if most == 1:
+                raise InstanceError(str(error)) from None
+    raise InstanceError(f"no port from {first} on is free on {host}: give one with --port")
+
+
 def start(chosen: Instance, wanted: Wanted, environment: Mapping[str, str], workers: int | None) -> Running:
-    """Run it in the background, and return when it is ready. Raises `InstanceError` with what it has said last."""
-    wanted, _ = prepared(chosen, wanted, environment)
+    """Run an instance in the background, and return when it is ready.
+
+    Raises `InstanceError` with what it has said last.
+    """
     child, begin = _spawned(chosen, {**asdict(wanted), "workers": workers}, environment)
     deadline = time.monotonic() + SECONDS_TO_START
     while time.monotonic() < deadline:

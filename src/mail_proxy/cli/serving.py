@@ -51,8 +51,11 @@ REFUSALS = (
 log = structlog.get_logger(__name__)
 
 
-def serve(workers: int | None = None) -> int:
-    """Run until SIGTERM or Ctrl-C; return the exit code. `workers` beats what the environment says."""
+def serve(workers: int | None = None, listening: socket.socket | None = None) -> int:
+    """Run until SIGTERM or Ctrl-C; return the exit code. `workers` beats what the environment says.
+
+    `listening`: a socket to answer on, in the place of one at the address that the settings name.
+    """
     try:
         settings = from_environment(workers)
     except SettingsError as error:
@@ -65,7 +68,7 @@ def serve(workers: int | None = None) -> int:
     for hint in settings.hints:
         log.info("setting passed over", hint=hint)
     try:
-        listening = listening_socket(settings.host, settings.port)
+        listening = listening or listening_socket(settings.host, settings.port)
     except AddressInUse as error:
         click.echo(f"mail-proxy: {error}", err=True)
         return 1
