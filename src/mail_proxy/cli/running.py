@@ -88,6 +88,8 @@ def start(chosen: Instance, wanted: Wanted, environment: Mapping[str, str], work
         if running is not None and running.pid == child.pid and is_ready(running.address):
             return running
         if child.poll() is not None:
+            if running is not None:  # somebody else was quicker, and writes to the same log
+                raise InstanceError(runs_already(chosen.name, running))
             raise InstanceError(f"{chosen.name} did not start: {_said(chosen, begin)}")
         time.sleep(0.05)
     raise InstanceError(f"{chosen.name} is not ready after {SECONDS_TO_START:g} s; look into {chosen.log}")
