@@ -5,7 +5,7 @@ A field that is left out keeps its value, or gets its default where the thing is
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -32,15 +32,11 @@ from mail_proxy.administration.fields import (
 from mail_proxy.domain.large_file import DEFAULT_MAX_SIZE_MB, DEFAULT_TTL_DAYS, LEAST_MAX_SIZE_MB, MOST_DAYS
 from mail_proxy.domain.tenant import DEFAULT_ATTACHMENT_PATH, DEFAULT_SYNC_PATH
 
-_NOT_YET = "is not supported by this version: leave it out"
-
 
 class Request(BaseModel):
     """A body that is taken literally: no unknown field, no value that has to be converted."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
-    later: ClassVar[dict[str, str]] = {}
-    """Fields of the contract that this version cannot honour; they are refused rather than ignored."""
 
 
 class ClientAuthIn(Request):

@@ -15,7 +15,6 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive
 
-from mail_proxy.administration.requests import Request as Administered
 from mail_proxy.api.body_memory import BIG_FROM, Room
 from mail_proxy.api.errors import BadEncoding, TooSlow
 from mail_proxy.api.notes import notes_of
@@ -193,15 +192,14 @@ def validated(model: type[ModelT], value: object) -> ModelT:
     if not isinstance(value, dict):
         raise Invalid(Problem("body", "must be an object"))
     fields = {field.alias or name for name, field in model.model_fields.items()}
-    later = model.later if issubclass(model, Administered) else {}
-    unknown = list(islice((name for name in value if name not in fields and name not in later), MAX_PROBLEMS))
+    unknown = list(islice((name for name in value if name not in fields), MAX_PROBLEMS))
     if unknown:  # found here, as to be told of each of thousands would take its time
         raise Invalid(*(Problem(printable(name, 80) or "body", "is not known here") for name in unknown))
     try:
-        return model.model_validate({name: v for name, v in value.items() if v is not None or name not in later})
+        return model.model_validate(value)
     except ValidationError as error:
         found = problems(error.errors(include_url=False, include_context=True, include_input=False))
-        raise Invalid(*(Problem(p.field, later.get(p.field, p.problem)) for p in found)) from None
+        raise Invalid(*found) from None
 
 
 def _has_more_values(text: str, limit: int) -> bool:

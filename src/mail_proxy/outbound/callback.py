@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
-from typing_extensions import assert_never, override
+from typing_extensions import override
 
 from mail_proxy.domain.signing import signatures
-from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Tenant
+from mail_proxy.domain.tenant import ClientAuth, Tenant
 from mail_proxy.outbound.client import OutboundClient, Request
+from mail_proxy.outbound.credentials import authorization
 from mail_proxy.outbound.errors import OutboundError, TooLong
 from mail_proxy.ports import Clock, ReportSink, SinkAnswer
 
@@ -68,7 +68,7 @@ class HttpReportSink(ReportSink):
         headers = (
             ("Content-Type", "application/json"),
             ("Accept", "application/json"),
-            *_credentials(endpoint.auth),
+            *authorization(endpoint.auth),
             *_signed(tenant, payload, report_id, self._clock.now()),
         )
         request = Request("POST", endpoint.url, self._timeout, self._max_bytes, headers, payload)
@@ -106,17 +106,3 @@ def _signed(tenant: Tenant, payload: bytes, report_id: str, now: float) -> tuple
     if not secrets:
         return told
     return (*told, ("webhook-signature", signatures(secrets, report_id, timestamp, payload)))
-
-
-def _credentials(auth: ClientAuth) -> tuple[tuple[str, str], ...]:
-    match auth.method:
-        case ClientAuthMethod.NONE:
-            return ()
-        case ClientAuthMethod.BEARER:
-            return (("Authorization", f"Bearer {auth.token.reveal() if auth.token else ''}"),)
-        case ClientAuthMethod.BASIC:
-            # RFC 7617: UTF-8 is what the field's software reads.
-            pair = f"{auth.user or ''}:{auth.password.reveal() if auth.password else ''}"
-            return (("Authorization", "Basic " + base64.b64encode(pair.encode(errors="replace")).decode("ascii")),)
-        case _:
-            assert_never(auth.method)

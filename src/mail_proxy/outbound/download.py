@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit
 
 import anyio
-from typing_extensions import assert_never, override
+from typing_extensions import override
 
-from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod
 from mail_proxy.outbound.body import FRAMING, BodyCorrupt, BodyOverflow, Decoder
 from mail_proxy.outbound.client import OutboundClient, Request, Response
+from mail_proxy.outbound.credentials import authorization
 from mail_proxy.outbound.errors import Blocked, Broken, OutboundError, TooLong, Unusable
 from mail_proxy.ports import Download, Downloader, FetchFailed
 
@@ -133,18 +132,3 @@ def _origin(url: str) -> tuple[str, str, int | None]:
         return parts.scheme, parts.hostname or "", parts.port or _PORTS.get(parts.scheme)
     except ValueError:
         raise Unusable("the URL is malformed") from None
-
-
-def authorization(auth: ClientAuth) -> tuple[tuple[str, str], ...]:
-    """Return the headers that carry credentials."""
-    match auth.method:
-        case ClientAuthMethod.NONE:
-            return ()
-        case ClientAuthMethod.BEARER:
-            return (("Authorization", f"Bearer {auth.token.reveal() if auth.token else ''}"),)
-        case ClientAuthMethod.BASIC:
-            # RFC 7617: UTF-8 is what the field's software reads.
-            pair = f"{auth.user or ''}:{auth.password.reveal() if auth.password else ''}"
-            return (("Authorization", "Basic " + base64.b64encode(pair.encode(errors="replace")).decode("ascii")),)
-        case _:
-            assert_never(auth.method)
