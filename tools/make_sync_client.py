@@ -11,9 +11,10 @@ _HEAD = '"""The client for programs without asyncio, made of `asynchronous.py` b
 _WORDS = (
     (r"\basync (def|for|with) ", r"\1 "),
     (r"\bawait ", ""),
-    (r"\bAsync(MailProxyClient|Messages|Events|Accounts|Tenants|Iterator)\b", r"\1"),
+    (r"\bAsync(MailProxyClient|Messages|Events|Accounts|Tenants|CommandLog|Iterator)\b", r"\1"),
     (r"\bhttpx\.AsyncClient\b", "httpx.Client"),
     (r"\baclose\b", "close"),
+    (r"\ba(read|iter_bytes)\b", r"\1"),
     (r"\b__a(enter|exit)__", r"__\1__"),
     (r"\basyncio\.sleep\b", "time.sleep"),
     (r"(?m)^import asyncio$", "import time"),

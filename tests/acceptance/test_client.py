@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -169,7 +170,7 @@ def test_every_method_is_on_the_page() -> None:
     client = MailProxyClient("http://127.0.0.1:1", "t")
     told = page("docs/client.md").text
     parts = {"": client, "messages.": client.messages, "events.": client.events, "accounts.": client.accounts}
-    parts["tenants."] = client.tenants
+    parts |= {"tenants.": client.tenants, "command_log.": client.command_log}
     names = {
         f"{prefix}{name}"
         for prefix, part in parts.items()
@@ -201,3 +202,26 @@ async def test_accounts_and_tenants(desk: tuple[Either, Either, Sink]) -> None:
         await tenant.call(tenant.client.status)
     await admin.call(tenants.revoke_key, id_)
     assert (await admin.call(admin.client.status))["database"] == "sqlite"
+
+
+async def test_an_operator_reads_exports_and_purges_the_command_log_and_changes_the_instance(
+    instance: Instance,
+) -> None:
+    async with AsyncMailProxyClient(instance.address, ADMIN_TOKEN) as proxy:
+        await proxy.tenants.add("logged")
+        entries = [each async for each in proxy.command_log.list(tenant_id="logged", page=1)]
+        assert [each["route"] for each in entries] == ["/tenant"]
+        lines = [line async for line in proxy.command_log.export(tenant_id="logged")]
+        assert [json.loads(line) for line in lines] == entries
+        assert await proxy.command_log.purge(entries[0]["ts"] + 0.001) >= 1
+        assert [each async for each in proxy.command_log.list(tenant_id="logged")] == []
+        with pytest.raises(Invalid):
+            [line async for line in proxy.command_log.export(since="never")]
+        assert (await proxy.change(scheduler_active=False))["scheduler_active"] is False
+        assert (await proxy.change(scheduler_active=True))["scheduler_active"] is True
+        shown = {each["name"]: each for each in (await proxy.settings())["settings"]}
+        assert (shown["api_token"]["secret"], shown["api_token"]["value"]) == (True, None)
+        assert "logged" in [each["tenant_id"] async for each in proxy.tenants.reporting()]
+        assert (await proxy.of_tenant("logged").status())["pending_messages"] == 0
+        with pytest.raises(Conflict, match="GMP_API_TOKEN"):
+            await proxy.new_token()

@@ -99,8 +99,13 @@ class Operation:
         return {each["summary"]: copy.deepcopy(each["value"]) for each in content.get("examples", {}).values()}
 
     def call(self) -> Call:
-        """Return the plainest request that the document shows: ids, a tenant where one can be named, the first body."""
-        query = {name: value for name, value in self.parameters("query").items() if name == "tenant_id"}
+        """Return the plainest request that the document shows.
+
+        It has ids, a tenant where one can be named, what the query must have, and the first body.
+        """
+        needed = {each["name"] for each in self.spec.get("parameters", []) if each["required"]}
+        named = self.parameters("query")
+        query = {name: str(value) for name, value in named.items() if name in {"tenant_id", *needed}}
         body = next(iter(self.bodies().values()), None)
         return Call(self, self.parameters("path"), query, body)
 

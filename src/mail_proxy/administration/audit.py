@@ -21,6 +21,8 @@ CAPACITY = 10_000
 TOGETHER = 1000
 """Entries that are written, read or removed at a time."""
 PRUNED = 500
+MOST_CHUNKS = 40
+"""Chunks that one call removes: a second or so, in which others take their turns."""
 GATHERING = 0.5
 """Seconds that entries wait for company: a process that is killed loses what nobody waited for in that time."""
 PATIENCE = 2.0
@@ -135,6 +137,16 @@ class AuditLog:
         before = self._clock.now() - self._retention
         while await self._log.prune(before, PRUNED) >= PRUNED:
             pass
+
+    async def remove(self, until: float) -> tuple[int, bool]:
+        """Remove entries from before a time, the oldest first; say how many, and whether there may be more."""  # G11
+        removed = 0
+        for _ in range(MOST_CHUNKS):
+            chunk = await self._log.prune(until, PRUNED)
+            removed += chunk
+            if chunk < PRUNED:
+                return removed, False
+        return removed, True
 
     # -- showing -----------------------------------------------------------------------------------------------------
 

@@ -145,3 +145,11 @@ async def tenant_meant(caller: Caller, tenant_id: str | None, services: Services
         raise Invalid(Problem("tenant_id", "is required with the admin token, unless there is exactly one tenant"))
     caller.notes.tenant_id = only
     return only
+
+
+async def tenant_or_all(caller: Caller, tenant_id: str | None, services: Services) -> str | None:
+    """Return the tenant that a request is about, or None for all of them: the admin's, which names none."""
+    refuse_other_tenant(caller, tenant_id)
+    if caller.is_admin and tenant_id is None:
+        return None
+    return await tenant_meant(caller, tenant_id, services)

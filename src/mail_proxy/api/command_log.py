@@ -13,9 +13,10 @@ from starlette.responses import Response, StreamingResponse
 
 from mail_proxy.api import schemas
 from mail_proxy.api.auth import AdminCaller
-from mail_proxy.api.documented import failures
+from mail_proxy.api.bodies import refuse_body
+from mail_proxy.api.documented import BODY, failures
 from mail_proxy.api.errors import CutOff, answer, to_json
-from mail_proxy.api.queries import CommandLogPageQuery, CommandLogQuery
+from mail_proxy.api.queries import CommandLogPageQuery, CommandLogPurgeQuery, CommandLogQuery
 from mail_proxy.api.services import services_of
 from mail_proxy.api.views import entry_view
 from mail_proxy.domain.command_log import Logged, Position
@@ -88,6 +89,25 @@ async def export_entries(
 
     disposition = {"Content-Disposition": 'attachment; filename="command-log.ndjson"'}
     return StreamingResponse(lines(), media_type=LINES, headers=disposition)
+
+
+@router.delete(
+    "",
+    summary="Remove old entries",
+    response_model=schemas.PurgedAnswer,
+    responses=failures(403, *BODY),
+)
+async def purge_entries(
+    request: Request, _caller: AdminCaller, query: Annotated[CommandLogPurgeQuery, Query()]
+) -> Response:
+    """Remove what is older than a time, before its retention has passed; export it first. This call is logged as well.
+
+    One call removes some 20 000 entries, the oldest first: repeat it while `more` is true.
+    """
+    services = services_of(request)
+    await refuse_body(request, services.settings.max_request_bytes)
+    removed, more = await services.audit.remove(query.until)
+    return answer({"ok": True, "removed": removed, "more": more})
 
 
 def _lines(entries: Sequence[Logged]) -> bytes:

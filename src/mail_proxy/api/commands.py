@@ -10,12 +10,12 @@ from starlette.responses import Response
 
 from mail_proxy.administration.scheduling import Held
 from mail_proxy.api import schemas
-from mail_proxy.api.auth import AnyCaller, Caller, refuse_other_tenant, tenant_meant
+from mail_proxy.api.auth import AnyCaller, Caller, tenant_meant, tenant_or_all
 from mail_proxy.api.bodies import refuse_body
 from mail_proxy.api.documented import BODY, failures
 from mail_proxy.api.errors import answer
 from mail_proxy.api.queries import OptionalTenantQuery, SuspensionQuery
-from mail_proxy.api.services import Services, services_of
+from mail_proxy.api.services import services_of
 
 router = APIRouter(prefix="/commands", tags=["commands"])
 
@@ -30,7 +30,7 @@ async def run_now(request: Request, caller: AnyCaller, query: Annotated[Optional
     """Wake the loops now; answers at once, and does only what is due. For a tenant it also ends its do-not-disturb."""
     services = services_of(request)
     await refuse_body(request, services.settings.max_request_bytes)
-    await services.run_now(await _tenant_or_all(caller, query.tenant_id, services))
+    await services.run_now(await tenant_or_all(caller, query.tenant_id, services))
     return answer({"ok": True})
 
 
@@ -64,7 +64,7 @@ async def activate(request: Request, caller: AnyCaller, query: Annotated[Suspens
 async def _switch(request: Request, caller: Caller, query: SuspensionQuery, *, active: bool) -> Response:
     services = services_of(request)
     await refuse_body(request, services.settings.max_request_bytes)
-    if query.batch_code is None and await _tenant_or_all(caller, query.tenant_id, services) is None:
+    if query.batch_code is None and await tenant_or_all(caller, query.tenant_id, services) is None:
         await services.scheduling.set_active(active=active)
         if active:
             await services.run_now(None)
@@ -73,13 +73,6 @@ async def _switch(request: Request, caller: Caller, query: SuspensionQuery, *, a
     tenant_id = await tenant_meant(caller, query.tenant_id, services)
     change = services.scheduling.activate if active else services.scheduling.suspend
     return answer(_held_view(await change(tenant_id, query.batch_code)))
-
-
-async def _tenant_or_all(caller: Caller, tenant_id: str | None, services: Services) -> str | None:
-    refuse_other_tenant(caller, tenant_id)
-    if caller.is_admin and tenant_id is None:
-        return None
-    return await tenant_meant(caller, tenant_id, services)
 
 
 def _held_view(held: Held) -> dict[str, object]:

@@ -219,6 +219,12 @@ class CommandLogQuery(NoQuery):
         return EntryFilter(self.tenant_id, self.since, self.until, self.method, self.route)
 
 
+class CommandLogPurgeQuery(NoQuery):
+    """Which entries of the command log are removed."""
+
+    until: UnixTime = Field(description="Those from before this time, in Unix seconds.", examples=[1785492000])
+
+
 class CommandLogPageQuery(CommandLogQuery):
     """Which entries of the command log are listed."""
 

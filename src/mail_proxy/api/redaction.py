@@ -27,7 +27,7 @@ SHOWN = frozenset(
     {
         # whose, which and how many
         *("id", "ids", "tenant_id", "account_id", "message_id", "batch_code", "older_than_seconds"),
-        *("status", "state", "priority", "created_from", "created_to", "active_only", "force"),
+        *("status", "state", "priority", "created_from", "created_to", "active_only", "force", "until"),
         # the instance
         *("instance_name", "scheduler_active"),
         # tenants

@@ -584,8 +584,8 @@ class StatusAnswer(Answer):
     instance: str = Field(description="The instance's name.", examples=["mail-proxy"])
     scheduler_active: bool = Field(description="False while the whole scheduler is suspended.", examples=[True])
     pending_messages: int | None = Field(
-        description="Unfinished messages: with a tenant token the tenant's, exact below 10 000, from there on as last "
-        "counted; with the admin token all, as last counted, null where they were not counted yet.",
+        description="Unfinished messages: of one tenant exact below 10 000, from there on as last "
+        "counted; of all tenants as last counted, null where they were not counted yet.",
         examples=[12],
     )
     uptime_seconds: float = Field(description="Since the instance started.", examples=[86400.5])
@@ -650,6 +650,13 @@ class CommandLogAnswer(Answer):
     next_cursor: str | None = Field(
         description="To go on with: give it as `cursor`. Null at the end.", examples=["1785492000.25-4711"]
     )
+
+
+class PurgedAnswer(Answer):
+    """What was removed from the command log."""
+
+    removed: int = Field(description="How many entries are gone.", examples=[20000])
+    more: bool = Field(description="Whether there may be more: repeat the request.", examples=[False])
 
 
 class SettingOut(BaseModel):

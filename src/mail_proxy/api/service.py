@@ -10,10 +10,10 @@ from starlette.responses import Response
 
 import mail_proxy
 from mail_proxy.api import schemas
-from mail_proxy.api.auth import AnyCaller, presented_bearer, refused
+from mail_proxy.api.auth import AnyCaller, presented_bearer, refused, tenant_or_all
 from mail_proxy.api.documented import failures
 from mail_proxy.api.errors import answer, failure
-from mail_proxy.api.queries import NoQuery
+from mail_proxy.api.queries import NoQuery, OptionalTenantQuery
 from mail_proxy.api.services import services_of
 from mail_proxy.domain.errors import Unauthorized
 from mail_proxy.runtime.telemetry import CONTENT_TYPE
@@ -93,23 +93,24 @@ async def metrics(request: Request, _query: Nothing) -> Response:
     summary="How is it doing?",
     response_model=schemas.StatusAnswer,
     response_model_exclude_unset=True,
-    responses=failures(),
+    responses=failures(403, 404),
 )
-async def status(request: Request, caller: AnyCaller, _query: Nothing) -> Response:
+async def status(request: Request, caller: AnyCaller, query: Annotated[OptionalTenantQuery, Query()]) -> Response:
     """Show the state of the instance; the admin token also sees loops, outages and the oldest message.
+
+    With `tenant_id`, or a tenant's token, `pending_messages` are that tenant's: exact below 10 000.
 
     Where several workers share the address, it is the one that answers whose uptime and loops are shown.
     """
     services = services_of(request)
     settings, insight = services.settings, services.insight()
+    tenant_id = await tenant_or_all(caller, query.tenant_id, services)
     shown: dict[str, object] = {
         "ok": True,
         "version": mail_proxy.__version__,
         "instance": await services.instance.name(),
         "scheduler_active": await services.scheduling.active(),
-        "pending_messages": insight.pending
-        if caller.tenant_id is None
-        else await services.pending.of(caller.tenant_id),
+        "pending_messages": insight.pending if tenant_id is None else await services.pending.of(tenant_id),
         "uptime_seconds": round(services.clock.monotonic() - services.started, 3),
         "database": settings.database,
         "workers": settings.workers,

@@ -16,10 +16,12 @@ from .exchange import Call, NotReached, Patience, path, understand
 from .values import (
     Account,
     Cleaned,
+    Command,
     Deleted,
     Entry,
     Explanation,
     Fields,
+    Instance,
     Message,
     Page,
     PastEvent,
@@ -28,6 +30,7 @@ from .values import (
     Retried,
     State,
     Status,
+    SyncStatus,
     Tenant,
     Tested,
 )
@@ -71,6 +74,7 @@ class AsyncMailProxyClient:
         self.events = AsyncEvents(self)
         self.accounts = AsyncAccounts(self)
         self.tenants = AsyncTenants(self)
+        self.command_log = AsyncCommandLog(self)
 
     def of_tenant(self, tenant_id: str) -> AsyncMailProxyClient:
         """Return a client of the same connections that means this tenant; for the admin token."""
@@ -93,8 +97,20 @@ class AsyncMailProxyClient:
         await self.close()
 
     async def status(self) -> Status:
-        """Return how the instance is doing."""
-        return cast("Status", await self.ask(Call("GET", "/status")))
+        """Return how the instance is doing; `pending_messages` are the tenant's, where one is meant."""
+        return cast("Status", await self.ask(Call("GET", "/status", self.query())))
+
+    async def settings(self) -> Instance:
+        """Return every setting with its value and where that comes from; for the admin token, as what follows."""
+        return cast("Instance", await self.ask(Call("GET", "/instance")))
+
+    async def change(self, **fields: object) -> Instance:
+        """Change what can be changed while it runs: `instance_name`, `scheduler_active`."""
+        return cast("Instance", await self.ask(Call("PUT", "/instance", body=fields)))
+
+    async def new_token(self) -> str:
+        """Make a new admin token and return it, once; the old one, which this client has, ends at once."""
+        return str((await self.ask(Call("POST", "/instance/api-token", repeats=False)))["api_token"])
 
     async def run_now(self) -> None:
         """Have it look at once for what is due, to send and to report."""
@@ -121,18 +137,37 @@ class AsyncMailProxyClient:
             await asyncio.sleep(pause)
             attempt += 1
 
+    async def lines(self, call: Call) -> AsyncIterator[bytes]:
+        """Go through the lines of an answer as they come. Raises `NoAnswer` where it is cut off before its end."""
+        try:
+            async with self._http.stream(*self._asked(call), **self._with(call)) as answer:
+                if answer.status_code != 200:
+                    understand(answer.status_code, answer.headers, await answer.aread())
+                rest = b""
+                async for piece in answer.aiter_bytes():
+                    *whole, rest = (rest + piece).split(b"\n")
+                    for line in whole:
+                        yield line
+        except httpx.RequestError as error:
+            raise self._no_answer(error) from error
+
     async def _exchange(self, call: Call) -> dict[str, Any]:
         try:
-            answer = await self._http.request(
-                call.method, self.url + call.path, params=call.parameters, json=call.body, headers=self._headers
-            )
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise NotReached(
-                f"{self.url} cannot be reached ({type(error).__name__}): is the service running?"
-            ) from error
+            answer = await self._http.request(*self._asked(call), **self._with(call))
         except httpx.RequestError as error:
-            raise NoAnswer(f"{self.url} did not answer ({type(error).__name__})") from error
+            raise self._no_answer(error) from error
         return understand(answer.status_code, answer.headers, answer.content)
+
+    def _asked(self, call: Call) -> tuple[str, str]:
+        return call.method, self.url + call.path
+
+    def _with(self, call: Call) -> dict[str, Any]:
+        return {"params": call.parameters, "json": call.body, "headers": self._headers}
+
+    def _no_answer(self, error: httpx.RequestError) -> NoAnswer:
+        if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)):
+            return NotReached(f"{self.url} cannot be reached ({type(error).__name__}): is the service running?")
+        return NoAnswer(f"{self.url} did not answer ({type(error).__name__})")
 
     def query(self, **query: object) -> Mapping[str, Any]:
         """Return a query about the tenant."""
@@ -341,6 +376,17 @@ class AsyncTenants:
         call = Call("POST", path("/tenant/{id}/api-key", id=tenant_id), repeats=False)
         return str((await self._proxy.ask(call))["api_key"])
 
+    async def reporting(self) -> AsyncIterator[SyncStatus]:
+        """Go through how reporting to each tenant goes, by id."""
+        cursor: str | None = None
+        while True:
+            page = await self._proxy.ask(Call("GET", "/tenants/sync-status", {"limit": 1000, "cursor": cursor}))
+            for each in page["tenants"]:
+                yield cast("SyncStatus", each)
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+
     async def revoke_key(self, tenant_id: str) -> None:
         """End a tenant's token."""
         await self._proxy.ask(Call("DELETE", path("/tenant/{id}/api-key", id=tenant_id)))
@@ -349,3 +395,36 @@ class AsyncTenants:
         """Sign a tenant's reports with a new secret and return it, once; the one before it signs along for a day."""
         call = Call("POST", path("/tenant/{id}/signing-secret", id=tenant_id), repeats=False)
         return str((await self._proxy.ask(call))["signing_secret"])
+
+
+class AsyncCommandLog:
+    """Who asked for which change, for the admin token. Times are Unix seconds."""
+
+    def __init__(self, proxy: AsyncMailProxyClient) -> None:
+        self._proxy = proxy
+
+    async def list(self, *, page: int = 100, **filters: object) -> AsyncIterator[Command]:
+        """Go through entries, newest first. `filters`: `tenant_id`, `since`, `until`, `method`, `route`."""
+        cursor: str | None = None
+        while True:
+            query = {**filters, "limit": page, "cursor": cursor}
+            answer = await self._proxy.ask(Call("GET", "/command-log", query))
+            for each in answer["entries"]:
+                yield cast("Command", each)
+            cursor = answer["next_cursor"]
+            if cursor is None:
+                return
+
+    async def export(self, **filters: object) -> AsyncIterator[bytes]:
+        """Go through entries, oldest first, each as a line of JSON. Without `NoAnswer` these are all."""
+        async for line in self._proxy.lines(Call("GET", "/command-log/export", filters)):
+            yield line
+
+    async def purge(self, until: float) -> int:
+        """Remove all entries from before a time, and return how many they were."""
+        removed = 0
+        while True:
+            answer = await self._proxy.ask(Call("DELETE", "/command-log", {"until": until}))
+            removed += int(answer["removed"])
+            if not answer["more"]:
+                return removed

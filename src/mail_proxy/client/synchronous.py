@@ -16,10 +16,12 @@ from .exchange import Call, NotReached, Patience, path, understand
 from .values import (
     Account,
     Cleaned,
+    Command,
     Deleted,
     Entry,
     Explanation,
     Fields,
+    Instance,
     Message,
     Page,
     PastEvent,
@@ -28,6 +30,7 @@ from .values import (
     Retried,
     State,
     Status,
+    SyncStatus,
     Tenant,
     Tested,
 )
@@ -71,6 +74,7 @@ class MailProxyClient:
         self.events = Events(self)
         self.accounts = Accounts(self)
         self.tenants = Tenants(self)
+        self.command_log = CommandLog(self)
 
     def of_tenant(self, tenant_id: str) -> MailProxyClient:
         """Return a client of the same connections that means this tenant; for the admin token."""
@@ -93,8 +97,20 @@ class MailProxyClient:
         self.close()
 
     def status(self) -> Status:
-        """Return how the instance is doing."""
-        return cast("Status", self.ask(Call("GET", "/status")))
+        """Return how the instance is doing; `pending_messages` are the tenant's, where one is meant."""
+        return cast("Status", self.ask(Call("GET", "/status", self.query())))
+
+    def settings(self) -> Instance:
+        """Return every setting with its value and where that comes from; for the admin token, as what follows."""
+        return cast("Instance", self.ask(Call("GET", "/instance")))
+
+    def change(self, **fields: object) -> Instance:
+        """Change what can be changed while it runs: `instance_name`, `scheduler_active`."""
+        return cast("Instance", self.ask(Call("PUT", "/instance", body=fields)))
+
+    def new_token(self) -> str:
+        """Make a new admin token and return it, once; the old one, which this client has, ends at once."""
+        return str((self.ask(Call("POST", "/instance/api-token", repeats=False)))["api_token"])
 
     def run_now(self) -> None:
         """Have it look at once for what is due, to send and to report."""
@@ -121,18 +137,37 @@ class MailProxyClient:
             time.sleep(pause)
             attempt += 1
 
+    def lines(self, call: Call) -> Iterator[bytes]:
+        """Go through the lines of an answer as they come. Raises `NoAnswer` where it is cut off before its end."""
+        try:
+            with self._http.stream(*self._asked(call), **self._with(call)) as answer:
+                if answer.status_code != 200:
+                    understand(answer.status_code, answer.headers, answer.read())
+                rest = b""
+                for piece in answer.iter_bytes():
+                    *whole, rest = (rest + piece).split(b"\n")
+                    for line in whole:
+                        yield line
+        except httpx.RequestError as error:
+            raise self._no_answer(error) from error
+
     def _exchange(self, call: Call) -> dict[str, Any]:
         try:
-            answer = self._http.request(
-                call.method, self.url + call.path, params=call.parameters, json=call.body, headers=self._headers
-            )
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise NotReached(
-                f"{self.url} cannot be reached ({type(error).__name__}): is the service running?"
-            ) from error
+            answer = self._http.request(*self._asked(call), **self._with(call))
         except httpx.RequestError as error:
-            raise NoAnswer(f"{self.url} did not answer ({type(error).__name__})") from error
+            raise self._no_answer(error) from error
         return understand(answer.status_code, answer.headers, answer.content)
+
+    def _asked(self, call: Call) -> tuple[str, str]:
+        return call.method, self.url + call.path
+
+    def _with(self, call: Call) -> dict[str, Any]:
+        return {"params": call.parameters, "json": call.body, "headers": self._headers}
+
+    def _no_answer(self, error: httpx.RequestError) -> NoAnswer:
+        if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)):
+            return NotReached(f"{self.url} cannot be reached ({type(error).__name__}): is the service running?")
+        return NoAnswer(f"{self.url} did not answer ({type(error).__name__})")
 
     def query(self, **query: object) -> Mapping[str, Any]:
         """Return a query about the tenant."""
@@ -335,6 +370,17 @@ class Tenants:
         call = Call("POST", path("/tenant/{id}/api-key", id=tenant_id), repeats=False)
         return str((self._proxy.ask(call))["api_key"])
 
+    def reporting(self) -> Iterator[SyncStatus]:
+        """Go through how reporting to each tenant goes, by id."""
+        cursor: str | None = None
+        while True:
+            page = self._proxy.ask(Call("GET", "/tenants/sync-status", {"limit": 1000, "cursor": cursor}))
+            for each in page["tenants"]:
+                yield cast("SyncStatus", each)
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+
     def revoke_key(self, tenant_id: str) -> None:
         """End a tenant's token."""
         self._proxy.ask(Call("DELETE", path("/tenant/{id}/api-key", id=tenant_id)))
@@ -343,3 +389,36 @@ class Tenants:
         """Sign a tenant's reports with a new secret and return it, once; the one before it signs along for a day."""
         call = Call("POST", path("/tenant/{id}/signing-secret", id=tenant_id), repeats=False)
         return str((self._proxy.ask(call))["signing_secret"])
+
+
+class CommandLog:
+    """Who asked for which change, for the admin token. Times are Unix seconds."""
+
+    def __init__(self, proxy: MailProxyClient) -> None:
+        self._proxy = proxy
+
+    def list(self, *, page: int = 100, **filters: object) -> Iterator[Command]:
+        """Go through entries, newest first. `filters`: `tenant_id`, `since`, `until`, `method`, `route`."""
+        cursor: str | None = None
+        while True:
+            query = {**filters, "limit": page, "cursor": cursor}
+            answer = self._proxy.ask(Call("GET", "/command-log", query))
+            for each in answer["entries"]:
+                yield cast("Command", each)
+            cursor = answer["next_cursor"]
+            if cursor is None:
+                return
+
+    def export(self, **filters: object) -> Iterator[bytes]:
+        """Go through entries, oldest first, each as a line of JSON. Without `NoAnswer` these are all."""
+        for line in self._proxy.lines(Call("GET", "/command-log/export", filters)):
+            yield line
+
+    def purge(self, until: float) -> int:
+        """Remove all entries from before a time, and return how many they were."""
+        removed = 0
+        while True:
+            answer = self._proxy.ask(Call("DELETE", "/command-log", {"until": until}))
+            removed += int(answer["removed"])
+            if not answer["more"]:
+                return removed

@@ -194,8 +194,62 @@ class Tested(TypedDict):
     code: str | None
 
 
-class Status(TypedDict):
-    """How the instance is doing."""
+class SyncStatus(TypedDict):
+    """How reporting to a tenant goes. Times are Unix seconds."""
+
+    tenant_id: str
+    last_sync_ts: float | None
+    next_sync_due: float | None
+    in_dnd: bool
+    pending_events: int
+    pending_events_is_at_least: bool
+    consecutive_failures: int
+    last_error: str | None
+
+
+class Setting(TypedDict):
+    """A setting; the value of a secret is None."""
+
+    name: str
+    value: Any
+    secret: bool
+    is_set: bool
+    source: str
+
+
+class Instance(TypedDict):
+    """An instance and its settings."""
+
+    version: str
+    instance_name: str
+    scheduler_active: bool
+    database: str
+    workers: int
+    started_ts: float
+    encryption: dict[str, Any]
+    settings: list[Setting]
+
+
+class Command(TypedDict):
+    """A call that may have changed something."""
+
+    id: str
+    ts: float
+    caller: Literal["admin", "tenant"]
+    tenant_id: str | None
+    method: str
+    route: str
+    path: dict[str, Any]
+    query: dict[str, Any]
+    payload: Any
+    result: dict[str, Any]
+    status: int | None
+    code: str | None
+    address: str | None
+
+
+class Status(TypedDict, total=False):
+    """How the instance is doing; what comes after `workers` is for the admin token."""
 
     version: str
     instance: str
@@ -204,3 +258,7 @@ class Status(TypedDict):
     uptime_seconds: float
     database: str
     workers: int
+    loops: dict[str, str]
+    accounts_on_hold: list[dict[str, Any]]
+    servers_left_alone: list[dict[str, Any]]
+    oldest_waiting_ts: float | None

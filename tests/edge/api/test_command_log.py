@@ -351,3 +351,23 @@ async def test_an_export_that_cannot_go_on_is_cut_and_one_that_cannot_begin_is_r
         assert [line["event"] for line in lines] == ["an export is cut off"]
         refused = await admin.get("/command-log/export")
         assert (refused.status_code, refused.json()["code"]) == (503, "store_unavailable")
+
+
+async def test_what_is_older_than_a_time_can_be_removed_and_that_is_logged(
+    instance: Instance, admin: httpx.AsyncClient
+) -> None:
+    await admin.post("/tenant", json={"id": "acme"})
+    instance.clock.time += 10
+    between = instance.clock.now()
+    await admin.post("/tenant", json={"id": "other"})
+    instance.clock.time += 10
+    assert (await admin.delete("/command-log")).status_code == 422
+    answer = await admin.delete("/command-log", params={"until": between})
+    assert answer.json() == {"ok": True, "removed": 1, "more": False}
+    entries = (await admin.get("/command-log")).json()["entries"]
+    assert [(each["method"], each["route"], each["result"].get("removed")) for each in entries] == [
+        ("DELETE", "/command-log", 1),
+        ("DELETE", "/command-log", None),
+        ("POST", "/tenant", None),
+    ]
+    assert entries[0]["query"] == {"until": str(between)}

@@ -82,3 +82,13 @@ async def test_the_metrics_are_the_meters(instance: Instance) -> None:
     lines = answer.text.splitlines()
     assert 'gmp_sent_total{account_id="main",tenant_id="acme"} 1.0' in lines
     assert "gmp_pending_messages 4.0" in lines
+
+
+async def test_the_admin_may_ask_for_the_messages_of_one_tenant(instance: Instance, admin: httpx.AsyncClient) -> None:
+    for tenant_id in ("acme", "other"):
+        await admin.post("/tenant", json={"id": tenant_id})
+        await admin.post("/account", json={"id": "main", "tenant_id": tenant_id, "host": "h.example", "port": 25})
+    await admin.post("/commands/add-messages", json={"messages": [a_submission(tenant_id="acme")]})
+    answers = [(await admin.get("/status", params={"tenant_id": each})).json() for each in ("acme", "other")]
+    assert [each["pending_messages"] for each in answers] == [1, 0]
+    assert (await admin.get("/status", params={"tenant_id": "nobody"})).status_code == 404
