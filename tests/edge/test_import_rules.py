@@ -20,7 +20,10 @@ SOURCES = Path(mail_proxy.__file__).parent
 
 EVERYWHERE = ("",)
 NOWHERE = ()
-PYDANTIC_USERS = ("api", "web", "intake", "administration", "client", "runtime.settings", "runtime.setting_values")
+PYDANTIC_USERS = (
+    *("api", "web", "intake", "administration", "client", "cli.named.fields"),
+    *("runtime.settings", "runtime.setting_values"),
+)
 # Where a library may be imported: packages or modules below mail_proxy. A library that is missing here may be imported
 # by nobody, so that a new dependency begins with the question whose it is.
 LIBRARIES: dict[str, tuple[str, ...]] = {
@@ -36,7 +39,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "fastapi": ("api", "web"),
     "django": ("client",),
     "google": ("attachments",),
-    "httpx": ("client",),
+    "httpx": ("client", "cli.in_process"),
     "httptools": NOWHERE,  # uvicorn finds it by itself
     "prometheus_client": ("runtime.telemetry",),
     "psycopg": ("store",),

@@ -8,19 +8,46 @@ import click
 
 import mail_proxy
 from mail_proxy.cli.instance_commands import COMMANDS
+from mail_proxy.cli.named import accounts, backups, configuring, instance, messages, sending, shell, tenant, tenants
+from mail_proxy.cli.named.tree import SETTINGS, Root
+from mail_proxy.cli.options import examples
+
+OF_INSTANCE = (
+    *(instance.info, instance.stats, instance.token, instance.run_now, instance.command_log),
+    *(tenants.tenants, configuring.config, backups.backup, backups.restore, shell.connect),
+)
+OF_TENANT = (
+    *(tenant.info, tenant.suspend, tenant.activate, instance.run_now),
+    *(accounts.accounts, messages.messages, sending.send, sending.watch),
+)
 
 EPILOG = """\b
 Examples:
   mail-proxy demo
-  mail-proxy start myserver
+  mail-proxy start myserver --background
+  mail-proxy myserver tenants add
+  mail-proxy myserver acme accounts add
   GMP_API_TOKEN=change-me mail-proxy serve
 """
 
 
-@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Root,
+    of_instance=OF_INSTANCE,
+    of_tenant=OF_TENANT,
+    epilog=EPILOG,
+    subcommand_metavar="COMMAND | NAME COMMAND | NAME TENANT COMMAND …",
+    context_settings=SETTINGS,
+)
 @click.version_option(mail_proxy.__version__, prog_name="mail-proxy")
 def main() -> None:
-    """Take mail by HTTP, write it down, send it by SMTP, report what became of it."""
+    r"""Take mail by HTTP, write it down, send it by SMTP, report what became of it.
+
+    \b
+    Behind the name of an instance are its commands, behind the id of one of its tenants those of the tenant:
+      mail-proxy myserver --help
+      mail-proxy myserver acme --help
+    """
 
 
 @main.command(
@@ -67,6 +94,24 @@ def demo() -> None:
     from mail_proxy.cli import demonstration  # noqa: PLC0415
 
     sys.exit(demonstration.demo())
+
+
+@main.command(
+    short_help="Write what a shell needs to complete commands with Tab.",
+    epilog=examples(
+        'eval "$(mail-proxy completion bash)"       # in ~/.bashrc',
+        'eval "$(mail-proxy completion zsh)"        # in ~/.zshrc',
+        "mail-proxy completion fish > ~/.config/fish/completions/mail-proxy.fish",
+    ),
+)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Write a script with which a shell completes commands, options, and names of instances, tenants and accounts."""
+    from click.shell_completion import get_completion_class  # noqa: PLC0415
+
+    kind = get_completion_class(shell)
+    if kind is not None:
+        click.echo(kind(main, {}, "mail-proxy", "_MAIL_PROXY_COMPLETE").source())
 
 
 for command in COMMANDS:

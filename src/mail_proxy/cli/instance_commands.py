@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from functools import wraps
-from typing import ParamSpec
 
 import click
 
@@ -19,25 +16,11 @@ from mail_proxy.cli.instances import (
     instance,
     parsed_settings,
 )
+from mail_proxy.cli.told import told, warn_of_process_list
 from mail_proxy.runtime import environment
 
-P = ParamSpec("P")
 SECONDS_TO_STOP = 40.0
 """More than `GMP_SHUTDOWN_GRACE` is by default, and what is written after it."""
-
-
-def told(command: Callable[P, int | None]) -> Callable[P, None]:
-    """Tell what cannot be done in one sentence on stderr, with exit code 1."""
-
-    @wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            sys.exit(command(*args, **kwargs) or 0)
-        except InstanceError as error:
-            click.echo(f"mail-proxy: {error}", err=True)
-            sys.exit(1)
-
-    return run
 
 
 NAME = click.argument("name", metavar="NAME")
@@ -103,9 +86,7 @@ def start(
 
     chosen = instance(name, environment.current())
     if database_url is not None and "@" in database_url and ":" in database_url.partition("://")[2].partition("@")[0]:
-        click.echo(
-            f"mail-proxy: the password was in the process list: better put db_path into {chosen.config}", err=True
-        )
+        warn_of_process_list("the password", f"put db_path into {chosen.config}")
     wanted = Wanted(host, port, database_url, parsed_settings(pairs))
     running.prepare(chosen, wanted, every(environment.current()))
     if not background:

@@ -54,7 +54,9 @@ def serve(chosen: Instance, wanted: Wanted, environment: Mapping[str, str], work
     except InstanceError:
         listening.close()
         raise
-    put_in_place(environment_of(chosen, replace(wanted, host=host, port=port), environment))
+    in_file = wanted.host is None and "host" in chosen.settings()
+    told = replace(wanted, host=None if in_file else host, port=None if port == chosen.port else port)
+    put_in_place(environment_of(chosen, told, environment))
     try:
         return serving.serve(workers, listening)
     finally:

@@ -271,6 +271,10 @@ class Maintenance:
     async def sample(self) -> None:
         """Count what is not finished, for metrics and status; the bigger the queue, the rarer."""
         began = self._needs.clock.monotonic()
+        await self.survey()
+        await self._needs.clock.sleep(min((self._needs.clock.monotonic() - began) * 50, 60.0))
+
+    async def survey(self) -> None:
+        """Count what is not finished, once."""
         self.surveyed = await self._needs.queue.survey(MANY)
         self._needs.meter.pending(self.surveyed.pending)
-        await self._needs.clock.sleep(min((self._needs.clock.monotonic() - began) * 50, 60.0))

@@ -17,7 +17,7 @@ DEFAULT_ATTACHMENT_PATH = "/mail-proxy/attachments"
 
 COMMAND_WORDS = frozenset(
     "accounts command-log config connect info list messages run-now send serve start status stop restart delete demo "
-    "stats suspend activate tenants token backup restore watch help".split()
+    "stats completion suspend activate tenants token backup restore watch help".split()
 )
 """Words of the command line, which an id must not be: `mail-proxy NAME WORD` would be ambiguous."""
 

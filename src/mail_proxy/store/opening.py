@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,12 @@ SQLITE_WAITS = (2, 3)
 """`synchronous`: FULL and EXTRA."""
 
 
+A_COMMAND = "a command of mail-proxy"
+"""What a process that has a store open for a moment gives as its address."""
+COMMAND_PATIENCE = 5.0
+"""Seconds to wait for such a one."""
+
+
 class StoreRefused(Exception):
     """The database must not be used as it is; the text says why and what to do."""
 
@@ -50,7 +57,8 @@ class FileLock:
     def take(cls, database_file: Path, address: str) -> FileLock:
         """Lock `<database>.lock` and write pid and address into it; raises `AlreadyOpen` naming the owner.
 
-        A symbolic link to the file finds the same lock. Raises `StoreRefused` where there can be no such file.
+        A symbolic link to the file finds the same lock. A command that has the file open is waited for. Raises
+        `StoreRefused` where there can be no such file.
         """
         if database_file.is_dir():
             raise StoreRefused(f"{database_file} is a folder; name a file in it, such as {database_file / 'mail.db'}")
@@ -60,15 +68,15 @@ class FileLock:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StoreRefused(f"there can be no database at {database_file}: {path}: {error.strerror}") from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            owner = os.read(descriptor, 200).decode(errors="replace").strip()
-            os.close(descriptor)
-            raise AlreadyOpen(
-                f"{database_file} is in use by another mail-proxy ({owner or 'starting up'}). One process owns an "
-                "SQLite file; stop that one, or use PostgreSQL for several."
-            ) from None
+        deadline = time.monotonic() + COMMAND_PATIENCE
+        while (owner := _owner_or_ours(descriptor)) is not None:
+            if A_COMMAND not in owner or time.monotonic() > deadline:
+                os.close(descriptor)
+                raise AlreadyOpen(
+                    f"{database_file} is in use by another mail-proxy ({owner or 'starting up'}). One process owns an "
+                    "SQLite file; stop that one, or use PostgreSQL for several."
+                )
+            time.sleep(0.05)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"pid {os.getpid()}, {address}\n".encode(), 0)
         return cls(path, descriptor)
@@ -76,6 +84,15 @@ class FileLock:
     def free(self) -> None:
         """Give the file up."""
         os.close(self.descriptor)
+
+
+def _owner_or_ours(descriptor: int) -> str | None:
+    """Lock a file and return None, or what its owner has written into it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return os.pread(descriptor, 200, 0).decode(errors="replace").strip()
+    return None
 
 
 def database_url(path_or_url: str) -> str:

@@ -1,0 +1,81 @@
+"""The API of an instance that does not run: its store is opened here, for as long as a command takes.
+
+Requests go to the same application that a running instance has, so that a command comes to the same either way.
+Nothing is sent and nothing is reported meanwhile: no loop runs.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+import httpx
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from typing_extensions import override
+
+from mail_proxy.api.application import create_app
+from mail_proxy.api.composition import services_from
+from mail_proxy.cli.instances import Instance, InstanceError, Wanted, environment_of
+from mail_proxy.cli.serving import REFUSALS
+from mail_proxy.delivery.journal import JournalLocked
+from mail_proxy.runtime.app import App, open_app
+from mail_proxy.runtime.logs import configure_logging
+from mail_proxy.runtime.settings import Settings, SettingsError
+from mail_proxy.store.opening import A_COMMAND
+
+PATIENCE = 10.0
+"""Seconds to wait for another command that has the store open."""
+_PAUSE = 0.1
+
+
+@contextmanager
+def opened(chosen: Instance, environment: Mapping[str, str]) -> Iterator[httpx.Client]:
+    """Open an instance's store, and yield HTTP to its API.
+
+    Raises `InstanceError` where that cannot be, and where the instance was started meanwhile.
+    """
+    try:
+        settings = Settings.load(environment_of(chosen, Wanted(), environment))
+    except SettingsError as error:
+        raise InstanceError("; ".join(error.problems)) from None
+    configure_logging("error", stream=sys.stderr)
+    with ExitStack() as stack:
+        portal = stack.enter_context(start_blocking_portal())
+        app = _open(stack, portal, settings)
+        transport = _InProcess(portal, httpx.ASGITransport(create_app(services_from(app))))
+        yield stack.enter_context(httpx.Client(transport=transport))
+
+
+def _open(stack: ExitStack, portal: BlockingPortal, settings: Settings) -> App:
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            app = stack.enter_context(portal.wrap_async_context_manager(open_app(settings, A_COMMAND)))
+        except JournalLocked as error:  # on PostgreSQL; an SQLite file is waited for where it is opened
+            if time.monotonic() > deadline:
+                raise InstanceError(str(error)) from None
+            time.sleep(_PAUSE)
+        except REFUSALS as error:
+            raise InstanceError(str(error)) from None
+        else:
+            portal.call(app.delivery.maintenance.survey)
+            return app
+
+
+class _InProcess(httpx.BaseTransport):
+    """Carries requests to an application on the portal's event loop."""
+
+    def __init__(self, portal: BlockingPortal, application: httpx.ASGITransport) -> None:
+        self._portal = portal
+        self._application = application
+
+    @override
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        request.read()
+        return self._portal.call(self._answer, request)
+
+    async def _answer(self, request: httpx.Request) -> httpx.Response:
+        answer = await self._application.handle_async_request(request)
+        return httpx.Response(answer.status_code, headers=answer.headers, content=await answer.aread())

@@ -1,0 +1,172 @@
+"""`mail-proxy NAME backup` and `restore`: an instance on SQLite in one file, and back."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+
+from mail_proxy.cli.asking import confirm
+from mail_proxy.cli.files import written_whole
+from mail_proxy.cli.instances import Instance, InstanceError
+from mail_proxy.cli.named.place import Place, current_place
+from mail_proxy.cli.options import examples
+from mail_proxy.cli.told import told
+
+DATABASE, KEY, CONFIG = "mail_service.db", "encryption.key", "config.toml"
+OF_WHAT_WAS_BEFORE = ("-wal", "-shm")
+"""What belongs to a database and to no other, by how the names end."""
+
+
+@click.command(
+    short_help="Write a backup, also while it runs.",
+    epilog=examples("mail-proxy myserver backup myserver.tar", "mail-proxy myserver backup /backups/$(date +%F).tar"),
+)
+@click.argument("file", metavar="FILE", type=click.Path(dir_okay=False))
+@told
+def backup(*, file: str) -> None:
+    """Write the database as it is at this moment, the encryption key and config.toml into one file, a tar archive.
+
+    With that file anybody can read the instance's mail and passwords: keep it as you keep those. Attachments that lie
+    in folders are not in it.
+    """
+    place = current_place()
+    chosen, database = place.instance, _sqlite(place)
+    with tempfile.TemporaryDirectory(dir=chosen.folder, prefix=".backup-") as folder:
+        copy = Path(folder) / DATABASE
+        _copied(database, copy)
+        with written_whole(file) as out, tarfile.open(fileobj=out, mode="w") as archive:
+            for path, name in ((copy, DATABASE), (chosen.folder / KEY, KEY), (chosen.config, CONFIG)):
+                if path.is_file():
+                    archive.add(path, name, filter=_nobodys)
+    if file != "-":
+        click.echo(f"{file} has {chosen.name} as it is now ({Path(file).stat().st_size / 1e6:.1f} MB).", err=True)
+    if not (chosen.folder / KEY).is_file():
+        click.echo("The encryption key is not in it, as it is given by a setting: keep it elsewhere.", err=True)
+
+
+@click.command(
+    short_help="Put a backup in the place of what there is.",
+    epilog=examples("mail-proxy myserver restore myserver.tar"),
+)
+@click.argument("file", metavar="FILE", type=click.Path(exists=True, dir_okay=False))
+@click.option("--force", is_flag=True, help="Without asking.")
+@told
+def restore(*, file: str, force: bool) -> None:
+    """Put the database and the key of a backup in the place of the instance's own, which stay beside them as `.before`.
+
+    The instance must not run. It keeps its config.toml. A database of yesterday does not know what was sent since:
+    messages that were waiting then are sent again.
+    """
+    place = current_place()
+    chosen, database = place.instance, _sqlite(place)
+    descriptor = chosen.take("no address: a backup is being restored")  # nobody starts it meanwhile
+    try:
+        with tempfile.TemporaryDirectory(dir=chosen.folder, prefix=".restore-") as folder:
+            found = _unpacked(Path(file), Path(folder))
+            if not force:
+                confirm(f"Replace the messages, tenants and accounts of {chosen.name} by those in {file}?")
+            _put_in_place(chosen, database, found)
+    finally:
+        os.close(descriptor)
+    click.echo(f"{chosen.name} is as it was. What it had before is in {database}.before")
+    click.echo(
+        "Messages that were waiting at that time go out when it starts. To look at them first: "
+        f"mail-proxy {chosen.name} config set SCHEDULER_ACTIVE=false",
+        err=True,
+    )
+
+
+def _sqlite(place: Place) -> Path:
+    database = place.database
+    if database is None:
+        raise InstanceError(f"{place.instance.name} is on PostgreSQL: use pg_dump and pg_restore, and keep the key too")
+    return database
+
+
+def _copied(database: Path, copy: Path) -> None:
+    from mail_proxy.domain.errors import StoreUnavailable  # noqa: PLC0415
+    from mail_proxy.store.copying import copy_database  # noqa: PLC0415 - few commands need it
+
+    if not database.is_file():
+        raise InstanceError(f"there is no database yet at {database}")
+    try:
+        copy_database(database, copy)
+    except StoreUnavailable as error:
+        raise InstanceError(error.sentence) from None
+
+
+def _unpacked(file: Path, folder: Path) -> Sequence[Path]:
+    """Return what a backup has, unpacked into a folder; raises `InstanceError`. Other names in it are passed over."""
+    from mail_proxy.store.copying import problem_with  # noqa: PLC0415
+
+    found: list[Path] = []
+    try:
+        with tarfile.open(file) as archive:
+            for member in archive:
+                if member.name in {DATABASE, KEY} and member.isfile():
+                    content = archive.extractfile(member)
+                    path = folder / member.name
+                    with _new(path) as out:
+                        while content is not None and (piece := content.read(1 << 20)):
+                            out.write(piece)
+                    found.append(path)
+    except (tarfile.TarError, EOFError) as error:
+        raise InstanceError(f"{file} is no backup, or not whole: {error}") from None
+    except OSError as error:
+        raise InstanceError(f"{file} cannot be unpacked: {error.strerror or error}") from None
+    if folder / DATABASE not in found:
+        raise InstanceError(f"{file} has no database: it is no backup of an instance")
+    problem = problem_with(folder / DATABASE)
+    if problem is not None:
+        raise InstanceError(f"{file} cannot be used: {problem}")
+    return found
+
+
+def _put_in_place(chosen: Instance, database: Path, found: Sequence[Path]) -> None:
+    """Move what there is aside, and what was unpacked in its place: each in one step, the key first.
+
+    Without its key no database is opened, so that a crash in between leaves an instance that does not start, and never
+    one that starts with half of each.
+    """
+    places = {DATABASE: database, KEY: chosen.folder / KEY}
+    for each in sorted(found, key=lambda path: path.name != KEY):
+        place = places[each.name]
+        if place.exists():
+            place.replace(place.with_name(place.name + ".before"))
+        if place == database:
+            for end in OF_WHAT_WAS_BEFORE:
+                aside = database.with_name(database.name + end)
+                if aside.exists():  # SQLite looks for it beside the file that it belongs to
+                    aside.replace(database.with_name(database.name + ".before" + end))
+            for journal in chosen.folder.glob("flight-*.log"):
+                journal.unlink()
+        each.replace(place)
+    folder = os.open(database.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def _new(path: Path) -> Iterator[BinaryIO]:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _nobodys(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Leave out whose the files were."""
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    member.mode = 0o600
+    return member

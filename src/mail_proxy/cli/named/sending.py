@@ -1,0 +1,202 @@
+"""`mail-proxy NAME TENANT send` and `watch`: a message on its way, and all that happens."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from email import message_from_bytes
+from email.policy import default as modern
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import click
+
+from mail_proxy.cli.instances import InstanceError
+from mail_proxy.cli.named.messages import about
+from mail_proxy.cli.named.place import Reached, speaks
+from mail_proxy.cli.named.tree import AccountId
+from mail_proxy.cli.options import AS_JSON, examples
+from mail_proxy.cli.showing import printable, show_json, shown_time
+
+PRIORITIES = ("immediate", "high", "medium", "low")
+ENDS = frozenset(("sent", "failed", "expired", "cancelled"))
+COLOURS = {"sent": "green", "deferred": "yellow", "failed": "red", "expired": "red", "uncertain": "yellow"}
+WAIT = 20.0
+"""Seconds that a look for events waits where there is none."""
+
+
+@click.command(
+    short_help="Send a complete message from a file.",
+    epilog=examples(
+        "mail-proxy myserver acme send letter.eml --wait",
+        "mail-proxy myserver acme send letter.eml --at +1h --priority low",
+        "cat letter.eml | mail-proxy myserver acme send - --to anna@example.org",
+    ),
+)
+@click.argument("file", metavar="FILE.eml", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.option("--id", "message_id", metavar="ID", help="Its id, under which it is taken once; default: a new one.")
+@click.option("--from", "sender", metavar="ADDRESS", help="The sender instead of the one that the message names.")
+@click.option("--to", "recipients", metavar="ADDRESS", multiple=True, help="A recipient instead of those it names.")
+@click.option("--account", metavar="ID", type=AccountId(), help="The account that sends it.")
+@click.option("--priority", type=click.Choice(PRIORITIES), help="How urgent it is. [default: medium]")
+@click.option("--batch", metavar="CODE", help="The campaign it belongs to.")
+@click.option("--at", metavar="TIME", help="Not before then: +10m, 2026-07-01T12:00:00Z.")
+@click.option("--wait", is_flag=True, help="Follow it to its end; exit code 1 where somebody did not get it.")
+@AS_JSON
+@speaks
+def send(  # noqa: PLR0913 - its options
+    reached: Reached,
+    *,
+    file: str,
+    message_id: str | None,
+    sender: str | None,
+    recipients: tuple[str, ...],
+    account: str | None,
+    priority: str | None,
+    batch: str | None,
+    at: str | None,
+    wait: bool,
+    as_json: bool,
+) -> int:
+    """Send the bytes of a file as they are: From, To, Cc and Bcc say from whom and to whom, and Bcc is taken out."""
+    from mail_proxy.cli.times import point  # noqa: PLC0415
+
+    fields: dict[str, Any] = {
+        "id": message_id or uuid4().hex,
+        "account_id": account,
+        "priority": priority,
+        "batch_code": batch,
+        "deferred_ts": point(at, "--at"),
+    }
+    message = _submission(file, sender, recipients, {name: each for name, each in fields.items() if each is not None})
+    cursor = reached.proxy.events.page("latest", limit=1)["next_cursor"] if wait and reached.runs else None
+    receipt = reached.proxy.messages.add(message, strict=False)
+    if receipt["rejected"]:
+        refused = receipt["rejected"][0]
+        raise InstanceError(f"{file} is not taken: {refused['field']}: {refused['reason']}")
+    id_ = message["id"]
+    if as_json and not wait:
+        show_json({"id": id_, "queued": receipt["queued"], "duplicate": bool(receipt["duplicates"])})
+    elif not as_json:
+        click.echo(f"{printable(id_)} is {'known already' if receipt['duplicates'] else 'queued'}.")
+    if not reached.runs:
+        click.echo(f"{reached.name} does not run: it is sent once that is started.", err=True)
+        return 1 if wait else 0
+    if not wait:
+        return 0
+    with _progress(as_json=as_json) as tell:
+        end = _follow(reached, id_, cursor, tell)
+    return _tell_end(end, as_json=as_json)
+
+
+@click.command(
+    short_help="Show what happens, as it happens.",
+    epilog=examples(
+        "mail-proxy myserver acme watch", "mail-proxy myserver acme watch --json | jq 'select(.event == \"failed\")'"
+    ),
+)
+@click.option("--all", "from_start", is_flag=True, help="Begin with what has happened already.")
+@click.option("--json", "as_json", is_flag=True, help="An event a line, as JSON.")
+@speaks
+def watch(reached: Reached, *, from_start: bool, as_json: bool) -> None:
+    """Show the tenant's events as they happen, until Ctrl-C."""
+    reached.must_run("so that nothing happens")
+    after = None if from_start else "latest"
+    if not as_json and sys.stdout.isatty():
+        click.echo(f"Watching {reached.tenant_id}; Ctrl-C ends it.", err=True)
+    for event in reached.proxy.events.follow(after):
+        if as_json:
+            import json  # noqa: PLC0415
+
+            click.echo(json.dumps(event))
+        else:
+            click.echo(_line(event))
+        sys.stdout.flush()
+
+
+def _submission(
+    file: str, sender: str | None, recipients: tuple[str, ...], fields: Mapping[str, Any]
+) -> dict[str, Any]:
+    from mail_proxy.client.complete import recipients_of, sender_of, submission  # noqa: PLC0415 - takes a while
+
+    try:
+        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise InstanceError(f"{file} cannot be read: {error.strerror}") from None
+    head = message_from_bytes(content.partition(b"\r\n\r\n")[0].partition(b"\n\n")[0] + b"\n\n", policy=modern)
+    from_whom, to_whom = sender or sender_of(head), list(recipients) or recipients_of(head)
+    if not from_whom:
+        raise InstanceError(f"{file} has no From: say --from ADDRESS")
+    if not to_whom:
+        raise InstanceError(f"{file} has no To, Cc or Bcc: say --to ADDRESS")
+    return submission(content, from_whom, to_whom, **fields)
+
+
+def _follow(reached: Reached, id_: str, after: str | None, tell: Any) -> Mapping[str, Any]:  # noqa: ANN401 - see `_progress`
+    """Go through the tenant's events until the message has ended; return it."""
+    while True:
+        message = reached.proxy.messages.get(id_)
+        if message["state"] in ENDS:
+            return message
+        tell(message)
+        page = reached.proxy.events.page(after, limit=1000, wait=WAIT)
+        after = page["next_cursor"]
+        for event in page["events"]:
+            if event.get("id") == id_:
+                tell(event)
+
+
+@contextmanager
+def _progress(*, as_json: bool) -> Iterator[Any]:
+    """Yield what tells where a message stands: in a line that moves on a terminal, a line an event in a pipe."""
+    began = time.monotonic()
+
+    def line(what: Mapping[str, Any]) -> str:
+        word = str(what.get("event") or what.get("state"))
+        more = about(what) or str(what.get("deferred_reason") or "")
+        return printable(f"{word}{': ' if more else ''}{more}")
+
+    if as_json:
+        yield lambda _what: None
+    elif not sys.stderr.isatty():
+        yield lambda what: click.echo(line(what), err=True) if "event" in what else None
+    else:
+        from rich.console import Console  # noqa: PLC0415 - takes a while
+        from rich.text import Text  # noqa: PLC0415
+
+        console = Console(stderr=True, highlight=False)
+        with console.status(Text("waiting")) as status:
+            yield lambda what: status.update(Text(f"{line(what)}  ({time.monotonic() - began:.0f} s)"))
+
+
+def _tell_end(message: Mapping[str, Any], *, as_json: bool) -> int:
+    """Say how a message has ended; return the exit code."""
+    reached_all = all(each["state"] == "sent" for each in message["recipients"])
+    if as_json:
+        show_json({name: value for name, value in message.items() if name != "ok"})
+        return 0 if reached_all else 1
+    seconds = (message["sent_ts"] or message["error_ts"] or message["created_ts"]) - message["created_ts"]
+    state = click.style(message["state"], fg=COLOURS.get(message["state"]))
+    reason = f": {printable(message['error'])}" if message["error"] else ""
+    click.echo(f"{printable(message['id'])} is {state} after {seconds:.1f} s{reason}")
+    for each in message["recipients"]:
+        if each["state"] != "sent":
+            words = " ".join(str(part) for part in (each["code"], each["enhanced_code"], each["text"]) if part)
+            click.echo(f"  {printable(each['address'])} {each['state']}: {printable(words) or 'no reason was given'}")
+    return 0 if reached_all else 1
+
+
+def _line(event: Mapping[str, Any]) -> str:
+    """Write an event in one line."""
+    ts = next((event[name] for name in ("sent_ts", "error_ts", "uncertain_ts") if event.get(name)), None)
+    when = shown_time(time.time() if ts is None else ts)
+    word = str(event.get("event"))
+    to = ", ".join(each["address"] for each in (event.get("recipients") or ())[:2])
+    more = about(event)
+    styled = click.style(f"{word:<9}", fg=COLOURS.get(word))
+    return (
+        f"{when}  {styled}  {printable(str(event.get('id')))}  {printable(to)}{'  ' if more else ''}{printable(more)}"
+    )

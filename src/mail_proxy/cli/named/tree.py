@@ -1,0 +1,191 @@
+"""The tree of commands: `mail-proxy COMMAND`, `mail-proxy NAME COMMAND`, `mail-proxy NAME TENANT COMMAND`.
+
+What stands at NAME and TENANT is looked up when a command is resolved; the words of commands are none's names.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+from typing_extensions import override
+
+from mail_proxy.cli.instances import InstanceError, every, existing
+from mail_proxy.cli.named.completion import account_ids, tenant_ids
+from mail_proxy.cli.named.place import Place
+from mail_proxy.cli.told import complain
+from mail_proxy.domain.tenant import id_problem
+from mail_proxy.runtime import environment
+
+SETTINGS: Mapping[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class Commands(click.Group):
+    """A group that suggests the nearest command for one that is not there."""
+
+    @override
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None:
+            raise click.UsageError(self.unknown(ctx, args[0]), ctx.parent if isinstance(self, OfTenant) else ctx)
+        return super().resolve_command(ctx, args)
+
+    def unknown(self, ctx: click.Context, word: str) -> str:
+        """Say that there is no such command."""
+        return f"there is no command {word!r}{_near(word, self.list_commands(ctx))}"
+
+
+class Root(Commands):
+    """`mail-proxy`: its own commands, and behind the name of an instance those of the instance."""
+
+    def __init__(
+        self,
+        of_instance: Sequence[click.Command],
+        of_tenant: Sequence[click.Command],
+        **settings: Any,  # noqa: ANN401 - as click has them
+    ) -> None:
+        super().__init__(**settings)
+        self.of_instance = of_instance
+        self.of_tenant = of_tenant
+
+    @override
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run a command; wrong usage is told in one sentence, with exit code 2."""
+        try:
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        except click.UsageError as error:
+            if isinstance(error, _ASKS_FOR_HELP):
+                error.show()
+            else:
+                _complain_of_usage(error)
+            sys.exit(error.exit_code)
+        except (click.Abort, KeyboardInterrupt):
+            click.echo(err=True)
+            sys.exit(130)
+        except BrokenPipeError:  # who reads has enough, as `head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+
+    @override
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        found = super().get_command(ctx, cmd_name)
+        if found is not None:
+            return found
+        try:
+            chosen = existing(cmd_name, environment.current())
+        except InstanceError:
+            return None
+        return OfInstance(Place(chosen), self.of_instance, self.of_tenant)
+
+    @override
+    def unknown(self, ctx: click.Context, word: str) -> str:
+        names = [each.name for each in every(environment.current())]
+        hint = _near(word, [*self.list_commands(ctx), *names]) or f": mail-proxy start {word} makes an instance"
+        return f"there is no command and no instance {word!r}{hint}"
+
+    @override
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        names = (each.name for each in every(environment.current()))
+        return [*super().shell_complete(ctx, incomplete), *_beginning(names, incomplete, "instance")]
+
+
+class OfInstance(Commands):
+    """`mail-proxy NAME`."""
+
+    def __init__(self, place: Place, own: Sequence[click.Command], of_tenant: Sequence[click.Command]) -> None:
+        super().__init__(
+            place.instance.name,
+            commands=list(own),
+            help=f"The instance {place.instance.name}. Behind the id of a tenant: the commands of that tenant, "
+            f"`mail-proxy {place.instance.name} TENANT --help`.",
+            subcommand_metavar="COMMAND | TENANT COMMAND …",
+            context_settings={**SETTINGS, "obj": place},
+        )
+        self.place = place
+        self.of_tenant = of_tenant
+
+    @override
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        found = super().get_command(ctx, cmd_name)
+        if found is not None or id_problem(cmd_name) is not None:
+            return found
+        return OfTenant(self.place.of_tenant(cmd_name), self.of_tenant)
+
+    @override
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        own = super().shell_complete(ctx, incomplete)
+        return [*own, *_beginning(tenant_ids(self.place), incomplete, "tenant")]
+
+
+class OfTenant(Commands):
+    """`mail-proxy NAME TENANT`."""
+
+    def __init__(self, place: Place, own: Sequence[click.Command]) -> None:
+        super().__init__(
+            place.tenant_id,
+            commands=list(own),
+            help=f"The tenant {place.tenant_id} of {place.instance.name}.",
+            context_settings={**SETTINGS, "obj": place},
+        )
+
+    @override
+    def unknown(self, ctx: click.Context, word: str) -> str:
+        """Say what is not there; where the tenant is no tenant either, it was meant for a command."""
+        place = ctx.find_object(Place)
+        if place is not None and place.tenant_id is not None and ctx.parent is not None:
+            above = ctx.parent.command
+            if isinstance(above, click.Group):
+                near = get_close_matches(place.tenant_id, above.list_commands(ctx.parent), 1, 0.75)
+                if near:
+                    return f"there is no command {place.tenant_id!r}; did you mean {near[0]}?"
+        return super().unknown(ctx, word)
+
+
+_ASKS_FOR_HELP: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
+"""A group without a command; older releases of click have no error for it."""
+
+
+def _complain_of_usage(error: click.UsageError) -> None:
+    sentence = error.format_message()
+    path = "mail-proxy" if error.ctx is None else error.ctx.command_path
+    complain(f"{sentence}{'' if sentence.endswith(('.', '?', '!')) else '.'} See {path} --help")
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    near = get_close_matches(word, sorted(known), 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _beginning(names: Iterable[str], incomplete: str, what: str) -> list[CompletionItem]:
+    return [CompletionItem(each, help=what) for each in names if each.startswith(incomplete)]
+
+
+class AccountId(click.types.StringParamType):
+    """The id of an account, which shells can complete."""
+
+    @override
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        place = ctx.find_object(Place)
+        return [] if place is None else _beginning(account_ids(place), incomplete, "account")
+
+
+class TenantId(click.types.StringParamType):
+    """The id of a tenant, which shells can complete."""
+
+    @override
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        place = ctx.find_object(Place)
+        return [] if place is None else _beginning(tenant_ids(place), incomplete, "tenant")
