@@ -3,69 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 import signal
 import stat
 import subprocess
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.docs.session import free_port
-from tests.support.instance import COMMAND, clean_environment, eventually
-
-
-@dataclass(frozen=True)
-class Said:
-    """What came of a command."""
-
-    code: int
-    out: str
-    err: str
-
-
-@dataclass(frozen=True)
-class Machine:
-    """A machine with no instances yet."""
-
-    home: Path
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What commands are given; `GMP_PORT` is one that they must not look at."""
-        return {**clean_environment(), "GMP_HOME": str(self.home), "GMP_PORT": "1", "GMP_API_TOKEN": "of-another"}
-
-    async def run(self, *arguments: str) -> Said:
-        """Run `mail-proxy ARGUMENTS`."""
-        child = await asyncio.create_subprocess_exec(
-            *(str(COMMAND), *arguments),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=self.environment,
-        )
-        out, err = await asyncio.wait_for(child.communicate(), 60)
-        assert child.returncode is not None
-        return Said(child.returncode, out.decode(), err.decode())
-
-    async def listed(self) -> list[dict[str, object]]:
-        """What `list --json` shows."""
-        found: list[dict[str, object]] = json.loads((await self.run("list", "--json")).out)
-        return found
+from tests.support.instance import COMMAND, eventually
+from tests.support.machine import Machine
 
 
 @pytest.fixture
 async def machine(tmp_path: Path) -> AsyncIterator[Machine]:
     machine = Machine(tmp_path / "home")
     yield machine
-    for each in await machine.listed():
-        if each["state"] != "stopped":
-            await machine.run("stop", str(each["name"]), "--force")
+    await machine.stop()
 
 
 async def test_an_instance_from_its_start_to_its_end(machine: Machine) -> None:

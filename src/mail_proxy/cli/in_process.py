@@ -17,13 +17,13 @@ from typing_extensions import override
 
 from mail_proxy.api.application import create_app
 from mail_proxy.api.composition import services_from
-from mail_proxy.cli.instances import Instance, InstanceError, Wanted, environment_of
+from mail_proxy.cli.instances import Instance, InstanceError, InUse, Wanted, environment_of
 from mail_proxy.cli.serving import REFUSALS
 from mail_proxy.delivery.journal import JournalLocked
 from mail_proxy.runtime.app import App, open_app
 from mail_proxy.runtime.logs import configure_logging
 from mail_proxy.runtime.settings import Settings, SettingsError
-from mail_proxy.store.opening import A_COMMAND
+from mail_proxy.store.opening import A_COMMAND, AlreadyOpen
 
 PATIENCE = 10.0
 """Seconds to wait for another command that has the store open."""
@@ -34,7 +34,8 @@ _PAUSE = 0.1
 def opened(chosen: Instance, environment: Mapping[str, str]) -> Iterator[httpx.Client]:
     """Open an instance's store, and yield HTTP to its API.
 
-    Raises `InstanceError` where that cannot be, and where the instance was started meanwhile.
+    Raises `InUse` where another process has it, as the instance was started meanwhile, and `InstanceError` where it
+    cannot be opened.
     """
     try:
         settings = Settings.load(environment_of(chosen, Wanted(), environment))
@@ -57,6 +58,8 @@ def _open(stack: ExitStack, portal: BlockingPortal, settings: Settings) -> App:
             if time.monotonic() > deadline:
                 raise InstanceError(str(error)) from None
             time.sleep(_PAUSE)
+        except AlreadyOpen as error:
+            raise InUse(str(error)) from None
         except REFUSALS as error:
             raise InstanceError(str(error)) from None
         else:

@@ -16,6 +16,8 @@ from mail_proxy.cli.instances import (
     instance,
     parsed_settings,
 )
+from mail_proxy.cli.options import AS_JSON
+from mail_proxy.cli.showing import Column, Form, show_fields, show_rows
 from mail_proxy.cli.told import told, warn_of_process_list
 from mail_proxy.runtime import environment
 
@@ -24,7 +26,6 @@ SECONDS_TO_STOP = 40.0
 
 
 NAME = click.argument("name", metavar="NAME")
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Show it as JSON.")
 
 
 @click.command(
@@ -37,12 +38,9 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Show it as JSON.
 def list_instances(as_json: bool) -> None:  # noqa: FBT001 - click gives it by name
     """List the instances in ~/.mail-proxy (or GMP_HOME): whether they run, where, and what waits in them."""
     rows = [_row(each) for each in every(environment.current())]
-    if as_json:
-        _show_json(rows)
-    elif not rows:
-        click.echo("There are no instances yet: mail-proxy start NAME makes one.", err=True)
-    else:
-        _show_table(rows)
+    columns = [Column(each) for each in ("name", "state", "address", "pid", "pending")]
+    empty = "There are no instances yet: mail-proxy start NAME makes one."
+    show_rows(rows, columns, Form.JSON if as_json else Form.LINES, empty)
 
 
 @click.command(
@@ -138,11 +136,7 @@ def restart(name: str, *, force: bool) -> None:
 def status(name: str, *, as_json: bool) -> int:
     """Show whether an instance runs, where, and what waits in it. Exit code 0 while it runs and answers, else 1."""
     row = _row(existing(name, environment.current()))
-    if as_json:
-        _show_json(row)
-    else:
-        for key, value in row.items():
-            click.echo(f"{key:<10}{'-' if value is None else value}")
+    show_fields(row, as_json=as_json)
     return 0 if row["state"] == "running" else 1
 
 
@@ -193,23 +187,3 @@ def _row(chosen: Instance) -> dict[str, object]:
         "pending": about.get("pending_messages"),
         "folder": str(chosen.folder),
     }
-
-
-def _show_json(value: object) -> None:
-    import json  # noqa: PLC0415
-
-    click.echo(json.dumps(value, indent=2))
-
-
-def _show_table(rows: list[dict[str, object]]) -> None:
-    """A table for people, tabs between the columns in a pipe."""
-    columns = ("name", "state", "address", "pid", "pending")
-    lines = [columns, *(tuple("-" if row[each] is None else str(row[each]) for each in columns) for row in rows)]
-    if not sys.stdout.isatty():
-        for line in lines:
-            click.echo("\t".join(line))
-        return
-    widths = [max(len(line[n]) for line in lines) for n in range(len(columns))]
-    for number, line in enumerate(lines):
-        text = "  ".join(each.ljust(width) for each, width in zip(line, widths, strict=True)).rstrip()
-        click.echo(click.style(text, bold=True) if number == 0 else text)

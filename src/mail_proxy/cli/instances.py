@@ -33,6 +33,10 @@ class InstanceError(Exception):
     """It cannot be done; the text is one sentence and says what to do."""
 
 
+class InUse(InstanceError):
+    """Another process has its store open."""
+
+
 @dataclass(frozen=True, slots=True)
 class Running:
     """Who runs an instance, and where it answers."""

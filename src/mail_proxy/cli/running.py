@@ -90,7 +90,9 @@ def start(chosen: Instance, wanted: Wanted, environment: Mapping[str, str], work
         if running is not None and running.pid == child.pid and is_ready(running.address):
             return running
         if child.poll() is not None:
-            if running is not None:  # somebody else was quicker, and writes to the same log
+            if (
+                running is not None and running.pid != child.pid
+            ):  # somebody else was quicker, and writes to the same log
                 raise InstanceError(runs_already(chosen.name, running))
             raise InstanceError(f"{chosen.name} did not start: {_said(chosen, begin)}")
         time.sleep(0.05)

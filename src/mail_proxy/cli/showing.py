@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Row = Mapping[str, Any]
 NOTHING = "-"
@@ -158,8 +161,7 @@ def _show_table(names: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
         for line in (names, *lines):
             click.echo("\t".join(line))
         return
-    from rich.console import Console  # noqa: PLC0415 - takes a while
-    from rich.table import Table  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415 - takes a while
     from rich.text import Text  # noqa: PLC0415
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -167,7 +169,16 @@ def _show_table(names: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
         table.add_column(name, overflow="fold")
     for line in lines:
         table.add_row(*(Text(each, _STYLES.get(each, "")) for each in line))
-    Console(highlight=False).print(table)
+    console(stderr=False).print(table)
+
+
+def console(*, stderr: bool) -> Console:
+    """Return a terminal of rich, without colours where the user wants none."""
+    from rich.console import Console  # noqa: PLC0415 - takes a while
+
+    context = click.get_current_context(silent=True)
+    plain = context is not None and context.color is False
+    return Console(stderr=stderr, highlight=False, color_system=None if plain else "auto")
 
 
 _STYLES = {

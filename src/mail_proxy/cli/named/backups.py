@@ -117,8 +117,8 @@ def _unpacked(file: Path, folder: Path) -> Sequence[Path]:
                         while content is not None and (piece := content.read(1 << 20)):
                             out.write(piece)
                     found.append(path)
-    except (tarfile.TarError, EOFError) as error:
-        raise InstanceError(f"{file} is no backup, or not whole: {error}") from None
+    except (tarfile.TarError, EOFError):
+        raise InstanceError(f"{file} is no backup of mail-proxy, or not whole") from None
     except OSError as error:
         raise InstanceError(f"{file} cannot be unpacked: {error.strerror or error}") from None
     if folder / DATABASE not in found:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from mail_proxy.cli.instances import Instance, InstanceError
+from mail_proxy.cli.instances import Instance, InstanceError, InUse
 from mail_proxy.cli.told import told
 from mail_proxy.runtime import environment
 
@@ -81,15 +81,22 @@ def reach(place: Place, kind: type[MailProxyClient] | None = None) -> Iterator[R
     made = kind or MailProxyClient
     chosen = place.instance
     token = token_of(chosen)
-    running = chosen.running()
     with ExitStack() as stack:
-        if running is not None:
-            proxy = made(reachable(running.address), token, tenant_id=place.tenant_id, retries=2)
-        else:
+        running = chosen.running()
+        http = None
+        if running is None:
             from mail_proxy.cli.in_process import opened  # noqa: PLC0415 - takes longer
 
-            http = stack.enter_context(opened(chosen, environment.current()))
+            try:
+                http = stack.enter_context(opened(chosen, environment.current()))
+            except InUse:
+                running = chosen.running()  # it was started meanwhile
+                if running is None:
+                    raise
+        if running is None:
             proxy = made("http://127.0.0.1", token, tenant_id=place.tenant_id, retries=0, http=http)
+        else:
+            proxy = made(reachable(running.address), token, tenant_id=place.tenant_id, retries=2)
         reached = Reached(stack.enter_context(proxy), running is not None, place)
         try:
             yield reached

@@ -19,7 +19,7 @@ from mail_proxy.cli.named.messages import about
 from mail_proxy.cli.named.place import Reached, speaks
 from mail_proxy.cli.named.tree import AccountId
 from mail_proxy.cli.options import AS_JSON, examples
-from mail_proxy.cli.showing import printable, show_json, shown_time
+from mail_proxy.cli.showing import console, printable, show_json, shown_time
 
 PRIORITIES = ("immediate", "high", "medium", "low")
 ENDS = frozenset(("sent", "failed", "expired", "cancelled"))
@@ -164,11 +164,9 @@ def _progress(*, as_json: bool) -> Iterator[Any]:
     elif not sys.stderr.isatty():
         yield lambda what: click.echo(line(what), err=True) if "event" in what else None
     else:
-        from rich.console import Console  # noqa: PLC0415 - takes a while
-        from rich.text import Text  # noqa: PLC0415
+        from rich.text import Text  # noqa: PLC0415 - takes a while
 
-        console = Console(stderr=True, highlight=False)
-        with console.status(Text("waiting")) as status:
+        with console(stderr=True).status(Text("waiting")) as status:
             yield lambda what: status.update(Text(f"{line(what)}  ({time.monotonic() - began:.0f} s)"))
 
 

@@ -33,12 +33,12 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if self.get_command(ctx, args[0]) is None:
-            raise click.UsageError(self.unknown(ctx, args[0]), ctx.parent if isinstance(self, OfTenant) else ctx)
+            raise self.unknown(ctx, args[0])
         return super().resolve_command(ctx, args)
 
-    def unknown(self, ctx: click.Context, word: str) -> str:
+    def unknown(self, ctx: click.Context, word: str) -> click.UsageError:
         """Say that there is no such command."""
-        return f"there is no command {word!r}{_near(word, self.list_commands(ctx))}"
+        return click.UsageError(f"there is no command {word!r}{_near(word, self.list_commands(ctx))}", ctx)
 
 
 class Root(Commands):
@@ -53,6 +53,18 @@ class Root(Commands):
         super().__init__(**settings)
         self.of_instance = of_instance
         self.of_tenant = of_tenant
+
+    @override
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        if environment.current().get("NO_COLOR"):  # https://no-color.org
+            extra["color"] = False
+        return super().make_context(info_name, args, parent, **extra)
 
     @override
     def main(
@@ -91,10 +103,10 @@ class Root(Commands):
         return OfInstance(Place(chosen), self.of_instance, self.of_tenant)
 
     @override
-    def unknown(self, ctx: click.Context, word: str) -> str:
+    def unknown(self, ctx: click.Context, word: str) -> click.UsageError:
         names = [each.name for each in every(environment.current())]
         hint = _near(word, [*self.list_commands(ctx), *names]) or f": mail-proxy start {word} makes an instance"
-        return f"there is no command and no instance {word!r}{hint}"
+        return click.UsageError(f"there is no command and no instance {word!r}{hint}", ctx)
 
     @override
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
@@ -142,15 +154,15 @@ class OfTenant(Commands):
         )
 
     @override
-    def unknown(self, ctx: click.Context, word: str) -> str:
-        """Say what is not there; where the tenant is no tenant either, it was meant for a command."""
-        place = ctx.find_object(Place)
-        if place is not None and place.tenant_id is not None and ctx.parent is not None:
-            above = ctx.parent.command
-            if isinstance(above, click.Group):
-                near = get_close_matches(place.tenant_id, above.list_commands(ctx.parent), 1, 0.75)
-                if near:
-                    return f"there is no command {place.tenant_id!r}; did you mean {near[0]}?"
+    def unknown(self, ctx: click.Context, word: str) -> click.UsageError:
+        """Say what is not there; what looks like a command was hardly meant for a tenant."""
+        place, parent = ctx.find_object(Place), ctx.parent
+        if place is not None and place.tenant_id is not None and parent is not None:
+            commands = parent.command.list_commands(parent) if isinstance(parent.command, click.Group) else []
+            near = get_close_matches(place.tenant_id, commands, 1, 0.75)
+            if near:
+                sentence = f"there is no command {place.tenant_id!r}; did you mean {near[0]}?"
+                return click.UsageError(sentence, parent)
         return super().unknown(ctx, word)
 
 

@@ -1,0 +1,355 @@
+"""The commands of an instance and its tenants: by its API while it runs, on its store while it does not."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import sqlite3
+import stat
+import subprocess
+import tarfile
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.sinks import running_sink
+from tests.support.instance import COMMAND
+from tests.support.machine import Machine, Said, Terminal
+
+LETTER = b"""From: Shop <shop@acme.example>
+To: Anna <anna@example.org>
+Subject: Hello
+Date: Wed, 25 Nov 2026 12:00:00 +0000
+Message-ID: <1@acme.example>
+
+Hi
+"""
+
+
+@pytest.fixture
+async def machine(tmp_path: Path) -> AsyncIterator[Machine]:
+    """A machine with one instance, `box`, that was started once."""
+    machine = Machine(tmp_path / "home")
+    (tmp_path / "letter.eml").write_bytes(LETTER)
+    assert (await machine.run("start", "box", "--background")).code == 0
+    yield machine
+    await machine.stop()
+
+
+async def done(machine: Machine, *arguments: str, stdin: str | None = None) -> Said:
+    said = await machine.run("box", *arguments, stdin=stdin)
+    assert said.code == 0, (arguments, said)
+    return said
+
+
+@pytest.mark.parametrize("runs", [True, False], ids=["running", "stopped"])
+async def test_tenants_accounts_and_messages_come_to_the_same_either_way(
+    machine: Machine, tmp_path: Path, *, runs: bool
+) -> None:
+    if not runs:
+        await machine.run("stop", "box")
+    letter = str(tmp_path / "letter.eml")
+    made = await done(machine, "tenants", "add", "acme", "--name", "ACME Corp", "--rate-limit-hourly", "1000")
+    key = re.findall(r"nothing can show it again: (\S+)", made.out)[0]
+    await done(machine, "tenants", "update", "acme", "--rate-limit-daily", "5000", "--base-url", "https://acme.example")
+    tenant = json.loads((await done(machine, "tenants", "show", "acme", "--json")).out)
+    assert tenant["rate_limits"] == {"hourly": 1000, "daily": 5000}
+    assert (tenant["name"], tenant["client_base_url"]) == ("ACME Corp", "https://acme.example")
+    given = ("--host", "127.0.0.1", "--port", "2525", "--limit-hour", "7", "--limit-behavior", "reject")
+    await done(machine, "acme", "accounts", "add", "main", *given)
+    rows = list(csv.DictReader(io.StringIO((await done(machine, "acme", "accounts", "list", "--csv")).out)))
+    assert [(each["id"], each["port"], each["per_hour"], each["per_day"]) for each in rows] == [
+        ("main", "2525", "7", "")
+    ]
+    assert (await done(machine, "acme", "suspend")).out == "acme is suspended; 0 messages are not finished.\n"
+    queued = await machine.run("box", "acme", "send", letter, "--id", "L1", "--at", "+1h")
+    assert (queued.code, queued.out) == (0, "L1 is queued.\n")
+    assert ("does not run" in queued.err) is not runs
+    (message,) = json.loads((await done(machine, "acme", "messages", "list", "--json")).out)
+    assert (message["id"], message["status"]) == ("L1", "deferred")
+    assert message["recipients"][0]["address"] == "anna@example.org"
+    assert "tenant_suspended: " in (await done(machine, "acme", "messages", "explain", "L1")).out
+    stats = (await done(machine, "stats")).out.splitlines()
+    assert dict(zip(*(line.split("\t") for line in stats), strict=True))["pending_messages"] == "1"
+    refused = await machine.run("box", "tenants", "delete", "acme", "--force")
+    assert refused.code == 0, refused  # what waits goes with it
+    routes = [json.loads(line)["route"] for line in (await done(machine, "command-log", "export")).out.splitlines()]
+    assert routes[0] == "/tenant"
+    assert len(routes) == 6
+    settings = json.loads((await done(machine, "config", "show", "max_retries", "api_token", "--json")).out)
+    assert [each["value"] for each in settings] == [None, 5] or [each["source"] for each in settings]
+    assert key not in (await done(machine, "info", "--json")).out
+
+
+async def test_what_is_wrong_is_told_in_a_sentence_with_what_to_do(machine: Machine) -> None:
+    await done(machine, "tenants", "add", "acme")
+    for words, code, told in [
+        ("bxo info", 2, "there is no command and no instance 'bxo'; did you mean box? See mail-proxy --help"),
+        ("box tenant list", 2, "there is no command 'tenant'; did you mean tenants? See mail-proxy box --help"),
+        ("box acme account", 2, "there is no command 'account'; did you mean accounts? See mail-proxy box acme --help"),
+        ("box acmee info", 1, "box has no tenant acmee; did you mean acme?"),
+        ("box tenants show nobody", 1, "box has no tenant nobody; mail-proxy box tenants list shows"),
+        ("box tenants add acme", 1, "there is a tenant acme already; tenants update acme changes it"),
+        ("box tenants add", 2, "Missing argument 'ID'. See mail-proxy box tenants add --help"),
+        ("box tenants update acme --base-url x", 1, "--base-url: must be a URL that starts with http:// or https://"),
+        ("box acme accounts add main", 2, "Missing option '--host'. See mail-proxy box acme accounts add --help"),
+        ("box acme accounts add main --host h.example --port 99999", 1, "--port: must be at most 65535"),
+        ("box acme messages show M1", 1, "acme has no message M1; mail-proxy box acme messages list shows"),
+        ("box acme messages retry", 2, "say which: IDs, or --all, --account or --batch. See mail-proxy box acme"),
+        ("box config set MAX_RETRY=1", 1, "GMP_MAX_RETRY is not a setting. Did you mean GMP_MAX_RETRIES?"),
+        ("box config set API_TOKEN=x", 1, "API_TOKEN is not set here: token --regenerate makes a new one"),
+        ("box command-log list --since soon", 2, "--since: 'soon' is no time: write 2026-07-01, 2026-07-01T12:00:00Z"),
+        ("box tenants delete acme", 1, "Remove acme with its accounts, messages and history? Say --force where"),
+    ]:
+        said = await machine.run(*words.split())
+        assert (said.code, said.out, said.err.count("\n")) == (code, "", 1), said
+        assert said.err.startswith(f"mail-proxy: {told}"), said
+    await machine.run("stop", "box")
+    for words in ("run-now", "acme watch"):
+        said = await machine.run("box", *words.split())
+        assert (said.code, said.err.count("\n")) == (1, 1)
+        assert said.err.endswith(": mail-proxy start box --background\n")
+
+
+async def test_a_file_is_sent_and_followed_to_its_end(machine: Machine, tmp_path: Path) -> None:
+    async with running_sink() as sink:
+        await done(machine, "tenants", "add", "acme")
+        await done(machine, "acme", "accounts", "add", "main", "--host", "127.0.0.1", "--port", str(sink.port))
+        assert (await done(machine, "acme", "accounts", "test", "main")).out.startswith("It works: connect, ")
+        watching = await asyncio.create_subprocess_exec(
+            *(str(COMMAND), "box", "acme", "watch", "--all", "--json"),
+            stdout=subprocess.PIPE,
+            env=machine.environment,
+        )
+        said = await done(machine, "acme", "send", str(tmp_path / "letter.eml"), "--id", "L1", "--wait")
+        assert re.fullmatch(r"L1 is queued.\nL1 is sent after \d+\.\d s\n", said.out), said
+        assert watching.stdout is not None
+        event = json.loads(await asyncio.wait_for(watching.stdout.readline(), 20))
+        assert (event["id"], event["event"]) == ("L1", "sent")
+        watching.kill()
+        await watching.wait()
+        again = await done(machine, "acme", "send", str(tmp_path / "letter.eml"), "--id", "L1", "--wait")
+        assert again.out.startswith("L1 is known already.\n")
+        (received,) = sink.arrivals
+        assert b"Message-ID: <1@acme.example>\r\n" in received.content
+    piped = await machine.run("box", "acme", "send", "-", stdin="Subject: nobody\n\nHi\n")
+    assert (piped.code, piped.err) == (1, "mail-proxy: - has no From: say --from ADDRESS\n")
+
+
+async def test_a_new_token_counts_at_once_and_settings_from_the_next_start(machine: Machine) -> None:
+    before = (await done(machine, "token")).out.strip()
+    made = await done(machine, "token", "--regenerate")
+    now = (await done(machine, "token")).out.strip()
+    assert made.out.strip() == now != before
+    await done(machine, "info")
+    assert "restart box" in (await done(machine, "config", "set", "MAX_RETRIES=3", "INSTANCE_NAME=mailer")).err
+    assert (
+        await done(machine, "config", "set", "SCHEDULER_ACTIVE=false")
+    ).out == "Sending is suspended, from now on.\n"
+    secret = await done(machine, "config", "set", "METRICS_TOKEN=-", stdin="a-token-of-the-metrics\n")
+    assert "process list" not in secret.err
+    await machine.run("restart", "box")
+    rows = json.loads((await done(machine, "config", "show", "--json")).out)
+    shown = {each["name"]: (each["value"], each["source"]) for each in rows}
+    assert shown["max_retries"] == (3, "config.toml")
+    assert shown["metrics_token"] == (None, "config.toml")
+    assert "scheduler_active\tno\tdatabase" in (await done(machine, "config", "show")).out
+    assert "********" in (await done(machine, "config", "show", "metrics_token")).out
+    info = json.loads((await done(machine, "info", "--json")).out)
+    assert (info["instance"], info["scheduler_active"]) == ("mailer", False)
+
+
+async def test_secrets_on_the_command_line_are_warned_of_and_stdin_is_not(machine: Machine) -> None:
+    await done(machine, "tenants", "add", "acme")
+    given = ("acme", "accounts", "add", "a", "--host", "h.example", "--user", "u", "--password")
+    assert "was in the process list" in (await done(machine, *given, "s3cret")).err
+    given = ("acme", "accounts", "add", "b", "--host", "h.example", "--user", "u", "--password")
+    said = await done(machine, *given, "-", stdin="s3cret\n")
+    assert "process list" not in said.err
+    assert json.loads((await done(machine, "acme", "accounts", "show", "b", "--json")).out)["has_password"]
+
+
+async def test_text_from_outside_moves_no_cursor_and_is_no_formula(machine: Machine) -> None:
+    await done(machine, "tenants", "add", "acme", "--name", "=1+1")
+    await done(machine, "acme", "accounts", "add", "main", "--host", "h.example")
+    hostile = "\x1b[2J\u202e\x9b"
+    await done(
+        machine,
+        "connect",
+        stdin="proxy.messages.add({'id': 'M', 'from': 'a@acme.example', 'to': 'b@example.org', 'subject': 'S', "
+        f"'body': {hostile!r}, 'metadata': {{'k': {hostile!r}}}}})",
+    )
+    for form in ((), ("--json",)):
+        out = (await done(machine, "acme", "messages", "show", "M", *form)).out
+        assert set(out) & set(hostile) <= set("[2J")
+        assert "\\u001b[2J\\u202e\\u009b" in out
+    (row,) = csv.DictReader(io.StringIO((await done(machine, "tenants", "list", "--csv")).out))
+    assert row["name"] == "'=1+1"
+
+
+async def test_a_backup_while_it_runs_brings_everything_back(machine: Machine, tmp_path: Path) -> None:
+    await done(machine, "tenants", "add", "acme")
+    file = tmp_path / "box.tar"
+    await done(machine, "backup", str(file))
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    await done(machine, "tenants", "add", "later")
+    running = await machine.run("box", "restore", str(file), "--force")
+    assert (running.code, "box runs already" in running.err) == (1, True)
+    await machine.run("stop", "box")
+    key = machine.home / "box" / "encryption.key"
+    text = key.read_text()
+    await done(machine, "restore", str(file), "--force")
+    ids = [each["id"] for each in json.loads((await done(machine, "tenants", "list", "--json")).out)]
+    assert ids == ["acme"]
+    assert key.read_text() == text
+    with closing(sqlite3.connect(machine.home / "box" / "mail_service.db.before")) as before:
+        assert before.execute("SELECT count(*) FROM tenants").fetchone() == (2,)
+    assert (await machine.run("start", "box", "--background")).code == 0
+
+    broken = tmp_path / "broken.tar"
+    with tarfile.open(broken, "w") as archive:
+        member = tarfile.TarInfo("../../mail_service.db")
+        archive.addfile(member)
+    await machine.run("stop", "box")
+    for name, content in {"broken.tar": None, "no.tar": b"x" * 100, "cut.tar": file.read_bytes()[:5000]}.items():
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        said = await machine.run("box", "restore", str(tmp_path / name), "--force")
+        assert (said.code, said.err.count("\n")) == (1, 1), said
+    assert [each["id"] for each in json.loads((await done(machine, "tenants", "list", "--json")).out)] == ["acme"]
+
+
+async def test_commands_on_a_stopped_instance_and_a_start_take_turns(machine: Machine) -> None:
+    await machine.run("stop", "box")
+    said = await asyncio.gather(
+        *(machine.run("box", "tenants", "add", f"t{n}") for n in range(3)), machine.run("start", "box", "--background")
+    )
+    assert [each.code for each in said] == [0] * 4, said
+    ids = [each["id"] for each in json.loads((await done(machine, "tenants", "list", "--json")).out)]
+    assert ids == ["t0", "t1", "t2"]
+
+
+async def test_forms_ask_check_hide_and_write_what_was_agreed_to(machine: Machine) -> None:
+    def tenant() -> str:
+        with Terminal(machine, "box", "tenants", "add") as terminal:
+            terminal.answer("ID", "list")
+            terminal.answer("is a word of the command line", "acme")
+            terminal.answer("Name", "ACME Corp")
+            terminal.answer("URL", "ftp://x")
+            terminal.answer("must be a URL that starts", "https://acme.example")
+            terminal.answer("Path for reports [/mail-proxy/sync]", "")
+            terminal.answer("Path for attachments", "")
+            terminal.answer("Login there", "bearer")
+            terminal.answer("Token", "a-very-secret-token")
+            terminal.answer("an hour", "100")
+            terminal.answer("a day", "many")
+            terminal.answer("must be a whole number", "")
+            terminal.answer("Make it? [Y/n]", "")
+            assert terminal.end() == 0
+            return terminal.shown
+
+    shown = await asyncio.to_thread(tenant)
+    assert "acme is made." in shown
+    assert "a-very-secret-token" not in shown
+    made = json.loads((await done(machine, "tenants", "show", "acme", "--json")).out)
+    assert (made["client_auth"]["method"], made["client_auth"]["has_token"]) == ("bearer", True)
+    assert (made["name"], made["rate_limits"]["hourly"]) == ("ACME Corp", 100)
+
+    def account(end: str) -> tuple[int, str]:
+        with Terminal(machine, "box", "acme", "accounts", "add") as terminal:
+            terminal.answer("ID [main]", "")
+            terminal.answer("SMTP server", "127.0.0.1")
+            terminal.answer("Port [587]", "1")
+            terminal.answer("User", "mailer")
+            terminal.answer("Password", "pa55word")
+            terminal.answer("Encryption", "none")
+            terminal.answer("a minute", "")
+            terminal.answer("an hour", "")
+            terminal.answer("a day", "")
+            if end == "^C":
+                terminal.interrupt("Make it?")
+            else:
+                terminal.answer("Make it?", "y")
+                terminal.answer("Try it", "y")
+            code = terminal.end()
+            return code, terminal.shown
+
+    code, shown = await asyncio.to_thread(account, "^C")
+    assert (code, "is made" in shown) == (130, False)
+    assert json.loads((await done(machine, "acme", "accounts", "list", "--json")).out) == []
+    code, shown = await asyncio.to_thread(account, "y")
+    assert (code, "pa55word" in shown) == (0, False)
+    assert re.search(r"It does not work.*: connecting: Connection refused", shown), shown
+
+
+async def test_a_terminal_gets_colours_unless_it_wants_none(machine: Machine) -> None:
+    def shown(**variables: str) -> str:
+        with Terminal(machine, "list", **variables) as terminal:
+            assert terminal.end() == 0
+            return terminal.shown
+
+    assert "\x1b[" in await asyncio.to_thread(shown)
+    assert "\x1b[" not in await asyncio.to_thread(lambda: shown(NO_COLOR="1"))
+
+
+async def test_the_shell_has_the_instance_in_it(machine: Machine) -> None:
+    await done(machine, "tenants", "add", "acme", "--name", "ACME Corp")
+    piped = await done(machine, "connect", stdin="print([each['id'] for each in proxy.tenants.list()])\n")
+    assert piped.out == "['acme']\n"
+
+    def typed() -> str:
+        with Terminal(machine, "box", "connect") as terminal:
+            terminal.answer(">>> ", "proxy.tenants.list()")
+            terminal.answer("ACME Corp", "proxy.stats()")
+            terminal.answer("pending_messages", "proxy.messages.get('M1')")
+            terminal.answer("NotFound: ", "new_account('acme')")
+            terminal.answer("ID [main]", "\x04")
+            terminal.answer("Nothing was made.", "exit()")
+            assert terminal.end() == 0
+            return terminal.shown
+
+    assert "Traceback" not in await asyncio.to_thread(typed)
+
+
+@pytest.mark.parametrize("runs", [True, False], ids=["running", "stopped"])
+async def test_bash_completes_names_of_instances_tenants_and_accounts(machine: Machine, *, runs: bool) -> None:
+    await done(machine, "tenants", "add", "acme")
+    await done(machine, "acme", "accounts", "add", "main", "--host", "h.example")
+    if not runs:
+        await machine.run("stop", "box")
+    bash = shutil.which("bash")
+    assert bash is not None
+    for words, expected in {
+        "mail-proxy bo": "box",
+        "mail-proxy sta": "start status",
+        "mail-proxy box ac": "acme",
+        "mail-proxy box ten": "tenants",
+        "mail-proxy box tenants show ": "acme",
+        "mail-proxy box acme accounts test m": "main",
+        "mail-proxy box acme send --pri": "--priority",
+        "mail-proxy box acme send --priority h": "high",
+    }.items():
+        script = f"""
+            eval "$(mail-proxy completion bash)"
+            COMP_WORDS=({words} {'""' if words.endswith(" ") else ""}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+            _mail_proxy_completion mail-proxy; echo "${{COMPREPLY[*]}}"
+        """
+        path = f"{COMMAND.parent}:{os.environ['PATH']}"
+        child = await asyncio.create_subprocess_exec(
+            *(bash, "--norc", "-c", script), stdout=subprocess.PIPE, env={**machine.environment, "PATH": path}
+        )
+        out, _ = await child.communicate()
+        assert out.decode().strip() == expected, words
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+async def test_there_is_a_script_for_each_shell(tmp_path: Path, shell: str) -> None:
+    said = await Machine(tmp_path).run("completion", shell)
+    assert (said.code, "_MAIL_PROXY_COMPLETE" in said.out) == (0, True)
