@@ -41,6 +41,7 @@ check: setup ## Check formatting, lint, types and the direction of imports
 
 format: setup ## Format the code and apply the fixes that change no meaning
 	@$(VENV)/bin/python tools/make_sync_client.py
+	@$(VENV)/bin/python tools/make_cli_reference.py
 	@$(RUN) ruff check --quiet --fix-only $(CODE)
 	@$(RUN) ruff format $(CODE)
 

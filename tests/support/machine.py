@@ -52,6 +52,15 @@ class Machine:
         assert child.returncode is not None
         return Said(child.returncode, out.decode(), err.decode())
 
+    async def shell(self, command: str, folder: Path) -> str:
+        """Run a line of a shell in a folder, and return what a terminal would show of it."""
+        environment = {**self.environment, "PATH": f"{COMMAND.parent}:{os.environ['PATH']}"}
+        child = await asyncio.create_subprocess_shell(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder, env=environment
+        )
+        out, _ = await asyncio.wait_for(child.communicate(), 60)
+        return out.decode()
+
     async def stop(self) -> None:
         """End what runs."""
         for each in await self.listed():

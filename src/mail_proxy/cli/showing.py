@@ -133,9 +133,9 @@ def _flat(fields: Row, prefix: str = "") -> Iterable[tuple[str, object]]:
 
 
 def _write_csv(rows: Iterable[Row], columns: Sequence[Column]) -> None:
-    """Write CSV (RFC 4180). A cell that a spreadsheet would take for a formula begins with an apostrophe."""
+    """Write CSV (RFC 4180, with plain line ends). What a spreadsheet would take for a formula gets an apostrophe."""
     text = io.StringIO()
-    writer = csv.writer(text)
+    writer = csv.writer(text, lineterminator="\n")
     writer.writerow([each.name for each in columns])
     rest = iter(rows)
     while True:
