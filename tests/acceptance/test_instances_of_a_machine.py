@@ -147,3 +147,28 @@ async def test_a_port_that_is_taken_is_passed_over_for_this_run(machine: Machine
         assert asked.code == 0, asked
     await machine.run("stop", "acme")
     assert f"http://127.0.0.1:{port} " in (await machine.run("start", "acme", "--background")).out
+
+
+async def test_with_reload_it_is_started_anew_when_its_settings_change(machine: Machine) -> None:
+    child = await asyncio.create_subprocess_exec(
+        *(str(COMMAND), "start", "acme", "--reload"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=machine.environment,
+    )
+
+    async def serving() -> None:
+        assert child.stdout is not None
+        while b"serving" not in (line := await asyncio.wait_for(child.stdout.readline(), 30)):
+            assert line
+
+    await serving()
+    before = (await machine.listed())[0]["pid"]
+    assert (await machine.run("acme", "config", "set", "MAX_RETRIES=1")).code == 0
+    await serving()
+    assert (await machine.listed())[0]["pid"] != before
+    assert "max_retries\t1\tconfig.toml" in (await machine.run("acme", "config", "show", "max_retries")).out
+    child.terminate()
+    await asyncio.wait_for(child.communicate(), 30)
+    assert child.returncode == 0
+    assert (await machine.listed())[0]["state"] == "stopped"

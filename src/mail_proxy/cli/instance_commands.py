@@ -64,6 +64,7 @@ Examples:
 @click.option("--background", is_flag=True, help="Return when it is ready, and leave it running.")
 @click.option("--database-url", metavar="URL", help="postgresql://…; without it, an SQLite file in its folder.")
 @click.option("--workers", type=click.IntRange(1, 64), metavar="N", help="Processes that share the port (PostgreSQL).")
+@click.option("--reload", "reloads", is_flag=True, help="Start it anew when config.toml or the code changes.")
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A setting, for this run.")
 @told
 def start(
@@ -74,6 +75,7 @@ def start(
     background: bool,
     database_url: str | None,
     workers: int | None,
+    reloads: bool,
     pairs: tuple[str, ...],
 ) -> int:
     """Run an instance, in the foreground unless told otherwise. One that is new is made, and its token shown.
@@ -87,6 +89,12 @@ def start(
         warn_of_process_list("the password", f"put db_path into {chosen.config}")
     wanted = Wanted(host, port, database_url, parsed_settings(pairs))
     running.prepare(chosen, wanted, every(environment.current()))
+    if reloads:
+        if background:
+            raise click.UsageError("--reload is for the foreground")
+        from mail_proxy.cli.reloading import serve_and_reload  # noqa: PLC0415
+
+        return serve_and_reload(chosen, wanted, environment.current(), workers)
     if not background:
         return running.serve(chosen, wanted, environment.current(), workers)
     found = running.start(chosen, wanted, environment.current(), workers)
