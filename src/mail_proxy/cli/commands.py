@@ -41,12 +41,10 @@ Examples:
 )
 @click.version_option(mail_proxy.__version__, prog_name="mail-proxy")
 def main() -> None:
-    r"""Take mail by HTTP, write it down, send it by SMTP, report what became of it.
+    """Take mail by HTTP, write it down, send it by SMTP, report what became of it.
 
-    \b
-    Behind the name of an instance are its commands, behind the id of one of its tenants those of the tenant:
-      mail-proxy myserver --help
-      mail-proxy myserver acme --help
+    Behind the name of an instance are its commands, behind the id of one of its tenants those of the tenant: see
+    mail-proxy NAME --help, mail-proxy NAME TENANT --help.
     """
 
 
