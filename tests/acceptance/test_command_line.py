@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sqlite3
 import stat
 import subprocess
@@ -20,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.sinks import running_sink
-from tests.support.instance import COMMAND
+from tests.support.instance import COMMAND, eventually
 from tests.support.machine import Machine, Said, Terminal
 
 LETTER = b"""From: Shop <shop@acme.example>
@@ -202,7 +203,9 @@ async def test_a_backup_while_it_runs_brings_everything_back(machine: Machine, t
     await done(machine, "tenants", "add", "later")
     running = await machine.run("box", "restore", str(file), "--force")
     assert (running.code, "box runs already" in running.err) == (1, True)
-    await machine.run("stop", "box")
+    os.kill(int(str((await machine.listed())[0]["pid"])), signal.SIGKILL)  # its last changes are in the WAL alone
+    folder = machine.home / "box"
+    await eventually(lambda: (folder / "mail_service.db-wal").stat().st_size > 0, "there is a WAL")
     key = machine.home / "box" / "encryption.key"
     text = key.read_text()
     await done(machine, "restore", str(file), "--force")
@@ -211,6 +214,7 @@ async def test_a_backup_while_it_runs_brings_everything_back(machine: Machine, t
     assert key.read_text() == text
     with closing(sqlite3.connect(machine.home / "box" / "mail_service.db.before")) as before:
         assert before.execute("SELECT count(*) FROM tenants").fetchone() == (2,)
+    assert not list(folder.glob("*-wal"))
     assert (await machine.run("start", "box", "--background")).code == 0
 
     broken = tmp_path / "broken.tar"

@@ -32,3 +32,15 @@ def problem_with(file: Path) -> str | None:
     except sqlite3.Error as error:
         return f"it is no database of mail-proxy: {error}"
     return None
+
+
+def make_whole(file: Path) -> None:
+    """Bring into a database what its WAL holds, so that it is one file; nobody else may have it open.
+
+    Raises `StoreUnavailable` where it cannot be opened.
+    """
+    try:
+        with closing(sqlite3.connect(file)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    except sqlite3.Error as error:
+        raise StoreUnavailable(f"{file} cannot be opened: {error}") from error

@@ -130,29 +130,42 @@ def _unpacked(file: Path, folder: Path) -> Sequence[Path]:
 
 
 def _put_in_place(chosen: Instance, database: Path, found: Sequence[Path]) -> None:
-    """Move what there is aside, and what was unpacked in its place: each in one step, the key first.
+    """Give what there is a second name, and put what was unpacked in its place: each in one step, the key first.
 
-    Without its key no database is opened, so that a crash in between leaves an instance that does not start, and never
-    one that starts with half of each.
+    A crash in between leaves the old database whole, or the new one: never none, which would be taken for a first
+    start, and never one without its key, which does not start.
     """
     places = {DATABASE: database, KEY: chosen.folder / KEY}
+    if database.exists():
+        _make_whole(database)
     for each in sorted(found, key=lambda path: path.name != KEY):
         place = places[each.name]
+        before = place.with_name(place.name + ".before")
+        before.unlink(missing_ok=True)
         if place.exists():
-            place.replace(place.with_name(place.name + ".before"))
-        if place == database:
-            for end in OF_WHAT_WAS_BEFORE:
-                aside = database.with_name(database.name + end)
-                if aside.exists():  # SQLite looks for it beside the file that it belongs to
-                    aside.replace(database.with_name(database.name + ".before" + end))
-            for journal in chosen.folder.glob("flight-*.log"):
-                journal.unlink()
+            os.link(place, before)
         each.replace(place)
+    for journal in chosen.folder.glob("flight-*.log"):  # of what was before
+        journal.unlink()
     folder = os.open(database.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _make_whole(database: Path) -> None:
+    """Bring what a WAL holds into its database: beside another one it would be taken for that one's."""
+    from mail_proxy.domain.errors import StoreUnavailable  # noqa: PLC0415
+    from mail_proxy.store.copying import make_whole  # noqa: PLC0415
+
+    try:
+        make_whole(database)
+    except StoreUnavailable:  # a damaged one is what a restore is for
+        for end in OF_WHAT_WAS_BEFORE:
+            aside = database.with_name(database.name + end)
+            if aside.exists():
+                aside.replace(database.with_name(database.name + ".before" + end))
 
 
 @contextmanager
