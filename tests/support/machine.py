@@ -11,6 +11,7 @@ import select
 import subprocess
 import termios
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,9 +111,16 @@ class Terminal:
         os.write(self._ours, text.encode() + b"\n")
 
     def interrupt(self, after: str) -> None:
-        """Press Ctrl-C after something was shown."""
+        """Press Ctrl-C after something was shown, until it helps.
+
+        A signal that comes right before readline's `select` is only seen at the next key, or the next signal.
+        """
         self._read_until(lambda: after in self.shown, after)
-        os.write(self._ours, b"\x03")
+        for _ in range(30):
+            os.write(self._ours, b"\x03")
+            with suppress(subprocess.TimeoutExpired):
+                self._child.wait(1)
+                return
 
     def end(self) -> int:
         """Wait for its end and return the exit code."""
