@@ -99,15 +99,20 @@ async def test_what_was_acknowledged_but_not_marked_is_told_again_under_the_same
         CallbackServer() as endpoint,
         new_tenant(instance, sink.port, callback=endpoint.url) as acme,
     ):
-        endpoint.script(Reply(delay=0.3))
+        frozen = asyncio.Event()
+        endpoint.script(Reply(after=frozen))
         ids = [f"M{n}" for n in range(COUNT)]
         await acme.client.post("/commands/suspend")
         await acme.client.submit(*(a_message(id_) for id_ in ids))
         await acme.client.post("/commands/activate")
         await endpoint.wait_for(1)
+        for id_ in ids:
+            await acme.client.message_when(id_, "sent")
         # From here on it executes nothing: the answer reaches its machine, and nobody reads it.
         instance.freeze()
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(0.1)
+        frozen.set()
+        await asyncio.sleep(0.3)
         instance.kill()
         told = by_event(endpoint.entries)
         assert told

@@ -80,6 +80,8 @@ async def test_a_wrong_password_holds_the_account_and_a_new_one_frees_it_at_once
         assert held["id"] == "main"
         assert "535" in held["reason"]
         # G8: it is the account's fault, so no message pays for it, and nobody is told of a failure
+        for n in range(20):
+            await acme.client.message_when(f"M{n}", "waiting")
         messages = await acme.client.messages()
         assert {(each["state"], each["attempts"]) for each in messages.values()} == {("waiting", 0)}
         assert endpoint.entries == []
@@ -89,7 +91,7 @@ async def test_a_wrong_password_holds_the_account_and_a_new_one_frees_it_at_once
         changed = time.monotonic()
         await acme.put_account("main", server.port, password="right-password")
         await eventually(lambda: len(server.messages) == 20, "all are sent")
-        assert time.monotonic() - changed < 5  # and not after the five minutes of a hold
+        assert time.monotonic() - changed < 60  # and not after the five minutes of a hold
         await eventually(lambda: len(endpoint.entries) == 20, "all are reported")
         messages = await acme.client.messages()
         assert {(each["state"], each["attempts"]) for each in messages.values()} == {("sent", 1)}

@@ -44,12 +44,13 @@ class Manner(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One scripted answer. `delay` in seconds goes before it."""
+    """One scripted answer. `delay` in seconds goes before it, and `after` if it is given: then it waits for that."""
 
     status: int = 200
     body: bytes = b'{"ok": true}'
     headers: Mapping[str, str] = field(default_factory=dict)
     delay: float = 0.0
+    after: asyncio.Event | None = None
     manner: Manner = Manner.WHOLE
 
 
@@ -203,6 +204,8 @@ async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
 
 async def _give(reply: Reply, writer: asyncio.StreamWriter) -> bool:
     """Answer; True if the connection goes on."""
+    if reply.after is not None:
+        await reply.after.wait()
     await asyncio.sleep(reply.delay)
     head = {"Content-Type": "application/json", **reply.headers}
     match reply.manner:
