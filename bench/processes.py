@@ -1,4 +1,4 @@
-"""The processes of a measurement: the server, a mail server that only counts, an endpoint that only counts."""
+"""The processes of a measurement: servers of ours, a mail server that only counts, an endpoint that only counts."""
 
 from __future__ import annotations
 
@@ -9,11 +9,30 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
+
+from bench.smtp_tools import NotInstalled, smtp_sink
 
 TOKEN = "bench"
+_PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class MailCounter(Protocol):
+    """Something that listens on a port and counts what it gets."""
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """How many messages, or report entries, it has got."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +40,6 @@ class Counter:
     """A child process that counts what it gets, and writes the count where we can read it."""
 
     port: int
-    process: subprocess.Popen[str]
     file: Path
 
     @property
@@ -37,9 +55,20 @@ def counting(kind: str) -> Iterator[Counter]:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         file = Path(folder) / "count"
         file.write_bytes(b"")
-        command = [sys.executable, "-m", "bench.counters", kind, str(file)]
-        with _running(command, {}) as process:
-            yield Counter(int(_first_line(process)), process, file)
+        with child("bench.counters", kind, str(file)) as port:
+            yield Counter(int(port), file)
+
+
+@contextmanager
+def mail_sink() -> Iterator[MailCounter]:
+    """Run a mail server that counts: `smtp-sink`, which leaves most of the machine to others, else one of our own."""
+    with ExitStack() as stack:
+        sink: MailCounter
+        try:
+            sink = stack.enter_context(smtp_sink())
+        except NotInstalled:
+            sink = stack.enter_context(counting("sink"))
+        yield sink
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +82,14 @@ class Server:
     def memory(self) -> float:
         """Resident memory in megabytes."""
         with Path(f"/proc/{self.process.pid}/statm").open(encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+            return int(file.read().split()[1]) * _PAGE_SIZE / 1e6
 
     @property
     def cpu(self) -> float:
         """Processor seconds that it has used."""
         with Path(f"/proc/{self.process.pid}/stat").open(encoding="ascii") as file:
             fields = file.read().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 @contextmanager
@@ -71,6 +100,7 @@ def serving(settings: Mapping[str, str]) -> Iterator[Server]:
             "GMP_API_TOKEN": TOKEN,
             "GMP_PORT": "0",
             "GMP_DB_PATH": f"{folder}/mail_service.db",
+            "GMP_DATA_DIR": folder,
             "GMP_LOG_FORMAT": "json",
             **settings,
         }
@@ -80,6 +110,13 @@ def serving(settings: Mapping[str, str]) -> Iterator[Server]:
                 if line["event"] == "serving":
                     break
             yield Server(line["address"], process)
+
+
+@contextmanager
+def child(module: str, *arguments: str) -> Iterator[str]:
+    """Run a module of ours and give the first line that it prints."""
+    with _running([sys.executable, "-m", module, *arguments], {}) as process:
+        yield _first_line(process)
 
 
 @contextmanager
@@ -105,7 +142,7 @@ def _first_line(process: subprocess.Popen[str]) -> str:
     return line
 
 
-def wait_for(counter: Counter, count: int, seconds: float = 120.0) -> float:
+def wait_for(counter: MailCounter, count: int, seconds: float = 120.0) -> float:
     """Wait until a counter has reached a number; return the time (monotonic). Raises `TimeoutError`."""
     end = time.monotonic() + seconds
     while counter.count < count:

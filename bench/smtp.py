@@ -1,22 +1,20 @@
-"""How many messages a second leave by SMTP, to a server of ours in another process on the same machine."""
+"""How many messages a second leave by SMTP, to a server in another process on the same machine."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 import uvloop
 
+from bench.processes import mail_sink
 from mail_proxy.domain.account import Account
 from mail_proxy.domain.attempt import Envelope
 from mail_proxy.domain.compose import Wire
-from mail_proxy.smtp.capture import SmtpCatcher
 from mail_proxy.smtp.pool import SmtpTransport
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
@@ -42,8 +40,8 @@ def run(messages: int = 10_000) -> dict[str, float]:
 
 def measure(loop_name: str, connections: int, messages: int = 20_000, size: int = 1024) -> Figure:
     """Send that many messages over that many connections and return the rate."""
-    with _catcher_process() as port, closing(LOOPS[loop_name]()) as loop:
-        seconds, cpu = loop.run_until_complete(_send(port, connections, messages, size))
+    with mail_sink() as sink, closing(LOOPS[loop_name]()) as loop:
+        seconds, cpu = loop.run_until_complete(_send(sink.port, connections, messages, size))
     return Figure(loop_name, connections, messages / seconds, cpu / messages * 1e6)
 
 
@@ -72,40 +70,11 @@ async def _send(port: int, connections: int, messages: int, size: int) -> tuple[
         await transport.close()
 
 
-@contextmanager
-def _catcher_process() -> Iterator[int]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bench.smtp", "--catcher"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    with process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            yield int(process.stdout.readline())
-        finally:
-            process.stdin.close()
-
-
-async def _catch() -> None:
-    """Serve until standard input ends, which it does with the process that started this one."""
-
-    def forget(_sender: str, _recipients: tuple[str, ...], _content: bytes) -> None:
-        """Take it and keep nothing."""
-
-    async with SmtpCatcher(forget) as catcher:
-        print(catcher.port, flush=True)
-        await asyncio.to_thread(sys.stdin.read)
-
-
 def main() -> None:
-    """Print a table, or serve as the other side."""
+    """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--catcher", action="store_true", help="be the server of a measurement")
     parser.add_argument("--messages", type=int, default=20_000)
     options = parser.parse_args()
-    if options.catcher:
-        uvloop.run(_catch())
-        return
     for loop_name in LOOPS:
         for connections in (1, 4):
             figure = measure(loop_name, connections, options.messages)

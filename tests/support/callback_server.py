@@ -148,6 +148,9 @@ class CallbackServer:
                 reply = self.reply_to(request)
                 async with self._news:
                     self._news.notify_all()
+                if reply.after is not None:
+                    await reply.after.wait()
+                await asyncio.sleep(reply.delay)
                 if not await _give(reply, writer):
                     break
         except (ConnectionError, asyncio.IncompleteReadError):
@@ -204,9 +207,6 @@ async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
 
 async def _give(reply: Reply, writer: asyncio.StreamWriter) -> bool:
     """Answer; True if the connection goes on."""
-    if reply.after is not None:
-        await reply.after.wait()
-    await asyncio.sleep(reply.delay)
     head = {"Content-Type": "application/json", **reply.headers}
     match reply.manner:
         case Manner.WHOLE:
