@@ -35,6 +35,7 @@ from mail_proxy.domain.report import Event, EventType, Outlook, entry
 from mail_proxy.domain.settlement import RATE_LIMITED, subject_of
 from mail_proxy.store.database import Transaction
 from mail_proxy.store.loading import Loader
+from mail_proxy.store.prepared import Prepared
 from mail_proxy.store.rows import among, pack, packed, unpack
 from mail_proxy.store.schema import accounts, messages, settings, suspended_batches, tenants
 from mail_proxy.store.usage import LimitedAccount, Reservations, Usage
@@ -109,10 +110,10 @@ class Claim:
 
     def __init__(self, dialect: str, usage: Usage) -> None:
         self._usage = usage
-        self.candidates = packed(dialect, _candidates(urgent_only=False).subquery("candidates"))
-        self.urgent = packed(dialect, _candidates(urgent_only=True).subquery("candidates"))
+        self.candidates = Prepared(packed(dialect, _candidates(urgent_only=False).subquery("candidates")))
+        self.urgent = Prepared(packed(dialect, _candidates(urgent_only=True).subquery("candidates")))
         chosen = among(dialect, messages.c.pk)
-        self.take = (
+        self.take = Prepared(
             update(messages)
             .where(chosen)
             .values(
@@ -180,7 +181,7 @@ class Claim:
         ):
             if pks:
                 names = {**whose, "pks": pack(pks), "now": request.now, "reserving": reserving}
-                connection.execute(self.take, names)
+                self.take.run(connection, names)
         return Taking(
             claimed=self.loader.load(connection, [*chosen.free, *chosen.reserved]),
             limited=chosen.limited,
@@ -252,7 +253,7 @@ class Claim:
         look, left = demand.limit, chosen.parking_share
         while True:
             parameters = {"account": demand.account_pk, "limit": look}
-            found = [_Candidate(*row) for row in unpack(connection.execute(statement, parameters).scalar())]
+            found = [_Candidate(*row) for row in statement.rows(connection, parameters)]
             free = found
             if any(each.batch_code is not None for each in found):
                 free = self._park_suspended(connection, demand.account_pk, found, left)

@@ -25,6 +25,7 @@ from sqlalchemy import (
 
 from mail_proxy.domain.command_log import Entry, EntryFilter, Logged, LogPage, Position
 from mail_proxy.store.database import Database, Operation, Transaction
+from mail_proxy.store.prepared import Prepared
 from mail_proxy.store.rows import among, pack, packed, unpack, unpacked
 from mail_proxy.store.schema import command_log as log
 
@@ -65,7 +66,7 @@ class Append:
 
     def __init__(self, dialect: str) -> None:
         new = unpacked(dialect, {column.name: column.type for column in _VALUES})
-        self.insert = insert(log).from_select([column.name for column in _VALUES], select(*new.c))
+        self.insert = Prepared(insert(log).from_select([column.name for column in _VALUES], select(*new.c)))
         first, last = bindparam("first", type_=Double), bindparam("last", type_=Double)
         # found by the time, which has an index; the key needs none for the few cases in which one is looked for
         known = select(log.c.key).where(log.c.ts >= first, log.c.ts <= last, among(dialect, log.c.key, "keys"))
@@ -83,7 +84,7 @@ class Append:
     def _insert(self, connection: Connection, entries: Iterable[Entry]) -> None:
         rows = [_row(entry) for entry in entries]
         if rows:
-            connection.execute(self.insert, {"rows": pack(rows)})
+            self.insert.run(connection, {"rows": pack(rows)})
 
     def _unknown(self, connection: Connection, entries: Sequence[Entry]) -> Sequence[Entry]:
         times = [entry.ts for entry in entries]

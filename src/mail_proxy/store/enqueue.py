@@ -35,7 +35,8 @@ from mail_proxy.domain.report import EventType
 from mail_proxy.ports import Cipher, Taken
 from mail_proxy.store.database import Transaction
 from mail_proxy.store.hints import Hint
-from mail_proxy.store.rows import ALONE, pack, packed, selected, unpack, unpacked
+from mail_proxy.store.prepared import Prepared
+from mail_proxy.store.rows import ALONE, one_of, pack, packed, selected, unpacked
 from mail_proxy.store.schema import contents, events, messages, recipients
 from mail_proxy.store.sealed import sealed_as_the_database_is
 from mail_proxy.store.version import hold_version
@@ -91,7 +92,7 @@ class Enqueue:
         )
         columns = [*new.c.keys(), "attempts", "token"]
         source = select(*new.c, literal(0), bindparam("nonce", type_=Text)).where(true())
-        self.insert_messages = (
+        self.insert_messages = Prepared(
             into(messages).from_select(columns, source).on_conflict_do_nothing(index_elements=["tenant_id", "id"])
         )
         keys = unpacked(dialect, {"tenant_id": Text(), "id": Text()}, "keys")
@@ -99,7 +100,7 @@ class Enqueue:
         number = select(named.c.pk).where(named.c.tenant_id == keys.c.tenant_id, named.c.id == keys.c.id)
         # attempted, although its attempts were given back or start anew; not asked of what was just inserted
         served = exists().where(recipients.c.message_pk == messages.c.pk, recipients.c.state.is_not(None))
-        has_ended = exists().where(events.c.message_pk == messages.c.pk, events.c.type.in_(_ATTEMPTED))
+        has_ended = exists().where(events.c.message_pk == messages.c.pk, one_of(events.c.type, _ATTEMPTED))
         new_or_counted = or_(messages.c.token == bindparam("nonce", type_=Text), messages.c.attempts > 0)
         found = (
             select(
@@ -115,7 +116,7 @@ class Enqueue:
             .with_for_update(of=messages)
             .subquery("found")
         )
-        self.find = packed(dialect, found)
+        self.find = Prepared(packed(dialect, found))
         wide = unpacked(
             dialect,
             {
@@ -127,9 +128,9 @@ class Enqueue:
                 "by_tenant": Boolean(),
             },
         )
-        self.insert_contents = insert(contents).from_select(list(wide.c.keys()), select(*wide.c))
+        self.insert_contents = Prepared(insert(contents).from_select(list(wide.c.keys()), select(*wide.c)))
         to = unpacked(dialect, {"message_pk": BigInteger(), "n": Integer(), "address": Text(), "kind": Text()})
-        self.insert_recipients = insert(recipients).from_select(list(to.c.keys()), select(*to.c))
+        self.insert_recipients = Prepared(insert(recipients).from_select(list(to.c.keys()), select(*to.c)))
         self.insert_content_alone = insert(contents)
         self.replace_message = (
             update(messages)
@@ -180,9 +181,9 @@ class Enqueue:
         missing = first
         while missing:  # once more where another transaction has removed what was in the way of the insert
             narrow = pack(_narrow(m) for m in missing.values())
-            connection.execute(self.insert_messages, {"rows": narrow, "nonce": nonce})
-            for pk, tenant_id, id_, token, digest, state, attempts in unpack(
-                connection.execute(self.find, {"keys": pack(missing), "nonce": nonce}).scalar()
+            self.insert_messages.run(connection, {"rows": narrow, "nonce": nonce})
+            for pk, tenant_id, id_, token, digest, state, attempts in self.find.rows(
+                connection, {"keys": pack(missing), "nonce": nonce}
             ):
                 existing = Existing(digest, MessageState(state), attempts)
                 rows[tenant_id, id_] = _Row(pk, token == nonce, existing)
@@ -197,12 +198,12 @@ class Enqueue:
         together = [(pk, m) for pk, m in new if len(m.fields) <= ALONE]
         if together:
             rows = pack(_wide(pk, m, self._sealed_auths(connection, m)) for pk, m in together)
-            connection.execute(self.insert_contents, {"rows": rows})
+            self.insert_contents.run(connection, {"rows": rows})
         for pk, m in new:
             if len(m.fields) > ALONE:
                 row = dict(zip(_WIDE, _wide(pk, m, self._sealed_auths(connection, m)), strict=True))
                 connection.execute(self.insert_content_alone, row)
-        connection.execute(self.insert_recipients, {"rows": pack(_recipients(new))})
+        self.insert_recipients.run(connection, {"rows": pack(_recipients(new))})
 
     def _sealed_auths(self, connection: Connection, message: NewMessage) -> str | None:
         """Seal the credentials of a message's attachments with the key that the database goes by."""  # G16

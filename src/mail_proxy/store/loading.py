@@ -10,6 +10,7 @@ from sqlalchemy import Connection, bindparam, case, null, select
 from mail_proxy.domain.claim import HELPING, Claimed, may_fetch
 from mail_proxy.domain.message import FINAL_STATES, Identity, MessageState
 from mail_proxy.domain.recipient import Recipient, RecipientKind, RecipientState
+from mail_proxy.store.prepared import Prepared
 from mail_proxy.store.rows import ALONE, among, pack, packed, unpack
 from mail_proxy.store.schema import contents, messages, recipients
 
@@ -45,7 +46,7 @@ class Loader:
             .where(among(dialect, messages.c.pk))
             .order_by(messages.c.priority, messages.c.pk)
         )
-        self.rows = packed(dialect, rows.subquery("loaded"))
+        self.rows = Prepared(packed(dialect, rows.subquery("loaded")))
         to = (
             select(
                 recipients.c.message_pk,
@@ -59,7 +60,7 @@ class Loader:
             .where(among(dialect, recipients.c.message_pk))
             .order_by(recipients.c.message_pk, recipients.c.n)
         )
-        self.recipients = packed(dialect, to.subquery("loaded"))
+        self.recipients = Prepared(packed(dialect, to.subquery("loaded")))
         # SQLite takes ten times as long to write a big text into JSON as to give it as it is
         self.alone = select(contents.c.fields).where(contents.c.message_pk == bindparam("message"))
         sizes = select(messages.c.pk, messages.c.size).where(among(dialect, messages.c.pk)).order_by(messages.c.pk)
@@ -71,10 +72,10 @@ class Loader:
             return []
         chosen = {"pks": pack(pks)}
         people: dict[int, list[list[Any]]] = {}
-        for row in unpack(connection.execute(self.recipients, chosen).scalar()):
+        for row in self.recipients.rows(connection, chosen):
             people.setdefault(row[0], []).append(row[1:])
         claimed = []
-        for row in unpack(connection.execute(self.rows, chosen).scalar()):
+        for row in self.rows.rows(connection, chosen):
             if row[-1] is None:
                 row[-1] = connection.execute(self.alone, {"message": row[0]}).scalar_one()
             claimed.append(_claimed(row, people.get(row[0], [])))

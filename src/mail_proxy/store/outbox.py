@@ -12,7 +12,8 @@ from mail_proxy.domain.report import Event, EventType, StoredEvent
 from mail_proxy.domain.sync_lease import SyncLease, Waiting
 from mail_proxy.store.database import Database, Operation, Transaction
 from mail_proxy.store.keyset import upwards
-from mail_proxy.store.rows import among, pack, packed, selected, unpack
+from mail_proxy.store.prepared import Prepared
+from mail_proxy.store.rows import among, one_of, pack, packed, selected, unpack
 from mail_proxy.store.schema import events, messages, sync_leases, tenants
 from mail_proxy.store.sync_leases import Holders
 from mail_proxy.store.sync_notes import memory_columns, read_memory
@@ -62,10 +63,12 @@ class StoreOutbox:
             .order_by(*walk.order)
             .limit(bindparam("limit", type_=Integer))
         )
-        self.oldest = packed(dialect, oldest.subquery("oldest"))
+        self.oldest = Prepared(packed(dialect, oldest.subquery("oldest")))
         told = among(dialect, events.c.event_id, "event_ids")
         now = bindparam("now", type_=Double)
-        self.mark_events = update(events).where(told).values(reported_ts=func.coalesce(events.c.reported_ts, now))
+        self.mark_events = Prepared(
+            update(events).where(told).values(reported_ts=func.coalesce(events.c.reported_ts, now))
+        )
         untold = (
             select(events.c.event_id)
             # not `IS NULL`, for which the index on all unreported events might be walked
@@ -74,10 +77,10 @@ class StoreOutbox:
             .limit(1)
             .scalar_subquery()
         )
-        self.mark_messages = (
+        self.mark_messages = Prepared(
             update(messages)
             .where(selected(dialect, messages.c.pk, select(events.c.message_pk).where(told)))
-            .where(messages.c.state.in_([state.value for state in sorted(FINAL_STATES)]))
+            .where(one_of(messages.c.state, (state.value for state in sorted(FINAL_STATES))))
             .where(func.coalesce(messages.c.reported_ts, 0.0) == 0.0, untold.is_(None))
             .values(reported_ts=now)
         )
@@ -103,9 +106,7 @@ class StoreOutbox:
             wanted = {"tenant": tenant_id, "limit": limit, "after": after}
             return [
                 StoredEvent(event_id, Event(tenant, message_pk, EventType(type_), ts, entry))
-                for event_id, tenant, message_pk, type_, ts, entry in unpack(
-                    connection.execute(self.oldest, wanted).scalar()
-                )
+                for event_id, tenant, message_pk, type_, ts, entry in self.oldest.rows(connection, wanted)
             ]
 
         return await self._database.read(look)
@@ -122,6 +123,6 @@ class StoreOutbox:
         if counting:
             ids = pack(sorted(event_id for each in counting for event_id in each.event_ids))
             chosen = {"event_ids": ids, "now": max(each.now for each in counting)}
-            transaction.connection.execute(self.mark_events, chosen)
-            transaction.connection.execute(self.mark_messages, chosen)
+            self.mark_events.run(transaction.connection, chosen)
+            self.mark_messages.run(transaction.connection, chosen)
         return standing

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, Subquery, Text, any_, bindparam, cast, func, literal_column, select
+from sqlalchemy import ColumnElement, Select, Subquery, Text, any_, bindparam, cast, func, literal_column, or_, select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql.selectable import FromClause
 from sqlalchemy.types import TypeEngine
@@ -81,6 +81,11 @@ def among(dialect: str, column: ColumnElement[Any], name: str = "pks") -> Column
         return selected(dialect, column, select(each.c.value))
     element = func.jsonb_array_elements_text(cast(bindparam(name), JSONB)).table_valued("value", name=f"{name}_each")
     return selected(dialect, column, select(cast(element.c.value, column.type)))
+
+
+def one_of(column: ColumnElement[Any], values: Iterable[str]) -> ColumnElement[bool]:
+    """True where the column is one of these values, each written out: `in_` is only rendered when it is executed."""
+    return or_(*(column == value for value in values))
 
 
 def selected(dialect: str, column: ColumnElement[Any], values: Select[Any]) -> ColumnElement[bool]:

@@ -14,7 +14,8 @@ from mail_proxy.domain.message import FINAL_STATES, MessageState
 from mail_proxy.domain.settlement import Settlement
 from mail_proxy.store.database import Transaction
 from mail_proxy.store.hints import Hint
-from mail_proxy.store.rows import among, pack, packed, unpack, unpacked
+from mail_proxy.store.prepared import Prepared
+from mail_proxy.store.rows import among, one_of, pack, packed, unpack, unpacked
 from mail_proxy.store.schema import events, messages, recipients
 from mail_proxy.store.usage import Usage
 
@@ -45,7 +46,7 @@ class Settle:
             .where(among(dialect, messages.c.pk))
             .with_for_update(of=messages)
         )
-        self.standing = packed(dialect, standing.subquery("standing"))
+        self.standing = Prepared(packed(dialect, standing.subquery("standing")))
         rows = unpacked(
             dialect,
             {
@@ -59,7 +60,7 @@ class Settle:
                 "expires_ts": Double(),
             },
         )
-        self.update_messages = (
+        self.update_messages = Prepared(
             update(messages)
             .where(messages.c.pk == rows.c.pk)
             .values(
@@ -69,7 +70,7 @@ class Settle:
                 finished_ts=rows.c.finished_ts,
                 reply=rows.c.reply,
                 # what goes back to the queue keeps its token until it is claimed anew, so that a late 250 counts
-                token=case((rows.c.state.in_(_KEEP_TOKEN), messages.c.token), else_=None),
+                token=case((one_of(rows.c.state, _KEEP_TOKEN), messages.c.token), else_=None),
                 crashes=func.coalesce(rows.c.crashes, messages.c.crashes),
                 expires_ts=func.coalesce(rows.c.expires_ts, messages.c.expires_ts),
                 instance_id=None,
@@ -80,7 +81,7 @@ class Settle:
             dialect,
             {"message_pk": BigInteger(), "n": Integer(), "state": Text(), "reply": Text(), "ts": Double()},
         )
-        self.update_recipients = (
+        self.update_recipients = Prepared(
             update(recipients)
             .where(recipients.c.message_pk == people.c.message_pk, recipients.c.n == people.c.n)
             .values(state=people.c.state, reply=people.c.reply, ts=people.c.ts)
@@ -95,7 +96,7 @@ class Settle:
         """Answer for each settlement whether it was written."""
         connection = transaction.connection
         pks = pack(s.pk for s in settlements)
-        rows = {row[0]: row for row in unpack(connection.execute(self.standing, {"pks": pks}).scalar())}
+        rows = {row[0]: row for row in self.standing.rows(connection, {"pks": pks})}
         written: dict[int, Settlement] = {}
         answers = []
         for s in settlements:
@@ -104,12 +105,11 @@ class Settle:
                 written[s.pk] = s
             answers.append(written.get(s.pk) == s or (row is not None and _stands_already(row, s)))
         if written:
-            connection.execute(
-                self.update_messages, {"rows": pack((*_row(s), s.crashes, s.expires_ts) for s in written.values())}
-            )
+            outcomes = pack((*_row(s), s.crashes, s.expires_ts) for s in written.values())
+            self.update_messages.run(connection, {"rows": outcomes})
             people = [(s.pk, r.n, r.state.value, r.reply, r.ts) for s in written.values() for r in s.recipients]
             if people:
-                connection.execute(self.update_recipients, {"rows": pack(people)})
+                self.update_recipients.run(connection, {"rows": pack(people)})
             for s in written.values():
                 transaction.emit(s.events)
             self._usage.spend(connection, _spent(rows, written.values()))
@@ -184,17 +184,17 @@ class WriteEvents:
 
     def __init__(self, dialect: str) -> None:
         self._locked = dialect == "postgresql"
-        self.lock = select(func.pg_advisory_xact_lock(EVENTS_LOCK))
+        self.lock = Prepared(select(func.pg_advisory_xact_lock(EVENTS_LOCK)))
         rows = unpacked(
             dialect,
             {"tenant_id": Text(), "message_pk": BigInteger(), "type": Text(), "ts": Double(), "entry": Text()},
         )
-        self.statement = insert(events).from_select(list(rows.c.keys()), select(*rows.c))
+        self.statement = Prepared(insert(events).from_select(list(rows.c.keys()), select(*rows.c)))
 
     def __call__(self, transaction: Transaction) -> None:
         """Draw ids for the transaction's events, in order, and write them."""
         if self._locked:
-            transaction.connection.execute(self.lock)
+            self.lock.run(transaction.connection, {})
         rows = pack((e.tenant_id, e.message_pk, e.type.value, e.ts, e.entry) for e in transaction.events)
-        transaction.connection.execute(self.statement, {"rows": rows})
+        self.statement.run(transaction.connection, {"rows": rows})
         transaction.events.clear()

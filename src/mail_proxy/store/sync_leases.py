@@ -17,7 +17,8 @@ from sqlalchemy.dialects.postgresql import insert
 from mail_proxy.domain.sync_lease import SyncLease, SyncMemory
 from mail_proxy.ports import Clock
 from mail_proxy.store.database import Database, Operation, Transaction
-from mail_proxy.store.rows import among, pack, packed, unpack, unpacked
+from mail_proxy.store.prepared import Prepared
+from mail_proxy.store.rows import among, pack, packed, unpacked
 from mail_proxy.store.schema import instances, sync_leases
 from mail_proxy.store.sync_notes import FIELDS, SyncNotes, memory_columns, memory_types, read_memory
 
@@ -46,9 +47,9 @@ class StoreSyncLeases:
             .returning(sync_leases.c.tenant_id, sync_leases.c.token, sync_leases.c.told_by, *memory_columns())
             .cte("taken")
         )
-        self.take_free = packed("postgresql", taken)
+        self.take_free = Prepared(packed("postgresql", taken))
         told = unpacked("postgresql", {"tenant_id": Text(), "token": Text(), **memory_types()})
-        self.hand_on = (
+        self.hand_on = Prepared(
             update(sync_leases)
             .where(sync_leases.c.tenant_id == told.c.tenant_id, sync_leases.c.token == told.c.token)
             .values(
@@ -85,14 +86,14 @@ class StoreSyncLeases:
         # in one order by all, so that two that take many do not wait for each other
         rows = {"rows": pack(sorted(tokens.items())), "instance": self._instance_id}
         taken = {}
-        for tenant_id, token, told_by, *memory in unpack(transaction.connection.execute(self.take_free, rows).scalar()):
+        for tenant_id, token, told_by, *memory in self.take_free.rows(transaction.connection, rows):
             ours = told_by in (None, self._instance_id)
             taken[token] = SyncLease(tenant_id, token, None if ours else read_memory(memory))
         return [taken.get(each.token) for each in wanted]
 
     def _release(self, transaction: Transaction, given: Sequence[tuple[SyncLease, SyncMemory]]) -> Sequence[None]:
         rows = [(lease.tenant_id, lease.token, *(getattr(memory, name) for name in FIELDS)) for lease, memory in given]
-        transaction.connection.execute(self.hand_on, {"rows": pack(rows)})
+        self.hand_on.run(transaction.connection, {"rows": pack(rows)})
         return [None] * len(given)
 
 
@@ -106,12 +107,12 @@ class Holders:
             .where(among(dialect, sync_leases.c.tenant_id, "tenants"), sync_leases.c.token.is_not(None))
             .with_for_update(read=True, of=sync_leases)
         )
-        self.tokens = packed(dialect, standing.subquery("standing"))
+        self.tokens = Prepared(packed(dialect, standing.subquery("standing")))
 
     def standing(self, connection: Connection, leases: Sequence[SyncLease | None]) -> list[bool]:
         """Answer for each lease; where none is given, nothing is asked."""
         tenants = sorted({lease.tenant_id for lease in leases if lease is not None})
         if self._alone or not tenants:
             return [True] * len(leases)
-        tokens = {token for (token,) in unpack(connection.execute(self.tokens, {"tenants": pack(tenants)}).scalar())}
+        tokens = {token for (token,) in self.tokens.rows(connection, {"tenants": pack(tenants)})}
         return [lease is None or lease.token in tokens for lease in leases]

@@ -42,6 +42,7 @@ from mail_proxy.domain.rate_limit import (
     room,
     tightest,
 )
+from mail_proxy.store.prepared import Prepared
 from mail_proxy.store.rows import among, pack, packed, unpack, unpacked
 from mail_proxy.store.schema import accounts, messages, tenants, usage
 
@@ -167,7 +168,7 @@ class Usage:
                 )
             )
         )
-        self.limited = packed(dialect, limited.subquery("limited"))
+        self.limited = Prepared(packed(dialect, limited.subquery("limited")))
         self.database_time = select(func.extract("epoch", func.clock_timestamp()).cast(Double))
         self.lock = (
             # one at a time and in order, so that claims for several accounts cannot wait for each other
@@ -207,7 +208,7 @@ class Usage:
 
         None where none of them is limited, which costs one statement.
         """
-        found = unpack(connection.execute(self.limited, {"pks": pack(sorted(set(account_pks)))}).scalar())
+        found = self.limited.rows(connection, {"pks": pack(sorted(set(account_pks)))})
         if not found:
             return None
         limited = {row[0]: _limited_account(row) for row in found}

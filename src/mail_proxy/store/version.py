@@ -12,26 +12,27 @@ from __future__ import annotations
 from sqlalchemy import Connection, Integer, cast, func, select, update
 from sqlalchemy.types import Text
 
+from mail_proxy.store.prepared import Prepared
 from mail_proxy.store.schema import settings
 
 NAME = "directory_version"
 DIRECTORY_LOCK = 0x6D70_6469
 
-_VERSION = select(settings.c.value).where(settings.c.name == NAME)
+_VERSION = Prepared(select(settings.c.value).where(settings.c.name == NAME))
 _RAISE = update(settings).where(settings.c.name == NAME).values(value=cast(cast(settings.c.value, Integer) + 1, Text))
-_SHARE = select(func.pg_advisory_xact_lock_shared(DIRECTORY_LOCK))
+_SHARE = Prepared(select(func.pg_advisory_xact_lock_shared(DIRECTORY_LOCK)))
 _OWN = select(func.pg_advisory_xact_lock(DIRECTORY_LOCK))
 
 
 def read_version(connection: Connection) -> int:
     """Return the version."""
-    return int(connection.execute(_VERSION).scalar_one())
+    return int(str(_VERSION.value(connection, {})))
 
 
 def hold_version(connection: Connection) -> int:
     """Return the version and keep it from changing until the transaction ends."""
     if connection.dialect.name != "sqlite":
-        connection.execute(_SHARE)
+        _SHARE.run(connection, {})
     return read_version(connection)
 
 
