@@ -41,6 +41,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "google": ("attachments",),
     "httpx": ("client", "cli.in_process"),
     "httptools": NOWHERE,  # uvicorn finds it by itself
+    "orjson": ("domain.json_text",),
     "prometheus_client": ("runtime.telemetry",),
     "psycopg": ("store",),
     "pydantic": PYDANTIC_USERS,
@@ -87,6 +88,8 @@ DOMAIN_LIBRARIES = {
     *("time.gmtime", "types", "typing", "unicodedata", "urllib.parse", "zlib"),
     # The standard library's own names for later Pythons.
     "typing_extensions",
+    # A function of its argument, in `domain/json_text.py` alone.
+    "orjson",
 }
 CLOCK_READERS = {"now", "utcnow", "today", "localtime", "make_msgid"}
 

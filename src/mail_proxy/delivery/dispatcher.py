@@ -168,8 +168,8 @@ class Dispatcher:
                     break
         except StoreUnavailable as error:
             log.warning("the queue cannot be read", reason=error.sentence)
-            self._poll_now = True
             await self._needs.clock.sleep(1.0)
+            self.look()  # also where the next look would be long in coming
         self._start_senders()
 
     async def _poll(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,6 +15,7 @@ from mail_proxy.domain.attempt import NotFetched
 from mail_proxy.domain.byte_source import ByteSource
 from mail_proxy.domain.claim import Claimed
 from mail_proxy.domain.download_link import DownloadLink
+from mail_proxy.domain.json_text import from_text
 from mail_proxy.domain.reply import printable
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.tenant import ClientAuth
@@ -58,7 +58,7 @@ def auths_of(needs: Needs, claimed: Claimed) -> Mapping[int, ClientAuth]:
 
 def attachments_of(needs: Needs, claimed: Claimed) -> Sequence[Attachment]:
     """Read what a claimed message has for attachments."""
-    return read_stored(json.loads(claimed.fields), auths_of(needs, claimed))
+    return read_stored(from_text(claimed.fields), auths_of(needs, claimed))
 
 
 async def fetch_all(

@@ -25,6 +25,7 @@ from typing import Any
 
 from mail_proxy.domain.attempt import Answer, Attempt, Stage
 from mail_proxy.domain.claim import Claimed
+from mail_proxy.domain.json_text import to_text
 from mail_proxy.domain.reply import Reply
 
 CUT_ABOVE = 8_000_000
@@ -157,7 +158,7 @@ class FlightJournal:
             [n, answer.stage.value, answer.reply.code, answer.reply.enhanced, answer.reply.text]
             for n, answer in attempt.answers.items()
         ]
-        record = json.dumps(["reply", pk, token, answers], separators=(",", ":")).encode() + b"\n"
+        record = to_text(["reply", pk, token, answers]).encode("utf-8", "replace") + b"\n"
         if (pk, token) in self._in_flight:
             self._in_flight[pk, token] = record
         self._write(record)

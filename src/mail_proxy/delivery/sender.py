@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from random import Random
 
@@ -25,10 +24,12 @@ from mail_proxy.domain.claim import Claimed
 from mail_proxy.domain.compose import compose
 from mail_proxy.domain.download_link import with_links
 from mail_proxy.domain.errors import StoreUnavailable
+from mail_proxy.domain.json_text import from_text
 from mail_proxy.domain.message import Message
 from mail_proxy.domain.poison import error_words, undecided
 from mail_proxy.domain.settlement import Policy, Settlement, expire, expired, settle
 from mail_proxy.domain.submission import build_message
+from mail_proxy.domain.value import value
 from mail_proxy.ports import Directory
 
 log = structlog.get_logger(__name__)
@@ -61,7 +62,7 @@ class Flight:
         self.dot_sent = True
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Sent:
     """How an attempt ended for the account; `untouched`: the message was not tried and is still the caller's."""
 
@@ -86,7 +87,7 @@ async def limited(directory: Directory, account: Account) -> bool:
 
 
 def _read(claimed: Claimed) -> Message:
-    return build_message(json.loads(claimed.fields))
+    return build_message(from_text(claimed.fields))
 
 
 def _not_its_own(failure: Failure | None) -> bool:
@@ -125,7 +126,7 @@ class Sender:
         if expired(claimed, self._settings.schedule, now):
             self._recorder.submit(claimed, expire(claimed, now))
             return None
-        policy = replace(policy, on_uncertain=await on_uncertain(self._needs.directory, account))
+        policy = Policy(self._settings.schedule, await on_uncertain(self._needs.directory, account))
         self._journal.took_up(claimed.pk, claimed.token)  # G13
         failure: Failure
         try:
@@ -165,7 +166,7 @@ class Sender:
             if expired(claimed, self._settings.schedule, now):
                 self._recorder.submit(claimed, expire(claimed, now))
                 return Sent()
-            policy = replace(policy, on_uncertain=await on_uncertain(self._needs.directory, account))
+            policy = Policy(self._settings.schedule, await on_uncertain(self._needs.directory, account))
             self._journal.took_up(claimed.pk, claimed.token)  # G13
             attempt = await self._attempt(account, claimed, flight, files)
         except asyncio.CancelledError:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from mail_proxy.domain.header import spills_direction, text_problem
+from mail_proxy.domain.value import value
 
 MAX_LOCAL = 64
 MAX_DOMAIN = 255
@@ -42,7 +42,7 @@ class MalformedAddress(ValueError):
         self.problem = problem
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Mailbox:
     """One address with an optional display name; `address` is `local@domain` with the domain in ASCII."""
 

@@ -8,9 +8,10 @@ from enum import Enum
 from typing import TypeAlias
 
 from mail_proxy.domain.reply import Reply
+from mail_proxy.domain.value import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Envelope:
     """Who a transaction is from and to. `recipients` are (n, address) of those that are still to be served.
 
@@ -35,7 +36,7 @@ TOO_MANY_RECIPIENTS = 552
 """RFC 5321 section 4.5.3.1.10: a 552 to RCPT is to be read as 452."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Answer:
     """The server's last word on one recipient, and to which command it came."""
 
@@ -112,7 +113,7 @@ class NotFetched:
 Failure: TypeAlias = HostFailed | AccountRefused | Interrupted | NotFetched
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Attempt:
     """One attempt: the last word on each recipient that got one, and what ended the attempt early, if anything did.
 

@@ -10,6 +10,7 @@ from mail_proxy.domain.attachment import FetchMode
 from mail_proxy.domain.large_file import LEAST_MAX_SIZE_MB
 from mail_proxy.domain.message import Identity
 from mail_proxy.domain.recipient import Recipient
+from mail_proxy.domain.value import value
 
 _FETCHED = tuple(f'"fetch_mode":"{mode.value}"' for mode in FetchMode if mode is not FetchMode.BASE64)
 
@@ -53,7 +54,7 @@ class Limited:
     """How many messages at the head of the queue were told so, each by an event, for the first time."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Claimed:
     """One message in this instance's hands. Every later write names `token`: without it nothing is written."""  # G5
 

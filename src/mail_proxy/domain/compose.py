@@ -9,7 +9,6 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from time import gmtime
@@ -22,6 +21,7 @@ from mail_proxy.domain.filename import disposition
 from mail_proxy.domain.header import ENCODED_WORD, MAX_LINE, folded, phrase, text_header
 from mail_proxy.domain.message import Identity, Message
 from mail_proxy.domain.raw import RawMessage
+from mail_proxy.domain.value import value
 
 MAIL_ID_HEADER = "X-Genro-Mail-ID"
 
@@ -30,7 +30,7 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 _SAFE_IN_7BIT = bytes(range(0x20, 0x7F)) + b"\t\n"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Wire:
     """A composed message: CRLF line ends, not yet dot-stuffed, no Bcc."""  # G15
 
@@ -43,7 +43,7 @@ class Wire:
     """True when its headers are not all ASCII: the server must offer SMTPUTF8 (RFC 6531)."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Entity:
     """A MIME entity (RFC 2045 section 2.4): its `Content-*` headers, and its body up to and with the last CRLF."""
 

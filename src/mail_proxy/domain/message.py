@@ -11,6 +11,7 @@ from mail_proxy.domain.attachment import Attachment
 from mail_proxy.domain.raw import RawMessage
 from mail_proxy.domain.recipient import Recipient, RecipientKind
 from mail_proxy.domain.secret import Secret
+from mail_proxy.domain.value import value
 
 DEFAULT_PRIORITY = 2
 
@@ -51,7 +52,7 @@ WAITING_STATES = frozenset({MessageState.READY, MessageState.SCHEDULED, MessageS
 FINAL_STATES = frozenset({MessageState.SENT, MessageState.FAILED, MessageState.EXPIRED, MessageState.CANCELLED})
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Message:
     """What goes out: headers, recipients and bodies, parsed and checked, independent of where it is queued.
 
@@ -89,7 +90,7 @@ class Message:
         return tuple(seen.items())
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Identity:
     """What makes every attempt of one message the same message to its receivers."""  # G4
 
@@ -101,7 +102,7 @@ class Identity:
     """Unix seconds; goes out as `Date`."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NewMessage:
     """A checked message on its way into the queue. `fields` is the submission as JSON text; `due` None: at once.
 
@@ -147,7 +148,7 @@ class Verdict(str, Enum):
     REJECTED = "rejected"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Existing:
     """What the queue holds under an id that is submitted again."""
 

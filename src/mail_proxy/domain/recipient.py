@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from mail_proxy.domain.value import value
 
 
 class RecipientKind(str, Enum):
@@ -29,7 +30,7 @@ class RecipientState(str, Enum):
         return self is not RecipientState.WAITING
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Recipient:
     """One recipient of a message; `n` numbers them from 0 in the order to, cc, bcc."""
 

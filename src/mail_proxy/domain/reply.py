@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from mail_proxy.domain.value import value
 
 MAX_TEXT = 500
 _ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:\s+|$)")
@@ -25,7 +26,7 @@ def is_enhanced(text: str, *, of: int) -> bool:
     return _ENHANCED.fullmatch(text) is not None and text[0] == str(of)[0]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Reply:
     """One reply of a server. `text` is printable, on one line, and has no enhanced code in front."""
 
@@ -61,4 +62,4 @@ class Reply:
         return 500 <= self.code < 600
 
     def __str__(self) -> str:
-        return " ".join(part for part in (str(self.code), self.enhanced, self.text) if part)
+        return " ".join([part for part in (str(self.code), self.enhanced, self.text) if part])

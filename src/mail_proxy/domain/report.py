@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 
+from mail_proxy.domain.json_text import to_text
 from mail_proxy.domain.recipient import Recipient, RecipientState
 from mail_proxy.domain.reply import is_enhanced
+from mail_proxy.domain.value import value
 
 
 class EventType(str, Enum):
@@ -23,7 +23,7 @@ class EventType(str, Enum):
     UNCERTAIN = "uncertain"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Event:
     """Something that happened, as it is written in the transaction that makes it true.
 
@@ -37,7 +37,7 @@ class Event:
     entry: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StoredEvent:
     """An event with the id that the store gave it; ids grow in commit order."""
 
@@ -45,7 +45,7 @@ class StoredEvent:
     event: Event
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Subject:
     """The message that an entry speaks of."""
 
@@ -58,7 +58,7 @@ class Subject:
     metadata: Mapping[str, object] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Outlook:
     """What an entry says beyond its subject: reason and code of a failure, or when it goes on."""
 
@@ -129,7 +129,7 @@ def entry(
         fields["batch_code"] = subject.batch_code
     if subject.metadata is not None:
         fields["metadata"] = subject.metadata
-    return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+    return to_text(fields)
 
 
 def sent_to_someone(recipients: Sequence[Recipient]) -> bool:

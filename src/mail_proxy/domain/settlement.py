@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from random import Random
 
 from mail_proxy.domain.account import OnUncertain
@@ -13,6 +13,7 @@ from mail_proxy.domain.message import MessageState
 from mail_proxy.domain.recipient import Recipient, RecipientState
 from mail_proxy.domain.report import Event, EventType, Outlook, Subject, entry, sent_to_someone, split_reply
 from mail_proxy.domain.retry import RetrySchedule, next_attempt
+from mail_proxy.domain.value import value
 
 RATE_LIMITED = "rate_limited"
 """Why a message is put off, or fails, where an account sends no more for now."""
@@ -22,7 +23,7 @@ NO_ANSWER = "451 4.4.2 no answer after the final dot: the message may have been 
 EXPIRED = "551 4.4.7 expired before it could be delivered"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Settlement:
     """What an attempt comes to, to be written in one transaction if the token still holds."""  # G5
 
@@ -45,7 +46,7 @@ class Settlement:
     """When a message ends that is held, as nobody will look at its age; None: as before."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Policy:
     """The rules that a decision follows."""
 
@@ -67,8 +68,8 @@ def settle(claimed: Claimed, attempt: Attempt, policy: Policy, now: float, rng: 
             recipients, due = _end_waiting(recipients, RecipientState.EXPIRED, now), None
         else:
             due = min(due, deadline(claimed, policy.schedule))
-    settlement = _settlement(claimed, recipients, due, now, uncertain=bool(attempt.uncertain))
-    return replace(settlement, transactions=_transactions(attempt))
+    uncertain = bool(attempt.uncertain)
+    return _settlement(claimed, recipients, due, now, uncertain=uncertain, transactions=_transactions(attempt))
 
 
 def reject(claimed: Claimed, now: float, limit: str) -> Settlement:
@@ -98,7 +99,7 @@ def recover(claimed: Claimed, on_uncertain: OnUncertain, now: float) -> Settleme
     if on_uncertain is OnUncertain.FAIL:
         waiting = tuple(r if r.state.final else replace(r, reply=NO_ANSWER) for r in claimed.recipients)
         ended = _end_waiting(waiting, RecipientState.FAILED, now)
-        return replace(_settlement(claimed, ended, None, now, uncertain=True), transactions=1)
+        return _settlement(claimed, ended, None, now, uncertain=True, transactions=1)
     outlook = Outlook(error=NO_ANSWER)
     told = entry(subject_of(claimed), EventType.UNCERTAIN, now, claimed.recipients, outlook)
     event = Event(claimed.tenant_id, claimed.pk, EventType.UNCERTAIN, now, told)
@@ -169,7 +170,8 @@ def _after(recipient: Recipient, attempt: Attempt, policy: Policy, now: float) -
         return recipient
     answer = attempt.answers.get(recipient.n)
     if answer is not None:
-        return replace(recipient, state=_state(answer), reply=str(answer.reply), ts=now)
+        n, address, kind = recipient.n, recipient.address, recipient.kind
+        return Recipient(n, address, kind, _state(answer), str(answer.reply), now)
     if recipient.n in attempt.uncertain:
         ends = policy.on_uncertain is OnUncertain.FAIL
         state = RecipientState.FAILED if ends else RecipientState.WAITING
@@ -207,6 +209,7 @@ def _settlement(
     now: float,
     *,
     uncertain: bool = False,
+    transactions: int = 0,
 ) -> Settlement:
     state = MessageState.SCHEDULED if due is not None else _final_state(recipients)
     telling = _telling(recipients, state)
@@ -222,6 +225,7 @@ def _settlement(
         reply=telling.reply,
         recipients=() if inherit else recipients,
         events=_events(claimed, recipients, state, due, now, telling, uncertain=uncertain),
+        transactions=transactions,
     )
 
 
@@ -253,12 +257,9 @@ def _events(
     subject = subject_of(claimed)
     types = [EventType.UNCERTAIN] if uncertain else []
     types.append(EventType.DEFERRED if state is MessageState.SCHEDULED else EventType(state.value))
-    outlook = Outlook(
-        error=telling.reply,
-        error_code=error_code(telling.reply),
-        deferred_ts=due,
-        deferred_reason=telling.reply,
-    )
+    outlook = None
+    if state is not MessageState.SENT or uncertain:
+        outlook = Outlook(telling.reply, error_code(telling.reply), deferred_ts=due, deferred_reason=telling.reply)
     return tuple(
         Event(claimed.tenant_id, claimed.pk, type_, now, entry(subject, type_, now, recipients, outlook))
         for type_ in types

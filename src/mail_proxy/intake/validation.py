@@ -15,6 +15,7 @@ from mail_proxy.domain import attachment
 from mail_proxy.domain.attachment import INLINE
 from mail_proxy.domain.attachment_auth import digest_of, written
 from mail_proxy.domain.errors import Invalid, Problem
+from mail_proxy.domain.json_text import to_text
 from mail_proxy.domain.message import Message, Priority
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.submission import build_message
@@ -57,7 +58,6 @@ _TOO_MUCH = {"string_too_long": "characters", "too_long": "entries"}
 _PIECE = 1024 * 1024
 
 _canonical = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True).encode
-_as_given = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ def _accepted(index: int, item: object, now: float, max_attachment: int) -> Acce
         tenant_id=submitted.tenant_id,
         account_id=submitted.account_id,
         message=message,
-        fields=_as_given(fields),
+        fields=to_text(fields),
         digest=content_digest,
         priority=priority_of(submitted.priority),
         batch_code=submitted.batch_code,
@@ -242,7 +242,7 @@ def _check_metadata(metadata: dict[str, object]) -> None:
             raise _wrong("metadata", too_long)
         level = deeper
         depth += 1
-    if len(_as_given(metadata).encode("utf-8")) > MAX_METADATA:
+    if len(to_text(metadata).encode("utf-8")) > MAX_METADATA:
         raise _wrong("metadata", too_long)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from mail_proxy.domain.attempt import TOO_MANY_RECIPIENTS, Answer, Stage
+from mail_proxy.domain.value import value
 from mail_proxy.smtp.connection import RawReply
 
 Recipients = tuple[tuple[int, str], ...]
@@ -14,7 +14,7 @@ Recipients = tuple[tuple[int, str], ...]
 NO_ROOM = 452
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Sorted:
     """The recipients of one transaction by what was said about them."""
 

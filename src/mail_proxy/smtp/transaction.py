@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from mail_proxy.domain.attempt import Answer, Stage
 from mail_proxy.domain.byte_source import ByteSource
 from mail_proxy.domain.compose import Wire
+from mail_proxy.domain.value import value
 from mail_proxy.ports import BeforeDot
 from mail_proxy.smtp.connection import Connection, ConnectionLost, Loss, LossKind, RawReply
 from mail_proxy.smtp.dot_stuffing import DotStuffer
@@ -21,7 +22,7 @@ GO_AHEAD = 354
 _BLOCK = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Result:
     """What one transaction told us.
 

@@ -16,7 +16,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -66,7 +67,8 @@ class Operation(Generic[ItemT, ResultT]):
     It may be run again, with more or fewer items, and must then come to the same end; after a lost connection only if
     it `repeats`. `unanswered` is told, on the event loop, each item that was or may have been committed without its
     caller hearing of it. Those of a lower `rank` run first in their group: so every
-    group takes its locks in the same order.
+    group takes its locks in the same order. `patience`: seconds that an item may wait for others to be committed with,
+    where nobody waits for it.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Operation(Generic[ItemT, ResultT]):
     unanswered: Callable[[ItemT], None] = lambda _item: None
     rank: int = 9
     repeats: bool = True
+    patience: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -102,7 +105,7 @@ class Database:
         self._writer_count = 1 if self.dialect == "sqlite" else POSTGRESQL_WRITERS
         self._watch = Watch()
         if self.dialect == "sqlite":
-            self._engine = sqlite_engine(self.url, connections=1, read_only=False)
+            self._engine = sqlite_engine(self.url, connections=2, read_only=False)
             self._readers_engine = sqlite_engine(self.url, connections=READERS, read_only=True)
         else:
             self._engine = postgresql_engine(self.url, connections=READERS + POSTGRESQL_WRITERS)
@@ -113,6 +116,8 @@ class Database:
         self._write_patience = Patience(self._give_up_write, self._watch.cut_stuck)
         self._read_patience = Patience(self._give_up_read, self._watch.cut_stuck)
         self._threads: list[threading.Thread] = []
+        self._held: Connection | None = None
+        """The connection of SQLite's writer, while it waits for work."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self.trouble: str | None = None
@@ -124,7 +129,7 @@ class Database:
 
     @property
     def engine(self) -> Engine:
-        """For migrations and checks at start, before any flow runs."""
+        """For migrations and checks at start, before any flow runs; a writer keeps its connection from then on."""
         return self._engine
 
     @property
@@ -167,7 +172,13 @@ class Database:
         """  # G12
         if self._closed or self._loop is None:
             raise StoreUnavailable("the store is closed")
-        call = _Write(self._loop.create_future(), operation, item, weight=operation.weigh(item))
+        call = _Write(
+            self._loop.create_future(),
+            operation,
+            item,
+            weight=operation.weigh(item),
+            start_by=time.monotonic() + operation.patience if operation.patience else 0.0,
+        )
         self._writes.add(call)
         self._write_patience.watch(call)
         result: ResultT = await call.future
@@ -259,6 +270,13 @@ class Database:
     # -- a writer's thread -------------------------------------------------------------------------------------------
 
     def _write_forever(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            self._write_to_the_end(loop)
+        finally:
+            if self._held is not None:
+                self._held.close()
+
+    def _write_to_the_end(self, loop: asyncio.AbstractEventLoop) -> None:
         while group := self._writes.take(GROUP_ITEMS, GROUP_WEIGHT):
             try:
                 self._commit(group)
@@ -322,13 +340,28 @@ class Database:
         for call in group:
             call.error, call.unsure = failure, unsure
 
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        """Begin a transaction; SQLite's only writer keeps its connection as long as nothing goes wrong on it."""
+        connection, self._held = self._held or self._engine.connect(), None
+        try:
+            with connection.begin():
+                yield connection
+        except BaseException:
+            connection.close()
+            raise
+        if self.dialect == "sqlite":
+            self._held = connection
+        else:
+            connection.close()
+
     def _run(self, group: Sequence[_Write], *, apart: bool, again: bool) -> None:
         by_operation: dict[Operation[Any, Any], list[_Write]] = {}
         for call in group:
             call.result = call.error = None
             by_operation.setdefault(call.operation, []).append(call)
         run = _run_apart if apart else _run_together
-        with self._watch.at_work(), self._engine.begin() as connection:
+        with self._watch.at_work(), self._transaction() as connection:
             transaction = Transaction(connection, self.dialect, again=again)
             for operation, members in sorted(by_operation.items(), key=lambda each: each[0].rank):
                 run(transaction, operation, members)

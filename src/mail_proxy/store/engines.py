@@ -10,6 +10,8 @@ from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import QueuePool
 
+from mail_proxy.store.prepared import begin
+
 CONNECT_TIMEOUT = 4
 """Seconds; a database that does not answer must be told within 5."""  # G12
 
@@ -73,7 +75,7 @@ def sqlite_engine(url: URL, *, connections: int, read_only: bool) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+        begin(connection, "BEGIN" if read_only else "BEGIN IMMEDIATE")
 
     return engine
 

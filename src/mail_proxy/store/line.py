@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,16 +19,19 @@ LOOK_EVERY = 0.1
 LINE_WEIGHT = 128_000_000
 """Bytes, about, that may wait, as more would not be written in time; what comes then is refused at once."""  # G11
 LINE_CALLS = 50_000
+NEVER = math.inf
 
 
 @dataclass(slots=True, eq=False)
 class Call:
     """One call: its caller awaits `future`; a thread leaves `result` or `error`.
 
+    `start_by`: when (monotonic) it is to be taken, also where none has come that does not want to wait.
     `given_up`: its caller was told that the database does not answer while a thread was at work on it.
     """
 
     future: asyncio.Future[Any]
+    start_by: float = field(default=0.0, kw_only=True)
     weight: int = field(default=1, kw_only=True)
     deadline: float = field(default=0.0, kw_only=True)
     given_up: bool = field(default=False, kw_only=True)
@@ -43,6 +48,8 @@ class Line(Generic[CallT]):
     def __init__(self) -> None:
         self._calls: OrderedDict[CallT, None] = OrderedDict()
         self._weight = 0
+        self._start_by = NEVER
+        """When the first of them is to be taken."""
         self._news = threading.Condition()
         self._ended = False
 
@@ -53,6 +60,7 @@ class Line(Generic[CallT]):
                 raise StoreUnavailable("too much waits for the database already; nothing was stored")
             self._calls[call] = None
             self._weight += call.weight
+            self._start_by = min(self._start_by, call.start_by)
             self._news.notify()
 
     def leave(self, call: CallT) -> bool:
@@ -62,6 +70,8 @@ class Line(Generic[CallT]):
                 return False
             del self._calls[call]
             self._weight -= call.weight
+            if not self._calls:
+                self._start_by = NEVER
             return True
 
     def end(self) -> None:
@@ -71,10 +81,11 @@ class Line(Generic[CallT]):
             self._news.notify_all()
 
     def take(self, most: int = 1, weight: int = 0) -> list[CallT]:
-        """Wait until there is something and take as much as goes together; empty once all is taken."""
+        """Wait until something is to be taken, and take as much as goes together; at the end nothing."""
         taken: list[CallT] = []
         with self._news:
-            self._news.wait_for(lambda: self._calls or self._ended)
+            while not self._ended and (pause := self._start_by - time.monotonic()) > 0:
+                self._news.wait(None if pause == NEVER else pause)
             while self._calls and len(taken) < most:
                 first = next(iter(self._calls))
                 weight -= first.weight
@@ -83,6 +94,7 @@ class Line(Generic[CallT]):
                 del self._calls[first]
                 self._weight -= first.weight
                 taken.append(first)
+            self._start_by = 0.0 if self._calls else NEVER
             if self._calls:
                 self._news.notify()
         return taken

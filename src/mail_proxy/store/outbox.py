@@ -18,6 +18,9 @@ from mail_proxy.store.schema import events, messages, sync_leases, tenants
 from mail_proxy.store.sync_leases import Holders
 from mail_proxy.store.sync_notes import memory_columns, read_memory
 
+ACKNOWLEDGEMENTS_WAIT = 0.02
+"""Seconds: one that is lost in that time is told again, as one whose answer was lost."""
+
 
 @dataclass(frozen=True, slots=True)
 class Acknowledgement:
@@ -85,7 +88,7 @@ class StoreOutbox:
             .values(reported_ts=now)
         )
         self._holders = Holders(dialect)
-        self._acknowledge = Operation("acknowledge", self._run)
+        self._acknowledge = Operation("acknowledge", self._run, patience=ACKNOWLEDGEMENTS_WAIT)
 
     async def tenants_with_events(self) -> Sequence[Waiting]:
         """See `Outbox.tenants_with_events`."""

@@ -7,6 +7,7 @@ work that the database has with a statement of ours, which takes texts and numbe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -68,13 +69,24 @@ class Prepared:
         if compiled is None:
             compiled = self._compiled[dialect] = _compile(self.statement, connection)
         arguments = compiled.arguments(parameters)
-        if connection.dispatch.before_cursor_execute:  # somebody wants to see what is executed
-            return connection.exec_driver_sql(compiled.text, arguments)
-        driver = cast("_Driver", connection.connection.driver_connection)
-        try:
-            return driver.execute(compiled.text, arguments)
-        except connection.dialect.loaded_dbapi.Error as error:
-            raise _as_sqlalchemy_tells(error, compiled.text, connection) from error
+        if not connection.in_transaction():  # as SQLAlchemy does before the first statement
+            connection.begin()
+        return _execute(connection, compiled.text, arguments)
+
+
+def begin(connection: Connection, text: str) -> None:
+    """Begin a transaction by this statement; for the event that says that one is to begin."""
+    _execute(connection, text, ())
+
+
+def _execute(connection: Connection, text: str, arguments: Arguments) -> _Cursor:
+    if connection.dispatch.before_cursor_execute:  # somebody wants to see what is executed
+        return connection.exec_driver_sql(text, arguments)
+    driver = cast("_Driver", connection.connection.driver_connection)
+    try:
+        return driver.execute(text, arguments)
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise _as_sqlalchemy_tells(error, text, connection) from error
 
 
 class _Cursor(Protocol):
@@ -103,6 +115,8 @@ def _as_sqlalchemy_tells(error: Exception, text: str, connection: Connection) ->
         cast("DBAPIModule.Error", error), connection.connection.driver_connection, None
     )
     if lost:
+        with suppress(DBAPIError):  # so that SQLAlchemy lets go of all connections of that time
+            connection.exec_driver_sql("SELECT 1")
         connection.invalidate(error)
     base: type[Exception] = connection.dialect.loaded_dbapi.Error
     return DBAPIError.instance(

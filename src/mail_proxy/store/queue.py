@@ -28,6 +28,8 @@ from mail_proxy.store.unanswered import PutBack, Remembered, Unanswered
 from mail_proxy.store.usage import Usage, UsageSettings
 from mail_proxy.store.waited_out import WaitedOut
 
+OUTCOMES_WAIT = 0.005
+"""Seconds: the flight journal has them meanwhile, and what is enqueued or claimed just then shares their commit."""
 ENQUEUES, CLAIMS = 1, 2
 """Ranks of operations: enqueues share the directory's lock, claims lock the accounts that are limited."""
 
@@ -63,7 +65,9 @@ class StoreQueue:
             unanswered=lambda request: self._unanswered.claim(request.token, refusal_token(request.token)),
             rank=CLAIMS,
         )
-        self._settle_op = Operation("settle", settle.run_groups, lambda settlements: 1_000 * len(settlements))
+        self._settle_op = Operation(
+            "settle", settle.run_groups, lambda settlements: 1_000 * len(settlements), patience=OUTCOMES_WAIT
+        )
         self._release_op = Operation("release", release.run)
         self._promote_op = Operation("promote", self._promote.run)
         self._unhold_op = Operation("unhold", self._unhold.run)

@@ -8,7 +8,6 @@ apart, on the other core.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from typing import Any, Final
@@ -17,6 +16,8 @@ from sqlalchemy import ColumnElement, Select, Subquery, Text, any_, bindparam, c
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql.selectable import FromClause
 from sqlalchemy.types import TypeEngine
+
+from mail_proxy.domain.json_text import from_text, to_text
 
 ALONE: Final = 100_000
 """Characters of a submission above which its content travels by itself instead of inside the packed rows."""
@@ -30,9 +31,9 @@ def pack(rows: Iterable[object]) -> str:
     What no database takes in a text (NUL, half a surrogate pair) becomes U+FFFD, so that it spoils nothing. G13.
     """
     given = list(rows)
-    text = json.dumps(given, ensure_ascii=False, separators=(",", ":"))
+    text = to_text(given)
     if "\\u0000" in text or not (text.isascii() or _encodable(text)):
-        text = json.dumps(_storable(given), ensure_ascii=False, separators=(",", ":"))
+        text = to_text(_storable(given))
     return text
 
 
@@ -110,5 +111,5 @@ def packed(dialect: str, source: FromClause) -> Select[Any]:
 
 def unpack(text: object) -> list[list[Any]]:
     """Read the one value of a `packed` select."""
-    rows: list[list[Any]] = json.loads(text) if isinstance(text, str) else []
+    rows: list[list[Any]] = from_text(text) if isinstance(text, str) else []
     return rows

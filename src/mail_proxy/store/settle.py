@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
+from math import isfinite
 from typing import Any
 
 from sqlalchemy import BigInteger, Double, Integer, Text, case, false, func, insert, select, update
@@ -135,8 +136,10 @@ def _rounded(value: object) -> object:
 
 
 def _row(settlement: Settlement) -> tuple[object, ...]:
-    finished = settlement.ts if settlement.state in FINAL_STATES else None
-    return settlement.pk, settlement.state.value, settlement.attempts, settlement.due, finished, settlement.reply
+    due, finished = settlement.due, settlement.ts if settlement.state in FINAL_STATES else None
+    if not isfinite(settlement.ts if due is None else due):  # it would be written as null, and never be due
+        raise ValueError(f"a message cannot be settled for {due} at {settlement.ts}")
+    return settlement.pk, settlement.state.value, settlement.attempts, due, finished, settlement.reply
 
 
 def _spent(rows: Mapping[int, Sequence[Any]], written: Iterable[Settlement]) -> Mapping[tuple[str, int], int]:

@@ -32,6 +32,17 @@ def noting(effect: Effect | None = None, *, weight: int = 1) -> Operation[str, s
     return Operation("note", run, lambda _item: weight)
 
 
+async def on_the_writers_connection(store: Store, statement: str) -> None:
+    """Execute something on the connection that writes, which SQLite's writer keeps."""
+
+    def run(transaction: Transaction, items: Sequence[str]) -> Sequence[None]:
+        for item in items:
+            transaction.connection.exec_driver_sql(item)
+        return [None] * len(items)
+
+    await store.database.write(Operation("execute", run), statement)
+
+
 async def notes(store: Store) -> list[str]:
     """The notes that are stored."""
     statement = select(settings.c.name).where(settings.c.value == "noted").order_by(settings.c.name)

@@ -17,7 +17,7 @@ from mail_proxy.store.database import Operation, Transaction
 from mail_proxy.store.errors import FsyncFailed, can_run_again, connection_lost, translate
 from mail_proxy.store.schema import settings
 from mail_proxy.store.store import Store
-from tests.edge.store.notes import notes, noting
+from tests.edge.store.notes import notes, noting, on_the_writers_connection
 from tests.support.stores import a_message, enqueue, open_test_store, with_account
 
 
@@ -239,33 +239,28 @@ async def test_a_full_disk_is_told_and_recovered_from(sqlite_store: Store) -> No
     store = sqlite_store
     account = await with_account(store)
 
-    def limit_pages(count: int) -> None:
-        with store.database.engine.connect() as connection:
-            connection.execute(text(f"PRAGMA max_page_count = {count}"))
-
-    limit_pages(1)
+    await on_the_writers_connection(store, "PRAGMA max_page_count = 1")
     big = '{"id":"big","body":"' + "x" * 500_000 + '"}'
     for _ in range(2):
         with pytest.raises(StoreUnavailable, match="database or disk is full"):  # G12
             await enqueue(store, a_message("small", account), a_message("big", account, fields=big))
         assert not store.database.available
     assert await store.archive.message("acme", "small") is None  # G2
-    limit_pages(1_000_000)
+    await on_the_writers_connection(store, "PRAGMA max_page_count = 1000000")
     assert await enqueue(store, a_message("big", account, fields=big)) == ["queued"]
     assert store.database.available
 
 
 async def test_a_file_that_became_read_only_is_told_and_recovered_from(sqlite_store: Store) -> None:
     store = sqlite_store
-    with store.database.engine.connect() as connection:  # the writer's one
-        connection.execute(text("PRAGMA query_only = ON"))
+    await on_the_writers_connection(store, "PRAGMA query_only = ON")
     with pytest.raises(StoreUnavailable, match="readonly"):  # G12
         await store.database.write(noting(), "meanwhile")
     assert await store.problems() == [
         "The last write failed: the database file cannot be used now: attempt to write a readonly database."
     ]
-    with closing(store.database.engine.raw_connection()) as writable_again:
-        writable_again.cursor().execute("PRAGMA query_only = OFF")
+    with closing(store.database.engine.raw_connection()) as given_up:  # where it had met the error
+        given_up.cursor().execute("PRAGMA query_only = OFF")
     await store.queue.beat(1.0)  # comes every few seconds, and finds out
     assert await store.problems() == []
     assert await notes(store) == []
@@ -273,8 +268,7 @@ async def test_a_file_that_became_read_only_is_told_and_recovered_from(sqlite_st
 
 async def test_a_file_that_somebody_else_locks_is_told(sqlite_store: Store) -> None:
     store = sqlite_store
-    with store.database.engine.connect() as connection:
-        connection.execute(text("PRAGMA busy_timeout = 1"))
+    await on_the_writers_connection(store, "PRAGMA busy_timeout = 1")
     other = sqlite3.connect(str(store.database.url.database), isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreUnavailable, match="database is locked"):
