@@ -19,7 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import Request, urlopen
 
-from bench.processes import TOKEN, Server, counting, serving
+from bench.processes import TOKEN, Server, serving
+from mail_proxy.cli.counting import counting
 
 SIZES = ((1000, 100_000), (50, 25_000_000))
 """Messages, and bytes of the attachment of each."""

@@ -14,7 +14,8 @@ from email.message import EmailMessage
 import aiosmtplib
 
 from bench.processes import MailCounter, wait_for
-from bench.smtp_tools import SIZE, postfix, smtp_source
+from bench.smtp_tools import postfix, smtp_source
+from mail_proxy.cli.http_load import SIZE
 
 CONNECTIONS = 4
 

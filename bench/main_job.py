@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from bench.http_load import Client, Messages, clients, submit
-from bench.processes import Counter, MailCounter, Server, counting, mail_sink, serving, wait_for
+from bench.processes import TOKEN, MailCounter, Server, mail_sink, serving, wait_for
+from mail_proxy.cli.counting import Counter, counting
+from mail_proxy.cli.http_load import Client, Messages, clients, submit
 
 BATCH = 100
 WARM = 500
@@ -85,7 +86,7 @@ async def _run(
     def note(name: str, value: float) -> None:
         figures.setdefault(name, []).append(value)
 
-    async with clients(server.url, 32) as many:
+    async with clients(server.url, TOKEN, 32) as many:
         await set_up(many[0], callback, sink.port, ["main"])
         party = Party(server, sink, callback, Messages(["main"]), many[0])
         await party.batches(WARM, many[:2])  # the first messages warm everything up

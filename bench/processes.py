@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from bench.smtp_tools import NotInstalled, smtp_sink
+from mail_proxy.cli.counting import counting
 
 TOKEN = "bench"
 _PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
@@ -33,30 +34,6 @@ class MailCounter(Protocol):
     def count(self) -> int:
         """How many messages, or report entries, it has got."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Counter:
-    """A child process that counts what it gets, and writes the count where we can read it."""
-
-    port: int
-    file: Path
-
-    @property
-    def count(self) -> int:
-        """How many messages, or report entries, it got so far."""
-        text = self.file.read_bytes()
-        return int.from_bytes(text, "little") if text else 0
-
-
-@contextmanager
-def counting(kind: str) -> Iterator[Counter]:
-    """Run `bench.counters` as `sink` (SMTP) or `callback` (HTTP)."""
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        file = Path(folder) / "count"
-        file.write_bytes(b"")
-        with child("bench.counters", kind, str(file)) as port:
-            yield Counter(int(port), file)
 
 
 @contextmanager

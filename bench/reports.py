@@ -25,7 +25,8 @@ from threading import Thread
 
 import aiohttp
 
-from bench.processes import TOKEN, Server, counting, serving
+from bench.processes import TOKEN, Server, serving
+from mail_proxy.cli.counting import counting
 
 KINDS = ("hang", "refuse", "fail", "drip")
 PATIENCE = 120.0

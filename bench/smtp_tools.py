@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-SIZE = 1000
-"""Bytes of a message's body."""
+from mail_proxy.cli.http_load import SIZE
+
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/lib/postfix/sbin"
 _COUNTED = re.compile(rb"mesg=(\d+)")
 

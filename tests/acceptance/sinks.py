@@ -16,6 +16,8 @@ from typing import cast
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
+from tests.support.loop_turns import a_few_turns
+
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
@@ -150,10 +152,12 @@ async def running_sink(at: socket.socket | None = None) -> AsyncIterator[Sink]:
         yield sink
     finally:
         listener.close()
+        await a_few_turns()
         for client in protocols:
             if client.transport is not None:
                 cast("asyncio.Transport", client.transport).abort()
         await listener.wait_closed()
+        await a_few_turns()
 
 
 def reserved_port() -> socket.socket:

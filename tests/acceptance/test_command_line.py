@@ -89,6 +89,25 @@ async def test_tenants_accounts_and_messages_come_to_the_same_either_way(
     assert key not in (await done(machine, "info", "--json")).out
 
 
+async def test_a_running_instance_is_measured_and_left_as_it_was(machine: Machine) -> None:
+    measured = await done(machine, "bench", "--messages", "200", "--clients", "4", "--accounts", "2", "--json")
+    figures = json.loads(measured.out)
+    assert {name.partition(":")[0] for name in figures} == {
+        *("one client, one message a request", "4 clients, one message a request", "batches of 100")
+    }
+    assert all(value > 0 for value in figures.values())
+    assert json.loads((await done(machine, "tenants", "list", "--json")).out) == []
+    # A tenant may be called so: what is behind it tells.
+    await done(machine, "tenants", "add", "bench")
+    assert (await done(machine, "bench", "accounts", "list", "--json")).out == "[]\n"
+    refused = await machine.run("box", "bench", "--host", "192.0.2.1")
+    assert (refused.code, refused.out) == (1, "")
+    assert "nothing can listen on 192.0.2.1; --host wants an address of this machine" in refused.err
+    await machine.run("stop", "box")
+    stopped = await machine.run("box", "bench")
+    assert (stopped.code, "box does not run, and nothing can be measured" in stopped.err) == (1, True)
+
+
 async def test_what_is_wrong_is_told_in_a_sentence_with_what_to_do(machine: Machine) -> None:
     await done(machine, "tenants", "add", "acme")
     for words, code, told in [

@@ -16,6 +16,7 @@ _SAME = (
     (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:\d\d", "TIME"),
     (r"after \d+\.\d s", "after N s"),
     (r"\d+\.\d MB", "N MB"),
+    (r"^ *Port 8000 was taken; .*\n", ""),
 )
 
 

@@ -21,6 +21,8 @@ from typing import IO, Any
 
 from typing_extensions import Self, assert_never
 
+from tests.support.loop_turns import a_few_turns
+
 _LONGEST_REQUEST = 64 * 1024 * 1024
 
 
@@ -121,10 +123,12 @@ class CallbackServer:
         """Stop listening, and end what is under way."""
         if self._server is not None:
             self._server.close()
+        await a_few_turns()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await a_few_turns()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -140,6 +144,7 @@ class CallbackServer:
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer), name="callback connection")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _task: writer.transport.abort())  # also where it was ended before it began
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -155,8 +160,6 @@ class CallbackServer:
                     break
         except (ConnectionError, asyncio.IncompleteReadError):
             pass  # the client went away, as it may
-        finally:
-            writer.transport.abort()
 
     def drop(self) -> None:
         """Cut every connection there is; new ones are taken."""

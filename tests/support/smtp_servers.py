@@ -13,6 +13,8 @@ from typing import Any, cast
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
+from tests.support.loop_turns import a_few_turns
+
 # The real one
 
 
@@ -148,8 +150,11 @@ async def real_server(
     try:
         yield server
     finally:
+        listener.close()
+        await a_few_turns()
         stop()
         await listener.wait_closed()
+        await a_few_turns()
 
 
 # The scripted one

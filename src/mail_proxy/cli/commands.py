@@ -8,13 +8,24 @@ import click
 
 import mail_proxy
 from mail_proxy.cli.instance_commands import COMMANDS
-from mail_proxy.cli.named import accounts, backups, configuring, instance, messages, sending, shell, tenant, tenants
+from mail_proxy.cli.named import (
+    accounts,
+    backups,
+    configuring,
+    instance,
+    measuring,
+    messages,
+    sending,
+    shell,
+    tenant,
+    tenants,
+)
 from mail_proxy.cli.named.tree import SETTINGS, Root
 from mail_proxy.cli.options import examples
 
 OF_INSTANCE = (
     *(instance.info, instance.stats, instance.token, instance.run_now, instance.command_log),
-    *(tenants.tenants, configuring.config, backups.backup, backups.restore, shell.connect),
+    *(tenants.tenants, configuring.config, backups.backup, backups.restore, shell.connect, measuring.bench),
 )
 OF_TENANT = (
     *(tenant.info, tenant.suspend, tenant.activate, instance.run_now),

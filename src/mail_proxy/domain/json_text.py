@@ -26,7 +26,7 @@ def to_text(value: object) -> str:
 
 
 def from_text(text: str | bytes) -> Any:  # noqa: ANN401 - as it is with json.loads
-    """Read it; raises `ValueError`."""
+    """Read it; raises `ValueError`. Whole numbers beyond 64 bits become floats."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:  # nested a thousand levels, or no JSON

@@ -15,6 +15,10 @@ from mail_proxy.store.prepared import begin
 CONNECT_TIMEOUT = 4
 """Seconds; a database that does not answer must be told within 5."""  # G12
 
+WRITER_CACHE, READER_CACHE = 32_000, 4_000
+"""Kilobytes of SQLite's pages that a connection keeps; each reader has its own, and all that is beyond is read again
+from the system's cache."""
+
 # Each statement of the queue takes a few rows by an index, in the index's order. PostgreSQL keeps a prepared
 # statement's plan, and one made while the tables were empty would read them from end to end once they are full.
 _POSTGRESQL_SESSION = {
@@ -68,7 +72,7 @@ def sqlite_engine(url: URL, *, connections: int, read_only: bool) -> Engine:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute(f"PRAGMA busy_timeout = {CONNECT_TIMEOUT * 1000}")
-        connection.execute("PRAGMA cache_size = -32000")
+        connection.execute(f"PRAGMA cache_size = -{READER_CACHE if read_only else WRITER_CACHE}")
         connection.execute("PRAGMA temp_store = MEMORY")
         if read_only:
             connection.execute("PRAGMA query_only = ON")

@@ -22,6 +22,8 @@ from mail_proxy.cli.told import complain
 from mail_proxy.domain.tenant import id_problem
 from mail_proxy.runtime import environment
 
+MEASURES = "bench"
+"""The one command whose word may be the id of a tenant."""
 SETTINGS: Mapping[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -128,6 +130,15 @@ class OfInstance(Commands):
         )
         self.place = place
         self.of_tenant = of_tenant
+
+    @override
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        # Load tools call their tenant so; a command of it has a word behind it, which the command has not.
+        if args[0] == MEASURES and len(args) > 1 and not args[1].startswith("-"):
+            return args[0], OfTenant(self.place.of_tenant(args[0]), self.of_tenant), args[1:]
+        return super().resolve_command(ctx, args)
 
     @override
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:

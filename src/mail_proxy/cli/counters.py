@@ -1,4 +1,7 @@
-"""Children that take what comes and count it: `python -m bench.counters sink|callback FILE`. The port is printed."""
+"""The other side of a measurement: a mail server and an endpoint for reports that only count.
+
+`python -m mail_proxy.cli.counters sink|callback FILE [HOST]` prints its port; the count is in the file, 8 bytes.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
+
+import click
 
 from mail_proxy.runtime.http_server import HttpServer, listening_socket, new_event_loop
 from mail_proxy.smtp.capture import SmtpCatcher
@@ -33,18 +38,18 @@ def shared_count(path: Path) -> Callable[[int], None]:
     return add
 
 
-async def sink(add: Callable[[int], None]) -> None:
+async def sink(add: Callable[[int], None], host: str) -> None:
     """Take mail."""
 
     def caught(_sender: str, _recipients: tuple[str, ...], _content: bytes) -> None:
         add(1)
 
-    async with SmtpCatcher(caught) as catcher:
-        print(catcher.port, flush=True)
+    async with SmtpCatcher(caught, host=host) as catcher:
+        click.echo(catcher.port)
         await asyncio.Event().wait()
 
 
-async def callback(add: Callable[[int], None]) -> None:
+async def callback(add: Callable[[int], None], host: str) -> None:
     """Take reports."""
 
     async def application(_scope: ASGIMessage, receive: Receive, send: Send) -> None:
@@ -58,12 +63,12 @@ async def callback(add: Callable[[int], None]) -> None:
         await send({"type": "http.response.body", "body": b'{"ok": true}'})
         add(len(entries))
 
-    listening = listening_socket("127.0.0.1", 0)
-    print(listening.getsockname()[1], flush=True)
+    listening = listening_socket(host, 0)
+    click.echo(listening.getsockname()[1])
     await HttpServer(application, listening).run(lambda: None)
 
 
 if __name__ == "__main__":
-    kind, file = sys.argv[1:]
+    which, counted, address = sys.argv[1:]
     loop = new_event_loop()
-    loop.run_until_complete({"sink": sink, "callback": callback}[kind](shared_count(Path(file))))
+    loop.run_until_complete({"sink": sink, "callback": callback}[which](shared_count(Path(counted)), address))

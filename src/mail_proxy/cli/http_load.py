@@ -15,10 +15,8 @@ from urllib.parse import urlsplit
 
 from typing_extensions import override
 
-from bench.processes import TOKEN
-from bench.smtp_tools import SIZE
-
-BODY = ("lorem ipsum dolor sit amet " * (SIZE // 27 + 1))[:SIZE]
+SIZE = 1000
+"""Bytes of a message's body."""
 PATH = "/commands/add-messages"
 
 
@@ -29,8 +27,8 @@ class Refused(Exception):
 class Client(asyncio.Protocol):
     """One connection."""
 
-    def __init__(self, host: str) -> None:
-        self._head = f"POST %s HTTP/1.1\r\nHost: {host}\r\nX-API-Token: {TOKEN}\r\nContent-Length: %d\r\n\r\n"
+    def __init__(self, host: str, token: str) -> None:
+        self._head = f"POST %s HTTP/1.1\r\nHost: {host}\r\nX-API-Token: {token}\r\nContent-Length: %d\r\n\r\n"
         self._transport: asyncio.Transport | None = None
         self._answer: asyncio.Future[bytes] | None = None
         self._received = b""
@@ -73,12 +71,12 @@ class Client(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def clients(url: str, count: int) -> AsyncIterator[Sequence[Client]]:
+async def clients(url: str, token: str, count: int) -> AsyncIterator[Sequence[Client]]:
     """Connect so many clients."""
     at = urlsplit(url)
     loop = asyncio.get_running_loop()
     host, port = at.hostname or "", at.port or 80
-    made = [await loop.create_connection(lambda: Client(at.netloc), host, port) for _ in range(count)]
+    made = [await loop.create_connection(lambda: Client(at.netloc, token), host, port) for _ in range(count)]
     try:
         yield [client for _, client in made]
     finally:
@@ -92,7 +90,7 @@ class Messages:
     def __init__(self, accounts: Sequence[str], tenant_id: str = "bench", size: int = SIZE) -> None:
         self._accounts = accounts
         self._tenant_id = tenant_id
-        self._body = BODY if size == SIZE else "x" * size
+        self._body = ("lorem ipsum dolor sit amet " * (size // 27 + 1))[:size]
         self._next = 0
 
     def take(self, count: int) -> list[dict[str, object]]:
