@@ -1,7 +1,4 @@
-"""`python -m bench`: the figures of docs/performance.md, all in one run, in less than ten minutes.
-
-`--full` measures the whole matrix: more clients, accounts, sizes, distances, databases and instances (an hour or so).
-"""
+"""`python -m bench`: the figures of docs/performance.md, all in one run, in less than ten minutes."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from bench import compose, mailers, main_job, reports, search, smtp
+from bench import backlog, compose, far, mailers, main_job, reports, search, smtp
 from bench.machine import fsync_rate, machine
 from bench.processes import MailCounter, mail_sink
 from bench.smtp_tools import NotInstalled
@@ -42,12 +39,15 @@ def others(rounds: int = 3) -> Figures:
     return {name: values for name, values in figures.items() if values}
 
 
-def short() -> Mapping[str, Callable[[], Figures]]:
-    """Return what is measured in every run."""
+def measurements() -> Mapping[str, Callable[[], Figures]]:
+    """Return what is measured, by its title."""
     return {
         "the disk": lambda: {"fsync /s": [fsync_rate() for _ in range(3)]},
         "others": others,
         "the main job": main_job.run,
+        "a mail server 50 ms away": far.run,
+        "instances on one PostgreSQL, the mail server 50 ms away": far.instances,
+        "a backlog": backlog.run,
         "composing, ms a message": compose.run,
         "SMTP alone, messages/s": smtp.run,
         "reports": lambda: reports.run(tenants=300, dead=100, seconds=5.0),
@@ -63,7 +63,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     found: dict[str, Figures] = {}
-    for title, measure in short().items():
+    for title, measure in measurements().items():
         if arguments.only is None or arguments.only in title:
             began = time.monotonic()
             print(f"measuring {title} ...", file=sys.stderr, end="", flush=True)

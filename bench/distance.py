@@ -47,10 +47,13 @@ class _End(asyncio.Protocol):
             self._timer = self._loop.call_later(self._delay, self._pass_on)
 
     def _pass_on(self) -> None:
+        if self.other is None:  # it is being connected
+            self._timer = self._loop.call_later(self._delay, self._pass_on)
+            return
         now = self._loop.time() + 0.0005
         while self._late and self._late[0][0] <= now:
             _, data = self._late.popleft()
-            if self.other is not None and self.other.transport is not None:
+            if self.other.transport is not None:
                 if data is None:
                     self.other.transport.close()
                 else:

@@ -18,6 +18,7 @@ from bench.smtp_tools import postfix, smtp_source
 from mail_proxy.cli.http_load import SIZE
 
 CONNECTIONS = 4
+WARM = 200
 
 
 def message(number: int) -> EmailMessage:
@@ -31,17 +32,12 @@ def message(number: int) -> EmailMessage:
 def relay(sink: MailCounter, messages: int, connections: int = CONNECTIONS) -> float:
     """Return messages a second through Postfix: from the first that it is given until the sink has the last."""
     with postfix(sink.port, connections) as port:
-        smtp_source(port, 200, 10)  # the first ones start its processes
-        done = wait_for_all(sink, 200)
+        before = sink.count
+        smtp_source(port, WARM, 10)  # the first ones start its processes
+        wait_for(sink, before + WARM)
         began = time.monotonic()
         smtp_source(port, messages, 10)
-        return messages / (wait_for(sink, done + messages) - began)
-
-
-def wait_for_all(sink: MailCounter, messages: int) -> int:
-    """Wait until that many more have come than had; return how many there are."""
-    wait_for(sink, messages)
-    return sink.count
+        return messages / (wait_for(sink, before + WARM + messages) - began)
 
 
 def direct(sink: MailCounter, messages: int) -> float:

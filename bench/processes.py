@@ -71,16 +71,17 @@ class Server:
 
 @contextmanager
 def serving(settings: Mapping[str, str]) -> Iterator[Server]:
-    """Run a server on SQLite in a temporary folder, on a free port."""
+    """Run a server on a free port: on SQLite in a temporary folder, unless the settings say where."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         environment = {
             "GMP_API_TOKEN": TOKEN,
             "GMP_PORT": "0",
             "GMP_DB_PATH": f"{folder}/mail_service.db",
-            "GMP_DATA_DIR": folder,
             "GMP_LOG_FORMAT": "json",
             **settings,
         }
+        if "://" in environment["GMP_DB_PATH"]:
+            environment["GMP_DATA_DIR"] = folder  # beside an SQLite file it is the folder of that
         with _running([f"{Path(sys.executable).parent}/mail-proxy", "serve"], environment) as process:
             while True:
                 line = json.loads(_first_line(process))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from typing_extensions import override
 
@@ -10,8 +11,8 @@ from mail_proxy.domain.claim import Demand, Taking
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.domain.message import MessageState
 from mail_proxy.domain.settlement import Settlement
-from tests.flows.test_delivery import Bench, FlakyQueue, bench
-from tests.support.stores import with_account
+from tests.flows.test_delivery import SETTINGS, Bench, FlakyQueue, bench
+from tests.support.stores import a_message, enqueue, with_account
 
 __all__ = ["bench"]
 
@@ -58,3 +59,16 @@ async def test_a_minute_without_a_store_costs_a_question_a_second(bench: Bench) 
         for n in range(20):
             await bench.until_state(f"M{n}", MessageState.SENT, seconds=1)
     assert len(bench.sent_ids) == len(set(bench.sent_ids)) == 20
+
+
+async def test_what_waits_is_found_when_the_store_is_back_however_rarely_the_queue_is_looked_at(bench: Bench) -> None:
+    bench.settings = replace(SETTINGS, poll_interval=3600.0)
+    bench.queue = queue = AwayQueue(bench.store.database, bench.store.instance_id)
+    account = await with_account(bench.store)
+    await enqueue(bench.store, a_message("M1", account))
+    queue.away = True
+    async with bench.delivering():
+        await bench.clock.advance(0.5)
+        assert queue.asked == 1
+        queue.away = False  # and nobody tells of it
+        await bench.until_state("M1", MessageState.SENT, seconds=1)

@@ -1,6 +1,7 @@
 """The other side of a measurement: a mail server and an endpoint for reports that only count.
 
-`python -m mail_proxy.cli.counters sink|callback FILE [HOST]` prints its port; the count is in the file, 8 bytes.
+`python -m mail_proxy.cli.counters sink|callback FILE HOST` prints its port, or ends with code 1 where it cannot listen
+on that address; the count is in the file, 8 bytes. It ends with its standard input.
 """
 
 from __future__ import annotations
@@ -8,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import json
 import mmap
+import os
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import click
 
-from mail_proxy.runtime.http_server import HttpServer, listening_socket, new_event_loop
+from mail_proxy.runtime.http_server import AddressInUse, HttpServer, listening_socket, new_event_loop
 from mail_proxy.smtp.capture import SmtpCatcher
 
 ASGIMessage = MutableMapping[str, Any]
@@ -68,7 +71,16 @@ async def callback(add: Callable[[int], None], host: str) -> None:
     await HttpServer(application, listening).run(lambda: None)
 
 
+def _end_with_whoever_started_it() -> None:
+    sys.stdin.read()
+    os._exit(0)
+
+
 if __name__ == "__main__":
     which, counted, address = sys.argv[1:]
+    Thread(target=_end_with_whoever_started_it, daemon=True).start()
     loop = new_event_loop()
-    loop.run_until_complete({"sink": sink, "callback": callback}[which](shared_count(Path(counted)), address))
+    try:
+        loop.run_until_complete({"sink": sink, "callback": callback}[which](shared_count(Path(counted)), address))
+    except (OSError, AddressInUse):
+        sys.exit(1)

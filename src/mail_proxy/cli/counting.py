@@ -32,7 +32,13 @@ def counting(kind: str, host: str = "127.0.0.1") -> Iterator[Counter]:
         file = Path(folder) / "count"
         file.write_bytes(b"")
         command = [sys.executable, "-m", "mail_proxy.cli.counters", kind, str(file), host]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,  # it ends when this ends, however we do
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for us
+        ) as process:
             try:
                 line = process.stdout.readline() if process.stdout is not None else ""
                 if not line:
