@@ -15,10 +15,10 @@ CODE := src tests tools $(wildcard bench)
 
 export PYTHON
 
-.PHONY: help setup setup-runtime demo test check format fuzz faults bench clean
+.PHONY: help setup setup-runtime demo test check format fuzz faults bench bench-full clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: ## Make .venv with all that the tests and checks need
 	@tools/setup.sh dev
@@ -52,8 +52,12 @@ fuzz: setup ## Try requests and values that nobody thought of, at length (twenty
 faults: setup ## Break things on purpose at length (ten minutes or so) and write docs/reliability.md
 	@$(RUN) tests.faults $(FAULTS_ARGS)
 
-bench: setup ## Measure the main job on this machine
+bench: setup ## Measure the main job on this machine (six minutes or so)
 	@$(RUN) bench
+
+bench-full: setup ## Measure all of its forms (twenty minutes or so), and draw them for docs/performance.md
+	@$(RUN) bench --full --json docs/figures.json
+	@$(RUN) bench.plots docs/figures.json docs/plots
 
 clean: ## Remove .venv and all that tools have left behind
 	rm -rf $(VENV) .venv.lock dist build .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

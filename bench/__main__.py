@@ -1,4 +1,4 @@
-"""`python -m bench`: the figures of docs/performance.md, all in one run, in less than ten minutes."""
+"""`python -m bench`: the figures of docs/performance.md, all in one run, in less than ten minutes; `--full`: all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from bench import backlog, compose, far, mailers, main_job, reports, search, smtp
+from bench import backlog, compose, far, mailers, main_job, matrix, reports, search, smtp
 from bench.machine import fsync_rate, machine
 from bench.processes import MailCounter, mail_sink
 from bench.smtp_tools import NotInstalled
@@ -17,6 +17,8 @@ from bench.table import shown
 
 Figures = Mapping[str, float | Sequence[float]]
 
+INSTANCES = "instances on one PostgreSQL, the mail server 50 ms away"
+BACKLOG = "a backlog"
 
 OTHERS: Mapping[str, Callable[[MailCounter], float]] = {
     "smtp-source straight to the sink /s": lambda sink: mailers.direct(sink, 10_000),
@@ -39,19 +41,27 @@ def others(rounds: int = 3) -> Figures:
     return {name: values for name, values in figures.items() if values}
 
 
-def measurements() -> Mapping[str, Callable[[], Figures]]:
+def measurements(*, full: bool = False) -> Mapping[str, Callable[[], Figures]]:
     """Return what is measured, by its title."""
-    return {
+    short: dict[str, Callable[[], Figures]] = {
         "the disk": lambda: {"fsync /s": [fsync_rate() for _ in range(3)]},
         "others": others,
         "the main job": main_job.run,
         "a mail server 50 ms away": far.run,
-        "instances on one PostgreSQL, the mail server 50 ms away": far.instances,
-        "a backlog": backlog.run,
+        INSTANCES: far.instances,
+        BACKLOG: backlog.run,
         "composing, ms a message": compose.run,
         "SMTP alone, messages/s": smtp.run,
         "reports": lambda: reports.run(tenants=300, dead=100, seconds=5.0),
         "lists among a million messages, ms": search.run,
+    }
+    if not full:
+        return short
+    return short | {
+        INSTANCES: lambda: far.instances((1, 2, 4)),
+        BACKLOG: lambda: backlog.run((1_000, 100_000, 1_000_000)),
+        "single submissions": matrix.submissions,
+        "the main job in all its forms": matrix.run,
     }
 
 
@@ -60,10 +70,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file as well")
     parser.add_argument("--only", metavar="WORD", help="only what has this word in its title")
+    parser.add_argument("--full", action="store_true", help="the whole matrix: twenty minutes or so")
     arguments = parser.parse_args()
 
     found: dict[str, Figures] = {}
-    for title, measure in measurements().items():
+    for title, measure in measurements(full=arguments.full).items():
         if arguments.only is None or arguments.only in title:
             began = time.monotonic()
             print(f"measuring {title} ...", file=sys.stderr, end="", flush=True)

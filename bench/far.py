@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 from bench import mailers
@@ -14,7 +15,7 @@ from bench.distance import far_away
 from bench.main_job import BATCH, WARM, set_up
 from bench.processes import TOKEN, mail_sink, serving, wait_for
 from mail_proxy.cli.counting import counting
-from mail_proxy.cli.http_load import Messages, clients, submit
+from mail_proxy.cli.http_load import SIZE, Messages, clients, submit
 from tests.support.postgres import running_postgres
 from tests.support.postgres_installation import preferred_installation
 
@@ -29,7 +30,7 @@ def run(messages: int = 600, rounds: int = 3) -> dict[str, list[float]]:
     for _ in range(rounds):
         with mail_sink() as sink, far_away(sink.port, SECONDS) as port:
             loop = mailers.aiosmtplib_loop(port, messages // 2, CONNECTIONS)
-        ours = end_to_end({}, 1, messages, ["main"])
+        (ours,) = end_to_end({}, 1, messages, ["main"])
         figures.setdefault("aiosmtplib, 4 connections /s", []).append(loop)
         figures.setdefault("ours, 4 connections, reported /s", []).append(ours)
         figures.setdefault("ours : aiosmtplib", []).append(ours / loop)
@@ -43,7 +44,7 @@ def instances(counts: tuple[int, ...] = (1, 2), messages: int = 3000, rounds: in
         for _ in range(rounds):
             for count in counts:
                 settings = {"GMP_DB_PATH": postgres.create_database(), "GMP_ENCRYPTION_KEY": "00" * 32}
-                rate = end_to_end(settings, count, messages, ACCOUNTS)
+                (rate,) = end_to_end(settings, count, messages, ACCOUNTS)
                 figures.setdefault(f"{count} on PostgreSQL, reported /s", []).append(rate)
     one = figures[f"{counts[0]} on PostgreSQL, reported /s"]
     for count in counts[1:]:
@@ -52,23 +53,35 @@ def instances(counts: tuple[int, ...] = (1, 2), messages: int = 3000, rounds: in
     return figures
 
 
-def end_to_end(settings: dict[str, str], count: int, messages: int, accounts: list[str]) -> float:
-    """Return messages a second that so many instances get to a server 50 ms away, and reported."""
+def end_to_end(
+    settings: dict[str, str],
+    count: int,
+    messages: int,
+    accounts: Sequence[str],
+    distance: float = SECONDS,
+    size: int = SIZE,
+    rounds: int = 1,
+) -> list[float]:
+    """Return messages a second, of each round, that so many instances get to a server that far away, and reported."""
+    batch = max(BATCH * SIZE // size, 1)
     with ExitStack() as stack:
         sink = stack.enter_context(mail_sink())
-        port = stack.enter_context(far_away(sink.port, SECONDS))
+        port = stack.enter_context(far_away(sink.port, distance))
         callback = stack.enter_context(counting("callback"))
         servers = [stack.enter_context(serving({**settings, "GMP_INSTANCE_NAME": f"bench{n}"})) for n in range(count)]
 
-        async def measure() -> float:
+        async def measure() -> list[float]:
+            async with clients(servers[0].url, TOKEN, 1) as (one,):
+                await set_up(one, callback, port, accounts, CONNECTIONS)
             async with clients(servers[0].url, TOKEN, 2) as two:
-                await set_up(two[0], callback, port, accounts, CONNECTIONS)
-                source = Messages(accounts)
-                await submit(two, [source.take(BATCH) for _ in range(WARM // BATCH)])
-                await asyncio.to_thread(wait_for, callback, WARM)
-                began = time.monotonic()
-                await submit(two, [source.take(BATCH) for _ in range(messages // BATCH)])
-                return messages / (await asyncio.to_thread(wait_for, callback, WARM + messages) - began)
+                source = Messages(accounts, size=size)
+                rates, done = [], 0
+                for number in (min(WARM, messages), *[messages] * rounds):
+                    began = time.monotonic()
+                    await submit(two, [source.take(batch) for _ in range(number // batch)])
+                    done += number // batch * batch
+                    rates.append(number / (await asyncio.to_thread(wait_for, callback, done) - began))
+                return rates[1:]
 
         return asyncio.run(measure())
 

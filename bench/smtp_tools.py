@@ -95,7 +95,7 @@ def smtp_sink() -> Iterator[SmtpSink]:
         file = Path(folder) / "count"
         with file.open("wb") as out:
             process = subprocess.Popen(
-                [command, *user, "-c", f"127.0.0.1:{port}", "1000"], stdout=out, stderr=subprocess.DEVNULL
+                [command, *user, "-c", "-m", "5000", f"127.0.0.1:{port}", "1000"], stdout=out, stderr=subprocess.DEVNULL
             )
         try:
             wait_for_port(port)

@@ -518,6 +518,10 @@ class Directory(Protocol):
         """A tenant's accounts, oldest first."""
         ...
 
+    async def account_named(self, tenant_id: str, account_id: str) -> Account | None:
+        """A tenant's account of this id, or None: what it costs does not grow with the number of accounts."""
+        ...
+
     async def account_owners(self, account_id: str) -> Sequence[str]:
         """The tenants that have an account of this id."""
         ...

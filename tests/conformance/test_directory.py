@@ -123,11 +123,26 @@ async def test_what_was_unknown_is_found_once_it_exists(store: Store) -> None:
     assert await store.directory.account(1) is None
     assert await store.directory.account_owners("main") == ()
     assert await store.directory.accounts_of("acme") == ()
+    assert await store.directory.account_named("acme", "main") is None
     account = await with_account(store)
     assert await store.directory.tenant("acme") is not None
     assert await store.directory.account(account.pk) == account
     assert await store.directory.account_owners("main") == ("acme",)
     assert await store.directory.accounts_of("acme") == (account,)
+    assert await store.directory.account_named("acme", "main") == account
+
+
+async def test_an_account_is_named_within_its_tenant(store: Store) -> None:
+    account, other = await with_account(store, "acme"), await with_account(store, "other")
+    assert account.id == other.id
+    assert await store.directory.account_named("acme", account.id) == account
+    assert await store.directory.account_named("other", account.id) == other
+    assert await store.directory.account_named("third", account.id) is None
+    changed = await store.directory.put_account(replace(account, host="elsewhere.example"))
+    assert await store.directory.account_named("acme", account.id) == changed
+    await store.directory.delete_account("acme", account.id, force=False)
+    assert await store.directory.account_named("acme", account.id) is None
+    assert await store.directory.account_named("other", account.id) == other
 
 
 async def test_a_deleted_tenant_leaves_nothing(store: Store) -> None:

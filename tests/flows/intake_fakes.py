@@ -54,6 +54,9 @@ class MemoryDirectory:
     async def accounts_of(self, tenant_id: str) -> Sequence[Account]:
         return self._seen[tenant_id][1] if tenant_id in self._seen else ()
 
+    async def account_named(self, tenant_id: str, account_id: str) -> Account | None:
+        return next((each for each in await self.accounts_of(tenant_id) if each.id == account_id), None)
+
     async def account_owners(self, account_id: str) -> Sequence[str]:
         return [id_ for id_, (_, accounts) in self._seen.items() if account_id in {each.id for each in accounts}]
 

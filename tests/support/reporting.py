@@ -188,6 +188,10 @@ class MemoryDirectory(Roster):
         return ()
 
     @override
+    async def account_named(self, tenant_id: str, account_id: str) -> Account | None:
+        return None
+
+    @override
     async def account_owners(self, account_id: str) -> Sequence[str]:
         return ()
 

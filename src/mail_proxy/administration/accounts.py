@@ -103,7 +103,8 @@ class Accounts:
             raise Invalid(Problem(field, refusal))
 
     async def _find(self, tenant_id: str, account_id: str) -> Account | None:
-        return next((account for account in await self.of(tenant_id) if account.id == account_id), None)
+        await self._directory.refresh()
+        return await self._directory.account_named(tenant_id, account_id)
 
 
 def _unknown(account_id: str) -> NotFound:

@@ -59,8 +59,8 @@ class Client(asyncio.Protocol):
         """Return the answer; raises `Refused`."""
         content = json.dumps(body).encode()
         self._answer = asyncio.get_running_loop().create_future()
-        if self._transport is None:
-            raise Refused("not connected")
+        if self._transport is None or self._transport.is_closing():
+            raise Refused("not connected, or not any more")
         self._transport.write((self._head % (path, len(content))).encode() + content)
         return await self._answer
 

@@ -47,8 +47,7 @@ class Fallbacks:
         account = await self._needs.directory.account(lane.account.pk)
         if account is None or account.fallback_account_id is None:
             return None
-        others = await self._needs.directory.accounts_of(account.tenant_id)
-        fallback = next((other for other in others if other.id == account.fallback_account_id), None)
+        fallback = await self._needs.directory.account_named(account.tenant_id, account.fallback_account_id)
         if fallback is None or fallback.hold is not None or fallback.pk == account.pk:
             return None
         if fallback.limit_behavior is LimitBehavior.REJECT and await limited(self._needs.directory, fallback):

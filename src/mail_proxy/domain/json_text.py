@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 _slow = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_slow_in_order = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True).encode
 
 
 def to_text(value: object) -> str:
@@ -23,6 +24,17 @@ def to_text(value: object) -> str:
         return orjson.dumps(value).decode()
     except orjson.JSONEncodeError:  # half a surrogate pair, or a number beyond 64 bits
         return _slow(value)
+
+
+def canonical(value: object) -> bytes:
+    """Write what `to_text` takes with the keys of every dict in order: the same bytes for the same content.
+
+    Raises `UnicodeEncodeError` for half a surrogate pair.
+    """
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError:
+        return _slow_in_order(value).encode("utf-8")
 
 
 def from_text(text: str | bytes) -> Any:  # noqa: ANN401 - as it is with json.loads

@@ -63,7 +63,7 @@ class Resolver:
             return Unresolved("tenant_id", f"there is no tenant {shown(meant)}", "unknown_tenant")
         if not tenant.active:
             return Unresolved("tenant_id", f"the tenant {shown(meant)} is not active", "tenant_inactive")
-        account = _account_meant(await self._directory.accounts_of(meant), account_id)
+        account = await self._account_meant(meant, account_id)
         return account if isinstance(account, Unresolved) else Route(meant, account.pk, account.id)
 
     async def _tenant_meant(self, tenant_id: str | None, account_id: str | None) -> str | Unresolved:
@@ -82,16 +82,16 @@ class Resolver:
         reason = f"is required, because more than one tenant has an account {shown(account_id)}"
         return Unresolved("tenant_id", reason, "tenant_required")
 
-
-def _account_meant(accounts: Sequence[Account], account_id: str | None) -> Account | Unresolved:
-    if account_id is not None:
-        named = next((account for account in accounts if account.id == account_id), None)
-        reason = f"the tenant has no account {shown(account_id)}"
-        return named or Unresolved("account_id", reason, "unknown_account")
-    default = next((account for account in accounts if account.is_default), None)
-    if default is not None:
-        return default
-    if len(accounts) == 1:
-        return accounts[0]
-    several = "is required: the tenant has several accounts, none of them the default"
-    return Unresolved("account_id", several if accounts else "the tenant has no account", "no_default_account")
+    async def _account_meant(self, tenant_id: str, account_id: str | None) -> Account | Unresolved:
+        if account_id is not None:
+            named = await self._directory.account_named(tenant_id, account_id)
+            reason = f"the tenant has no account {shown(account_id)}"
+            return named or Unresolved("account_id", reason, "unknown_account")
+        accounts = await self._directory.accounts_of(tenant_id)
+        default = next((account for account in accounts if account.is_default), None)
+        if default is not None:
+            return default
+        if len(accounts) == 1:
+            return accounts[0]
+        several = "is required: the tenant has several accounts, none of them the default"
+        return Unresolved("account_id", several if accounts else "the tenant has no account", "no_default_account")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from mail_proxy.domain import attachment
 from mail_proxy.domain.attachment import INLINE
 from mail_proxy.domain.attachment_auth import digest_of, written
 from mail_proxy.domain.errors import Invalid, Problem
-from mail_proxy.domain.json_text import to_text
+from mail_proxy.domain.json_text import canonical, to_text
 from mail_proxy.domain.message import Message, Priority
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.submission import build_message
@@ -56,8 +55,6 @@ _TOO_MUCH = {"string_too_long": "characters", "too_long": "entries"}
 
 # Characters that are hashed at a time.
 _PIECE = 1024 * 1024
-
-_canonical = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +110,7 @@ def digest(fields: Mapping[str, object]) -> str:
         content["raw"] = {"sha256": _sha256(raw)}
     if isinstance(attachments := content.get("attachments"), list):
         content["attachments"] = [_attachment_digest(each) for each in attachments]
-    return hashlib.sha256(_canonical(content).encode("utf-8")).hexdigest()
+    return hashlib.sha256(canonical(content)).hexdigest()
 
 
 def _attachment_digest(given: dict[str, object]) -> dict[str, object]:
@@ -285,7 +282,7 @@ def _check_times(deferred_ts: float | None, expires_ts: float | None) -> None:
 def _surrogate_field(given: Mapping[str, object]) -> str:
     for name, value in given.items():
         try:
-            _canonical(value).encode("utf-8")
+            canonical(value)
         except UnicodeEncodeError:
             return name
     return ""

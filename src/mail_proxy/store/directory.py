@@ -48,6 +48,7 @@ class _Known:
     tenants: dict[str, Tenant] = field(default_factory=dict)
     accounts: dict[int, Account] = field(default_factory=dict)
     accounts_of: dict[str, tuple[Account, ...]] = field(default_factory=dict)
+    named: dict[tuple[str, str], Account] = field(default_factory=dict)
     keys: dict[str, KeyedTenant] = field(default_factory=dict)
     owners: dict[str, tuple[str, ...]] = field(default_factory=dict)
     only_tenant: tuple[str | None] | None = None
@@ -141,6 +142,17 @@ class StoreDirectory:
             known.accounts_of[tenant_id] = tuple(found)
             known.accounts.update((account.pk, account) for account in found)
         return known.accounts_of[tenant_id]
+
+    async def account_named(self, tenant_id: str, account_id: str) -> Account | None:
+        """See `Directory.account_named`."""
+        known, key = self._known, (tenant_id, account_id)
+        if key not in known.named:
+            mine = (accounts.c.tenant_id == tenant_id) & (accounts.c.id == account_id)
+            found = await self._database.read(lambda c: self._load_accounts(c, mine))
+            if not found:
+                return None
+            known.named[key] = known.accounts[found[0].pk] = found[0]
+        return known.named[key]
 
     async def account_owners(self, account_id: str) -> Sequence[str]:
         """See `Directory.account_owners`."""
@@ -348,7 +360,7 @@ class StoreDirectory:
     async def delete_account(self, tenant_id: str, account_id: str, *, force: bool) -> bool:
         """See `Registry.delete_account`."""
         await self.refresh()
-        account = next((a for a in await self.accounts_of(tenant_id) if a.id == account_id), None)
+        account = await self.account_named(tenant_id, account_id)
         if account is None:
             return False
         if force:
