@@ -15,7 +15,7 @@ CODE := src tests tools $(wildcard bench)
 
 export PYTHON
 
-.PHONY: help setup setup-runtime demo test check format fuzz faults bench bench-full clean
+.PHONY: help setup setup-runtime demo test check format fuzz faults bench bench-full docs docs-serve clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -42,6 +42,7 @@ check: setup ## Check formatting, lint, types and the direction of imports
 format: setup ## Format the code and apply the fixes that change no meaning
 	@$(VENV)/bin/python tools/make_sync_client.py
 	@$(VENV)/bin/python tools/make_cli_reference.py
+	@$(VENV)/bin/python tools/make_dashboard.py
 	@$(RUN) ruff check --quiet --fix-only $(CODE)
 	@$(RUN) ruff format $(CODE)
 
@@ -58,6 +59,12 @@ bench: setup ## Measure the main job on this machine (six minutes or so)
 bench-full: setup ## Measure all of its forms (twenty minutes or so), and draw them for docs/performance.md
 	@$(RUN) bench --full --json docs/figures.json
 	@$(RUN) bench.plots docs/figures.json docs/plots
+
+docs: setup ## Build the documentation as a site, into build/site
+	@$(RUN) mkdocs --quiet build
+
+docs-serve: setup ## Show it at http://127.0.0.1:8001 while it is written
+	@$(RUN) mkdocs serve --dev-addr 127.0.0.1:8001
 
 clean: ## Remove .venv and all that tools have left behind
 	rm -rf $(VENV) .venv.lock dist build .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from bench.far import end_to_end
-from bench.main_job import WARM, Party, place, set_up
+from bench.main_job import BATCH, WARM, Party, place, set_up
 from bench.processes import TOKEN, MailCounter, Server
 from mail_proxy.cli.counting import Counter
 from mail_proxy.cli.http_load import SIZE, Messages, clients
@@ -28,8 +28,8 @@ DISTANCES = (0.0, 0.05)
 CLIENTS = (1, 8, 32, 128)
 ROUNDS = 3
 
-_PER_SESSION = 6
-"""Messages that each session takes in a round where the server is far, so that a round takes a second or so."""
+_PER_SESSION = 12
+"""Messages that each of an account's four sessions takes in a round where the server is far: a second or so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Case:
     def messages(self) -> int:
         """How many a round has."""
         near = 3000 if self.size == SIZE else 400
-        return min(near, 4 * _PER_SESSION * self.accounts * 2) if self.distance else near
+        return max(BATCH, min(near, _PER_SESSION * 4 * self.accounts)) if self.distance else near
 
 
 def cases() -> Iterator[Case]:

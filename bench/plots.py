@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ _STYLE = Style(
     foreground_subtle=_GREY,
     colors=("#3b7dd8", "#d8843b", "#3ba272", "#a45bc0"),
     font_family="sans-serif",
+    guide_stroke_color="#80808055",
+    major_guide_stroke_color="#80808055",
     value_font_size=13,
     value_colors=(_GREY,) * 4,
     opacity=".9",
@@ -93,13 +96,14 @@ def instances(figures: Figures) -> pygal.Bar:
 
 
 def _bars(title: str, kind: Any = pygal.HorizontalBar, *, legend: bool = True, digits: int = 0) -> Any:  # noqa: ANN401 - pygal has no types
+    beside = "" if kind is pygal.Bar else "\N{NO-BREAK SPACE}" * 9  # its middle stands at the end of the bar
     return kind(
         title=title,
         style=_STYLE,
         js=(),
         print_values=True,
-        print_values_position="top" if kind is pygal.Bar else "center",
-        value_formatter=lambda value: "" if value is None else f"{value:,.{digits}f}",
+        print_values_position="top",
+        value_formatter=lambda value: "" if value is None else f"{beside}{value:,.{digits}f}",
         show_legend=legend,
         legend_at_bottom=True,
         show_y_guides=kind is pygal.Bar,
@@ -116,6 +120,11 @@ def _median(figures: Figures, title: str, name: str) -> float | None:
     if value is None or isinstance(value, int | float):
         return value
     return statistics.median(value)
+
+
+def _still(svg: str) -> str:
+    """Take out what moves or tells when it was made."""
+    return re.sub(r"<script\b.*?</script>|<!--.*?-->", "", svg, flags=re.DOTALL)
 
 
 def draw(figures: Figures, folder: Path) -> Sequence[Path]:
@@ -137,7 +146,7 @@ def draw(figures: Figures, folder: Path) -> Sequence[Path]:
     files = []
     for name, chart in charts.items():
         file = folder / f"{name}.svg"
-        chart.render_to_file(str(file))
+        file.write_text(_still(chart.render().decode()), encoding="utf-8")
         files.append(file)
     return files
 

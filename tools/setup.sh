@@ -21,7 +21,7 @@ fail() {
 # What the environment was made from. The folder is part of it: a moved environment has scripts that point nowhere.
 fingerprint() {
     pwd
-    cksum pyproject.toml constraints.txt tools/setup.sh tools/browser.sh tools/azurite.sh src/mail_proxy/__init__.py
+    cksum pyproject.toml constraints.txt tools/setup.sh tools/browser.sh tools/azurite.sh tools/operators.sh src/mail_proxy/__init__.py
 }
 
 is_ready() {
@@ -76,7 +76,7 @@ show_log() {
 
 case $level in
     runtime) extras='' stamp=set-up-runtime ready='set-up-runtime set-up-dev' ;;
-    dev) extras='[postgresql,large-files,dev]' stamp=set-up-dev ready='set-up-dev' ;;
+    dev) extras='[postgresql,large-files,otel,dev]' stamp=set-up-dev ready='set-up-dev' ;;
     *) fail "'$level' is neither runtime nor dev." ;;
 esac
 
@@ -106,10 +106,14 @@ if [ "$level" = dev ]; then
 else
     echo "Installing the program and what it needs into $venv (up to a minute the first time) ..."
 fi
-if [ "$level" = dev ]; then tools/browser.sh & browser=$!; fi # it takes about as long as what follows
+# They take about as long as what follows.
+if [ "$level" = dev ]; then
+    tools/browser.sh & browser=$!
+    tools/operators.sh & operators=$!
+fi
 install hatchling editables
 if [ "$level" = dev ]; then tools/azurite.sh & azurite=$!; fi # may need a pip
 install --no-build-isolation --editable ".$extras"
-if [ "$level" = dev ]; then wait "$browser"; wait "$azurite"; fi
+if [ "$level" = dev ]; then wait "$browser" && wait "$operators" && wait "$azurite"; fi
 fingerprint >"$venv/$stamp"
 echo "Ready after $(($(date +%s) - started)) s."

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
 from mail_proxy.domain.account import Account, Hold
 from mail_proxy.domain.attachment import Attachment
-from mail_proxy.domain.attempt import AccountRefused, Attempt, Envelope, HostFailed, ProbeResult
+from mail_proxy.domain.attempt import AccountRefused, Attempt, Envelope, HostFailed, Phase, ProbeResult, Trace
 from mail_proxy.domain.backlog import Survey
 from mail_proxy.domain.byte_source import ByteSource
 from mail_proxy.domain.claim import Claimed, Demand, Taking
@@ -27,7 +28,7 @@ from mail_proxy.domain.large_file import (
     LinkWanted,
     StoragePlace,
 )
-from mail_proxy.domain.message import Details, NewMessage, Verdict
+from mail_proxy.domain.message import Details, NewMessage, Priority, Verdict
 from mail_proxy.domain.oauth import OAuth
 from mail_proxy.domain.report import EventType, StoredEvent
 from mail_proxy.domain.requeue import Skipped
@@ -91,8 +92,24 @@ class Meter(Protocol):
         """How many tenants have events to be told of, and since when, by how reporting goes to them."""  # G9
         ...
 
-    def pending(self, messages: int) -> None:
-        """So many messages are not finished."""
+    def reports_took(self, seconds: float, *, answered: bool) -> None:
+        """A report was on its way for so long, until it was answered or given up."""
+        ...
+
+    def waited(self, priority: Priority, seconds: float) -> None:
+        """A message was first attempted so long after it could have been."""
+        ...
+
+    def phase(self, phase: Phase, seconds: float) -> None:
+        """An attempt spent so long on a phase."""
+        ...
+
+    def pending(self, messages: int, oldest: float | None) -> None:
+        """So many messages are not finished; the oldest that could go at once was taken in so many seconds ago."""
+        ...
+
+    def in_hand(self, messages: int, sessions: int, journal: int) -> None:
+        """This instance has taken up so many messages, holds so many sessions, and its journal has so many bytes."""
         ...
 
     def large_file(self, action: LargeFileAction) -> None:
@@ -102,6 +119,49 @@ class Meter(Protocol):
     def outages(self, on_hold: int, left_alone: int) -> None:
         """So many accounts are on hold, and so many servers left alone by this instance."""  # G8
         ...
+
+
+class CommitMeter(Protocol):
+    """Counts what the store's writers do. Never raises; may be called from any thread."""
+
+    def committed(self, writes: int, seconds: float) -> None:
+        """So many writes were committed together, and that took so long."""
+        ...
+
+
+class Submitted(Protocol):
+    """A submission that is being followed."""
+
+    traceparent: str | None
+    """What its messages are to be followed by."""
+
+    def done(self, tenant_id: str | None, queued: int, rejected: int) -> None:
+        """Take note of what came of it."""
+        ...
+
+
+class Tracer(Protocol):
+    """Follows messages from their request to their report. Never raises. Times are Unix seconds."""
+
+    def submission(self, traceparent: str | None) -> AbstractContextManager[Submitted]:
+        """Follow one submission, below what its caller has sent, if that is a `traceparent`."""
+        ...
+
+    def attempt(self, account: Account, claimed: Claimed, outcome: Settlement, trace: Trace, began: float) -> None:
+        """Take note of an attempt that ends now."""
+        ...
+
+    def report(self, tenant_id: str, payload: bytes, status: int | None, began: float) -> None:
+        """Take note of a report that ends now; `status` None: there was no answer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Observers:
+    """Who looks on, for operators; nothing depends on them."""
+
+    meter: Meter
+    tracer: Tracer
 
 
 class CacheTier(str, Enum):
@@ -519,7 +579,7 @@ class Directory(Protocol):
         ...
 
     async def account_named(self, tenant_id: str, account_id: str) -> Account | None:
-        """A tenant's account of this id, or None: what it costs does not grow with the number of accounts."""
+        """A tenant's account of this id (any text), or None. The cost does not grow with the number of accounts."""
         ...
 
     async def account_owners(self, account_id: str) -> Sequence[str]:
@@ -730,6 +790,10 @@ class FileLedger(Protocol):
 
 class Transport(Protocol):
     """Delivers messages to one account's server. Never raises for what a server or the network does wrong."""
+
+    def session_count(self) -> int:
+        """How many sessions are open."""
+        ...
 
     async def send(self, account: Account, envelope: Envelope, wire: Wire, before_dot: BeforeDot) -> Attempt:
         """Send one message to all recipients of the envelope and tell what was said about each."""

@@ -138,6 +138,8 @@ async def test_an_account_is_named_within_its_tenant(store: Store) -> None:
     assert await store.directory.account_named("acme", account.id) == account
     assert await store.directory.account_named("other", account.id) == other
     assert await store.directory.account_named("third", account.id) is None
+    for hostile in ("", "\0", "main\0", "\ud800", "ma\u0131n", "a" * 100_000):
+        assert await store.directory.account_named("acme", hostile) is None
     changed = await store.directory.put_account(replace(account, host="elsewhere.example"))
     assert await store.directory.account_named("acme", account.id) == changed
     await store.directory.delete_account("acme", account.id, force=False)

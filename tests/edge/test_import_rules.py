@@ -41,8 +41,9 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "google": ("attachments",),
     "httpx": ("client", "cli.in_process"),
     "httptools": NOWHERE,  # uvicorn finds it by itself
+    "opentelemetry": ("runtime.tracing",),
     "orjson": ("domain.json_text",),
-    "prometheus_client": ("runtime.telemetry",),
+    "prometheus_client": ("runtime.telemetry", "runtime.histograms"),
     "psycopg": ("store",),
     "pydantic": PYDANTIC_USERS,
     "pydantic_core": PYDANTIC_USERS,

@@ -46,7 +46,7 @@ def test_each_worker_shows_the_sum_over_all_of_them() -> None:
     meters[1].sent("other", "main")
     meters[0].reported(5, ok=True)
     meters[1].reported(2, ok=True)
-    meters[1].pending(9)
+    meters[1].pending(9, None)
     first, second = (samples(meter) for meter in meters)
     assert first == second
     assert first['gmp_sent_total{account_id="main",tenant_id="acme"}'] == 4

@@ -12,9 +12,12 @@ from typing import Literal
 import pytest
 import structlog
 
+import mail_proxy
+from mail_proxy.domain.attempt import Phase
+from mail_proxy.domain.message import Priority
 from mail_proxy.domain.secret import Secret
 from mail_proxy.runtime.logs import configure_logging
-from mail_proxy.runtime.telemetry import PrometheusMeter
+from mail_proxy.runtime.telemetry import PrometheusMeter, new_tally
 
 HOSTILE = "550 no\r\nsuch\x1b[2J\x00\x7f\x9b\u2028\u202euser\ud800"
 ESCAPED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\ud800-\udfff]")
@@ -131,7 +134,7 @@ def test_each_account_is_counted_under_the_names_that_operators_know() -> None:
     meter.deferred("acme", "second")
     meter.rate_limited("acme", "second")
     meter.uncertain("other", "main")
-    meter.pending(12)
+    meter.pending(12, None)
     meter.reported(3, ok=True)
     meter.reported(2, ok=False)
     found = samples(meter)
@@ -156,7 +159,7 @@ def test_a_counter_is_announced_before_it_counts_anything() -> None:
 def test_what_is_pending_is_not_shown_before_it_was_counted() -> None:
     meter = PrometheusMeter(process=False)
     assert "gmp_pending_messages" not in samples(meter)
-    meter.pending(0)
+    meter.pending(0, None)
     assert samples(meter)["gmp_pending_messages"] == 0
 
 
@@ -182,6 +185,57 @@ def test_a_label_is_taken_literally() -> None:
     meter.sent('a"b\\c\nd', "main")
     text = meter.render().decode()
     assert r'tenant_id="a\"b\\c\nd"' in text
+
+
+def test_values_are_counted_by_how_they_are_spread() -> None:
+    meter = PrometheusMeter(process=False)
+    for seconds in (0.0005, 0.001, 0.3, 400):
+        meter.phase(Phase.DOT, seconds)
+    meter.phase(Phase.CONNECT, 0.02)
+    meter.waited(Priority.IMMEDIATE, 0.02)
+    meter.waited(Priority.LOW, 100_000)
+    meter.reports_took(0.2, answered=True)
+    meter.reports_took(30, answered=False)
+    meter.committed(7, 0.004)
+    found = samples(meter)
+    dot = {
+        le: found[f'gmp_smtp_phase_seconds_bucket{{le="{le}",phase="dot"}}']
+        for le in ("0.001", "0.25", "0.5", "300", "+Inf")
+    }
+    assert dot == {"0.001": 2, "0.25": 2, "0.5": 3, "300": 3, "+Inf": 4}  # bounds belong to what is below them
+    assert found['gmp_smtp_phase_seconds_count{phase="dot"}'] == 4
+    assert found['gmp_smtp_phase_seconds_sum{phase="dot"}'] == pytest.approx(400.3015)
+    assert found['gmp_smtp_phase_seconds_sum{phase="connect"}'] == pytest.approx(0.02)
+    assert found['gmp_smtp_phase_seconds_count{phase="login"}'] == 0
+    assert found['gmp_queue_wait_seconds_bucket{le="0.025",priority="immediate"}'] == 1
+    assert found['gmp_queue_wait_seconds_bucket{le="86400",priority="low"}'] == 0
+    assert found['gmp_queue_wait_seconds_bucket{le="+Inf",priority="low"}'] == 1
+    assert found['gmp_report_seconds_count{outcome="answered"}'] == 1
+    assert found['gmp_report_seconds_sum{outcome="no_answer"}'] == 30
+    assert found['gmp_commit_writes_bucket{le="5"}'] == 0
+    assert found['gmp_commit_writes_bucket{le="10"}'] == 1
+    assert found["gmp_commit_writes_sum"] == 7
+    assert found["gmp_commit_seconds_count"] == 1
+
+
+def test_histograms_of_all_workers_are_one() -> None:
+    tally = new_tally(2)
+    first, second = PrometheusMeter(tally, 0, process=False), PrometheusMeter(tally, 1, process=False)
+    first.phase(Phase.DOT, 0.3)
+    second.phase(Phase.DOT, 0.3)
+    first.in_hand(3, 2, 100)
+    second.in_hand(4, 1, 200)
+    second.pending(9, 61.5)
+    for meter in (first, second):
+        found = samples(meter)
+        assert found['gmp_smtp_phase_seconds_bucket{le="0.5",phase="dot"}'] == 2
+        assert (found["gmp_messages_in_hand"], found["gmp_smtp_sessions"], found["gmp_journal_bytes"]) == (7, 3, 300)
+        assert found["gmp_oldest_waiting_seconds"] == 61.5
+
+
+def test_it_says_what_is_running() -> None:
+    text = PrometheusMeter(process=False).render().decode()
+    assert f'version="{mail_proxy.__version__}"' in text
 
 
 def test_the_process_shows_its_memory() -> None:

@@ -31,6 +31,7 @@ from mail_proxy.domain.settlement import Settlement
 from mail_proxy.domain.tenant import Tenant
 from mail_proxy.ports import AttachmentSource, ReportSink, SinkAnswer
 from mail_proxy.runtime.telemetry import PrometheusMeter
+from mail_proxy.runtime.tracing import NoTracer
 from mail_proxy.smtp.capture import CaptureTransport
 from mail_proxy.store.opening import database_url
 from mail_proxy.store.queue import StoreQueue
@@ -112,6 +113,7 @@ class Bench:
             self.sink,
             self.clock,
             self.meter,
+            NoTracer(),
         )
 
     async def submit(self, delivery: Delivery, account: Account, *ids: str, **changes: object) -> None:

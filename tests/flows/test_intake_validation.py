@@ -315,6 +315,17 @@ def test_the_digest_does_not_depend_on_the_order_of_keys_nulls_or_the_tenants_na
     assert len(digest(one)) == 64
 
 
+def test_digests_are_the_same_in_every_version() -> None:
+    told = {
+        "id": "a",
+        "from": "Zoë <zoe@example.com>",
+        "to": ["b@example.net"],
+        "metadata": {"z": 1, "a": [True, None, 0.1, 1e22, -7, 2**60], "é": '\u2028\x7f\\"', "deep": {"b": {}, "a": []}},
+        "deferred_ts": 1_800_000_000.25,
+    }
+    assert digest(told) == "8e7e8e446b83cc02161a5ab96d99a60a4b214a7be065f5cb139c17c5210aa88f"
+
+
 def test_the_digest_covers_a_complete_message() -> None:
     assert accepted(raw=RAW, **ONLY_RAW).digest == accepted(raw=RAW, **ONLY_RAW).digest
     assert accepted(raw=RAW, **ONLY_RAW).digest != accepted(raw=RAW[:-4] + "eA0K", **ONLY_RAW, cc="c@d.e").digest

@@ -18,9 +18,11 @@ from mail_proxy.domain.tenant import Tenant
 from mail_proxy.outbound.callback import HttpReportSink
 from mail_proxy.outbound.client import OutboundClient
 from mail_proxy.outbound.guard import Trusted
+from mail_proxy.ports import Observers
 from mail_proxy.reporting.reporter import Reporter
 from mail_proxy.reporting.settings import ReportingSettings
 from mail_proxy.runtime.clock import SystemClock
+from mail_proxy.runtime.tracing import NoTracer
 from tests.support.callback_server import CallbackServer, Manner, Reply
 from tests.support.reporting import CountingMeter, MemoryDirectory, MemoryLeases, MemoryOutbox, event
 
@@ -45,7 +47,7 @@ class Desk:
             self.directory,
             sink,
             clock,
-            self.meter,
+            Observers(self.meter, NoTracer()),
             settings,
             Random(1),
             MemoryLeases().turns(clock),

@@ -39,6 +39,7 @@ from mail_proxy.runtime.admin_token import AdminToken
 from mail_proxy.runtime.settings import Settings
 from mail_proxy.runtime.shown_settings import shown_settings
 from mail_proxy.runtime.telemetry import PrometheusMeter
+from mail_proxy.runtime.tracing import NoTracer
 from mail_proxy.secrets import tokens
 from mail_proxy.secrets.cipher import AesGcmCipher, check_key
 from mail_proxy.store.opening import database_url
@@ -191,6 +192,7 @@ async def running_instance(folder: Path, url: str | None = None) -> AsyncIterato
         render_metrics=meter.render,
         body_memory=BodyMemory(256_000_000),
         failed_tokens=FailedTokens(clock.monotonic),
+        tracer=NoTracer(),
         page_turns=PageTurns(),
     )
     instance = Instance(

@@ -15,14 +15,17 @@ import anyio
 from typing_extensions import override
 
 from mail_proxy.domain.account import Account
+from mail_proxy.domain.attempt import Phase
 from mail_proxy.domain.errors import StoreUnavailable
+from mail_proxy.domain.message import Priority
 from mail_proxy.domain.report import Event, EventType, StoredEvent
 from mail_proxy.domain.sync_lease import Behind, SyncLease, SyncMemory, SyncStanding, Waiting
 from mail_proxy.domain.tenant import Tenant
-from mail_proxy.ports import Clock, Meter, Outbox, ReportSink, SinkAnswer, SyncLeases
+from mail_proxy.ports import Clock, Meter, Observers, Outbox, ReportSink, SinkAnswer, SyncLeases
 from mail_proxy.reporting.reporter import Reporter, Roster
 from mail_proxy.reporting.settings import ReportingSettings
 from mail_proxy.reporting.turns import Turns
+from mail_proxy.runtime.tracing import NoTracer
 
 OK = SinkAnswer(200, b'{"ok": true}')
 
@@ -302,7 +305,19 @@ class CountingMeter(Meter):
         self.lag = tenants
 
     @override
-    def pending(self, messages: int) -> None: ...
+    def pending(self, messages: int, oldest: float | None) -> None: ...
+
+    @override
+    def reports_took(self, seconds: float, *, answered: bool) -> None: ...
+
+    @override
+    def waited(self, priority: Priority, seconds: float) -> None: ...
+
+    @override
+    def phase(self, phase: Phase, seconds: float) -> None: ...
+
+    @override
+    def in_hand(self, messages: int, sessions: int, journal: int) -> None: ...
 
     @override
     def outages(self, on_hold: int, left_alone: int) -> None: ...
@@ -335,7 +350,7 @@ class Office:
             self.directory,
             self.sink,
             self.clock,
-            self.meter,
+            Observers(self.meter, NoTracer()),
             self.settings,
             Random(7),
             self.leases.turns(self.clock),

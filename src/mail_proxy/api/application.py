@@ -19,6 +19,7 @@ from mail_proxy.api import (
     instance,
     message_commands,
     messages,
+    request_ids,
     service,
     submission,
     tenants,
@@ -50,9 +51,13 @@ class MailProxyApi(docs.DocumentedApi):
         submissions = errors.LastResort(submission.Submission(services))
         self._submission = audit.Audited(submissions, services, waits=False)
         self._change = audit.Audited(super().__call__, services, waits=True)
+        self._identified = request_ids.Identified(self._serve)
 
     @override
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._identified(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == submission.PATH and scope["method"] == "POST":
             await self._submission(scope, receive, send)
         elif scope["type"] == "http" and scope["method"] not in audit.CHANGES_NOTHING:

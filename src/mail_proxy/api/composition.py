@@ -62,6 +62,7 @@ def services_from(app: App) -> Services:
         body_memory=BodyMemory(int(settings.max_bodies_mb * 1_000_000)),
         failed_tokens=FailedTokens(app.clock.monotonic),
         page_turns=PageTurns(),
+        tracer=app.tracer,
     )
 
 

@@ -12,7 +12,6 @@ import json
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from math import ceil
-from uuid import uuid4
 
 import structlog
 from fastapi import FastAPI
@@ -23,6 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mail_proxy.api import request_ids
 from mail_proxy.api.validation import problems
 from mail_proxy.domain import errors
 from mail_proxy.domain.errors import Invalid, MailProxyError, Problem
@@ -149,12 +149,12 @@ class LastResort:
         except (ClientDisconnect, CutOff):
             return  # an answer that is not complete is ended by the server, by closing the connection
         except Exception:
-            request_id = uuid4().hex
+            request_id = request_ids.current()
             log.exception("request_failed", method=scope["method"], path=scope["path"], request_id=request_id)
             if begun:
                 raise  # the client must see that what it got is not the whole
             sentence = "Something went wrong here; the log has the reason under the id in X-Request-ID."
-            response = failure(500, sentence, "internal_error", headers={"X-Request-ID": request_id})
+            response = failure(500, sentence, "internal_error")
             await response(scope, receive, send)
 
 

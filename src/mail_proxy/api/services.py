@@ -24,7 +24,7 @@ from mail_proxy.api.security_log import SecurityLog
 from mail_proxy.domain.account import Account, Outage
 from mail_proxy.domain.explanation import Here
 from mail_proxy.intake.intake import Intake
-from mail_proxy.ports import Archive, Clock, Directory, Registry, Seals
+from mail_proxy.ports import Archive, Clock, Directory, Registry, Seals, Tracer
 from mail_proxy.reporting.feed import Feed
 from mail_proxy.reporting.overview import SyncOverview
 from mail_proxy.runtime.admin_token import AdminToken
@@ -103,6 +103,7 @@ class Services:
     body_memory: BodyMemory
     failed_tokens: FailedTokens
     page_turns: PageTurns
+    tracer: Tracer
 
 
 def services_of(request: Request) -> Services:

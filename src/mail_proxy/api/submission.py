@@ -101,7 +101,11 @@ async def submit(request: Request, services: Services) -> Response:
         batch = validated(BatchIn, await read_json(request, services, room))
         notes = caller.notes
         notes.payload = shown_batch(batch.messages)
-        receipt = await services.intake.submit(caller.tenant_id, batch.messages, batch.priority)
+        with services.tracer.submission(request.headers.get("traceparent")) as followed:
+            receipt = await services.intake.submit(
+                caller.tenant_id, batch.messages, batch.priority, followed.traceparent
+            )
+            followed.done(caller.tenant_id, receipt.queued, len(receipt.rejected))
         notes.result = shown_receipt(receipt)
         if caller.is_admin and len(receipt.tenant_ids) == 1:
             (notes.tenant_id,) = receipt.tenant_ids

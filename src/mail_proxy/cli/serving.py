@@ -22,14 +22,17 @@ from mail_proxy.delivery.journal import JournalLocked, JournalUnwritable
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.outbound.own_reporter import ReporterRefused
 from mail_proxy.ports import WrongKey
+from mail_proxy.runtime import environment
 from mail_proxy.runtime.app import App, open_app
 from mail_proxy.runtime.folders import FolderRefused
 from mail_proxy.runtime.http_places import MOST_BEYOND
 from mail_proxy.runtime.http_server import AddressInUse, HttpServer, listening_socket, new_event_loop
 from mail_proxy.runtime.logs import configure_logging
+from mail_proxy.runtime.service_manager import ALIVE, READY, STOPPING, ServiceManager
 from mail_proxy.runtime.settings import Settings, SettingsError, from_environment
 from mail_proxy.runtime.tally import Tally
 from mail_proxy.runtime.telemetry import new_tally
+from mail_proxy.runtime.tracing import TracingRefused
 from mail_proxy.secrets.keys import KeyRefused
 from mail_proxy.store.errors import SchemaTooNew
 from mail_proxy.store.opening import StoreRefused
@@ -44,6 +47,7 @@ REFUSALS = (
     SchemaTooNew,
     StoreRefused,
     StoreUnavailable,
+    TracingRefused,
     WrongKey,
 )
 """Reasons not to start that an operator can do something about: told in a sentence, without a traceback."""
@@ -73,20 +77,20 @@ def serve(workers: int | None = None, listening: socket.socket | None = None) ->
         click.echo(f"mail-proxy: {error}", err=True)
         return 1
     if settings.workers == 1:
-        return _run(settings, listening, Place(), new_tally())
+        return _run(settings, listening, Place(), new_tally(max_series=settings.metrics_max_accounts))
     # Before there is a thread or a loop: workers are forked, and get the socket and the memory of the counts that way.
-    tally = new_tally(settings.workers)
+    tally = new_tally(settings.workers, settings.metrics_max_accounts)
     address = _address(listening)
+
+    def all_serve() -> None:
+        about = {"instance": settings.instance_name, "address": address, "docs": f"{address}/docs"}
+        log.info("serving", **about, workers=settings.workers)
+        ServiceManager(environment.current()).tell(READY)
+
     return Workers(
         settings.workers,
         lambda place: _run(settings, listening, place, tally),
-        lambda: log.info(
-            "serving",
-            instance=settings.instance_name,
-            address=address,
-            docs=f"{address}/docs",
-            workers=settings.workers,
-        ),
+        all_serve,
         settings.shutdown_grace,
     ).run()
 
@@ -150,6 +154,7 @@ def only_one(error: BaseException) -> BaseException:
 
 async def _serve(settings: Settings, listening: socket.socket, place: Place, tally: Tally) -> None:
     address = _address(listening)
+    manager = ServiceManager(environment.current())
     async with open_app(settings, address, place.worker, tally) as app:
         room = _room_for_connections(settings)
         app.feed.most_waiting = max(1, room // 2)  # G11
@@ -157,11 +162,13 @@ async def _serve(settings: Settings, listening: socket.socket, place: Place, tal
         app.supervisor.add("http", server.run)
 
         def stop() -> None:
+            manager.tell(STOPPING)
             server.stop()
             app.stop()
 
         async with anyio.create_task_group() as group:
-            group.start_soon(_announce, app, address, place, name="announce")
+            group.start_soon(_announce, app, address, place, manager, name="announce")
+            group.start_soon(_say_that_it_lives, manager, name="watchdog")
             group.start_soon(_stop_on_signal, settings, stop, name="signals")
             group.start_soon(_stop_with_parent, place, stop, name="parent")
             await app.run()
@@ -174,11 +181,20 @@ def _address(listening: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-async def _announce(app: App, address: str, place: Place) -> None:
+async def _announce(app: App, address: str, place: Place, manager: ServiceManager) -> None:
     await app.supervisor.started()
     about = {"instance": await app.instance.name(), "address": address, "docs": f"{address}/docs"}
     log.info(place.word, **about, database=app.store.database.dialect, pid=os.getpid())
     place.ready()
+    if place.news is None:  # else the parent tells when all of them serve
+        manager.tell(READY)
+
+
+async def _say_that_it_lives(manager: ServiceManager) -> None:
+    """Keep the service manager from taking a process for hung whose loop turns."""
+    while (interval := manager.alive_every) is not None:
+        manager.tell(ALIVE)
+        await anyio.sleep(interval)
 
 
 async def _stop_on_signal(settings: Settings, stop: Callable[[], None]) -> None:

@@ -123,6 +123,11 @@ class Dispatcher:
         return bool(self._running) or self._claimed > 0
 
     @property
+    def messages_in_hand(self) -> int:
+        """How many messages this instance has taken up: those that senders have, and those that none has begun."""
+        return self._claimed + len(self._running)
+
+    @property
     def bytes_in_hand(self) -> int:
         """The size of all submissions in this instance's hands."""
         return self._in_hand.bytes

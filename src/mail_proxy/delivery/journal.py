@@ -128,6 +128,11 @@ class FlightJournal:
         self._file, self._size, self._torn = file, len(content), False
 
     @property
+    def size(self) -> int:
+        """How many bytes it has."""
+        return self._size
+
+    @property
     def full(self) -> bool:
         """True when it should be begun anew, without the flights that the database knows the end of."""
         return self._size > self._cut_above or self._torn

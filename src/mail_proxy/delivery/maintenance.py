@@ -82,7 +82,7 @@ class Maintenance:
             dead = [instance for instance in await self._needs.queue.instances() if instance != self._needs.instance_id]
             count += await self._rescue(dead, Flights())
         self._journal.begin()
-        self._needs.meter.pending(await self._needs.queue.count_pending())
+        self._needs.meter.pending(await self._needs.queue.count_pending(), None)
         return count
 
     async def run(self) -> None:
@@ -263,10 +263,12 @@ class Maintenance:
             await self._needs.clock.sleep(self._needs.clock.monotonic() - began)
 
     async def count_outages(self) -> None:
-        """Count accounts on hold and servers that are left alone, for metrics."""
+        """Count accounts on hold, servers that are left alone, and what this instance has in its hands, for metrics."""
         on_hold = await self._needs.registry.accounts_on_hold()
         left_alone = [lane for lane in self._dispatcher.lanes if lane.breaker.open and lane.account.hold is None]
-        self._needs.meter.outages(len(on_hold), len(left_alone))
+        meter = self._needs.meter
+        meter.outages(len(on_hold), len(left_alone))
+        meter.in_hand(self._dispatcher.messages_in_hand, self._needs.transport.session_count(), self._journal.size)
 
     async def sample(self) -> None:
         """Count what is not finished, for metrics and status; the bigger the queue, the rarer."""
@@ -277,4 +279,6 @@ class Maintenance:
     async def survey(self) -> None:
         """Count what is not finished, once."""
         self.surveyed = await self._needs.queue.survey(MANY)
-        self._needs.meter.pending(self.surveyed.pending)
+        oldest = self.surveyed.oldest_ready_ts
+        age = None if oldest is None else max(0.0, self._needs.clock.now() - oldest)
+        self._needs.meter.pending(self.surveyed.pending, age)

@@ -15,6 +15,7 @@ from mail_proxy.ports import (
     Registry,
     ReportSink,
     Storages,
+    Tracer,
     Transport,
 )
 
@@ -35,3 +36,4 @@ class Needs:
     sink: ReportSink
     clock: Clock
     meter: Meter
+    tracer: Tracer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +26,7 @@ from mail_proxy.domain.compose import compose
 from mail_proxy.domain.download_link import with_links
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.domain.json_text import from_text
-from mail_proxy.domain.message import Message
+from mail_proxy.domain.message import Message, Priority
 from mail_proxy.domain.poison import error_words, undecided
 from mail_proxy.domain.settlement import Policy, Settlement, expire, expired, settle
 from mail_proxy.domain.submission import build_message
@@ -159,10 +160,9 @@ class Sender:
         Raises `StoreUnavailable`, `JournalUnwritable` and `LeaseLost` before anything has gone out.
         """
         flight = Flight(claimed, self._recorder, self._journal, self._lease, term)
-        started = self._needs.clock.monotonic()
+        started, now = self._needs.clock.monotonic(), self._needs.clock.now()
         policy = Policy(self._settings.schedule)
         try:
-            now = self._needs.clock.now()
             if expired(claimed, self._settings.schedule, now):
                 self._recorder.submit(claimed, expire(claimed, now))
                 return Sent()
@@ -184,12 +184,14 @@ class Sender:
         if not attempt.answers and not attempt.uncertain and _not_its_own(attempt.failure):
             self._journal.put_back(claimed.pk, claimed.token)
             return Sent(attempt.failure, untouched=True)  # G8: the account or host is at fault, not the message
+        self._measure(claimed, attempt, now)
         settlement = self._decide(claimed, attempt, policy)
         if flight.dot_sent:
             self._note_reply(claimed, attempt)
         self._recorder.submit(claimed, settlement)
+        self._needs.tracer.attempt(account, claimed, settlement, attempt.trace, now)
         if self._settings.log_each_attempt:
-            self._tell(claimed, settlement, attempt, self._needs.clock.monotonic() - started)
+            self._tell(account, claimed, settlement, attempt, self._needs.clock.monotonic() - started)
         return Sent(attempt.failure)
 
     async def _attempt(self, account: Account, claimed: Claimed, flight: Flight, files: Files | None) -> Attempt:
@@ -219,6 +221,14 @@ class Sender:
             log.exception("decision failed", tenant_id=claimed.tenant_id, id=claimed.identity.mail_id)
             return undecided(claimed, attempt, error, policy, now)
 
+    def _measure(self, claimed: Claimed, attempt: Attempt, began: float) -> None:
+        """Tell how long the message had waited, and what the attempt spent its time on."""
+        meter = self._needs.meter
+        if claimed.attempts == 1 and not claimed.scheduled:
+            meter.waited(Priority(claimed.priority), max(0.0, began - claimed.created_ts))
+        for phase, seconds in attempt.trace.seconds.items():
+            meter.phase(phase, seconds)
+
     def _note_reply(self, claimed: Claimed, attempt: Attempt) -> None:
         try:
             self._journal.reply(claimed.pk, claimed.token, attempt)
@@ -244,16 +254,31 @@ class Sender:
         except StoreUnavailable as error:  # another instance, or the next start, finds it
             log.warning("a message could not be given back", id=claimed.identity.mail_id, reason=error.sentence)
 
-    def _tell(self, claimed: Claimed, settlement: Settlement, attempt: Attempt, seconds: float) -> None:
+    def _tell(
+        self, account: Account, claimed: Claimed, settlement: Settlement, attempt: Attempt, seconds: float
+    ) -> None:
+        """Write all about an attempt into one line."""
+        failure, trace = attempt.failure, attempt.trace
         log.info(
             "attempt",
             tenant_id=claimed.tenant_id,
             account_id=claimed.account_id,
             id=claimed.identity.mail_id,
+            priority=claimed.priority,
             attempt=claimed.attempts,
             outcome=settlement.state.value,
             reply=settlement.reply,
-            recipients=len(claimed.waiting),
+            failure=None if failure is None else failure.text,
+            host=account.host,
+            port=account.port,
+            tls=trace.tls,
+            sessions_opened=trace.sessions,
             transactions=attempt.transactions,
+            recipients=len(claimed.waiting),
+            codes=dict(Counter(str(answer.reply.code) for answer in attempt.answers.values())),
+            uncertain=len(attempt.uncertain),
+            bytes=len(claimed.fields),
+            age=round(max(0.0, self._needs.clock.now() - claimed.created_ts), 3),
             ms=round(seconds * 1000, 1),
+            **{f"{phase.value}_ms": round(took * 1000, 1) for phase, took in trace.seconds.items()},
         )

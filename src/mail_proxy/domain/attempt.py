@@ -110,6 +110,35 @@ class NotFetched:
     permanent: bool
 
 
+class Phase(str, Enum):
+    """What an attempt spends its time on, as metrics and logs call it: opening a session, then a transaction."""
+
+    TOKEN = "token"  # noqa: S105 - a word, no password
+    CONNECT = "connect"
+    GREETING = "greeting"
+    TLS = "tls"
+    HELLO = "hello"
+    LOGIN = "login"
+    ENVELOPE = "envelope"
+    """From MAIL to the go-ahead for the content, or to what took its place."""
+    CONTENT = "content"
+    """Until all but the final dot has been handed over, and may go out."""
+    DOT = "dot"
+    """From the final dot to the server's word on the message."""
+
+
+@value
+class Trace:
+    """How an attempt went, for logs and metrics; nothing is decided by it."""
+
+    seconds: Mapping[Phase, float] = field(default_factory=dict)
+    """Only what this attempt went through: a session that was there already took no time to open."""
+    tls: str | None = None
+    """The version of TLS that the last session had; None: none, or there was no session."""
+    sessions: int = 0
+    """How many sessions were opened for it."""
+
+
 Failure: TypeAlias = HostFailed | AccountRefused | Interrupted | NotFetched
 
 
@@ -126,6 +155,7 @@ class Attempt:
     uncertain: frozenset[int] = frozenset()
     failure: Failure | None = None
     transactions: int = 0
+    trace: Trace = field(default_factory=Trace, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from mail_proxy.domain.attachment import FetchMode
 from mail_proxy.domain.large_file import LEAST_MAX_SIZE_MB
 from mail_proxy.domain.message import Identity
 from mail_proxy.domain.recipient import Recipient
+from mail_proxy.domain.trace_context import of_fields
 from mail_proxy.domain.value import value
 
 _FETCHED = tuple(f'"fetch_mode":"{mode.value}"' for mode in FetchMode if mode is not FetchMode.BASE64)
@@ -94,6 +95,16 @@ class Claimed:
             return None
         metadata = fields.get("metadata") if isinstance(fields, dict) else None
         return metadata if isinstance(metadata, dict) else None
+
+    @property
+    def traceparent(self) -> str | None:
+        """Where its attempts belong in its caller's trace."""
+        return of_fields(self.fields)
+
+    @property
+    def scheduled(self) -> bool:
+        """True when it was submitted to be sent at a time of its own, as far as its text tells without being read."""
+        return '"deferred_ts":' in self.fields
 
     @property
     def waiting(self) -> tuple[Recipient, ...]:

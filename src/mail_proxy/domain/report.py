@@ -56,6 +56,7 @@ class Subject:
     priority: int
     batch_code: str | None = None
     metadata: Mapping[str, object] | None = None
+    traceparent: str | None = None
 
 
 @value
@@ -129,6 +130,8 @@ def entry(
         fields["batch_code"] = subject.batch_code
     if subject.metadata is not None:
         fields["metadata"] = subject.metadata
+    if subject.traceparent is not None:
+        fields["traceparent"] = subject.traceparent
     return to_text(fields)
 
 

@@ -289,4 +289,5 @@ def subject_of(claimed: Claimed) -> Subject:
         priority=claimed.priority,
         batch_code=claimed.batch_code,
         metadata=claimed.metadata,
+        traceparent=claimed.traceparent,
     )

@@ -72,7 +72,11 @@ class Intake:
         self._random_hex = random_hex
 
     async def submit(
-        self, caller_tenant: str | None, items: Sequence[object], default_priority: Priority | None = None
+        self,
+        caller_tenant: str | None,
+        items: Sequence[object],
+        default_priority: Priority | None = None,
+        traceparent: str | None = None,
     ) -> Receipt:
         """Take a batch, whose items are as they came out of the JSON parser; answer for each exactly once. G1, G2.
 
@@ -85,7 +89,7 @@ class Intake:
         refuse_other_tenants(caller_tenant, items)
         now = self._clock.now()
         default = self._settings.default_priority if default_priority is None else default_priority
-        drafts, rejected = await self._drafts(items, default, now)
+        drafts, rejected = await self._drafts(items, default, now, traceparent)
         for _ in range(MAX_TRIES):
             # Taken first: what changes between this and the commit makes the queue say Stale.
             version = self._directory.version
@@ -104,7 +108,7 @@ class Intake:
         raise StoreUnavailable("tenants and accounts keep changing; nothing was stored, try again")
 
     async def _drafts(
-        self, items: Sequence[object], default_priority: Priority, now: float
+        self, items: Sequence[object], default_priority: Priority, now: float, traceparent: str | None
     ) -> tuple[list[_Draft], list[Rejected]]:
         """Check each item by itself. Other tasks get their turns: a batch takes its time, a big item more. G11."""
         drafts: list[_Draft] = []
@@ -113,7 +117,7 @@ class Intake:
             if index % BREATH == BREATH - 1:
                 await asyncio.sleep(0)
             heavy = _weight(item) > HEAVY
-            asked = (index, item, now, self._settings.max_attachment)
+            asked = (index, item, now, self._settings.max_attachment, traceparent)
             match await asyncio.to_thread(check, *asked) if heavy else check(*asked):
                 case Accepted() as accepted:
                     priority = default_priority if accepted.priority is None else accepted.priority

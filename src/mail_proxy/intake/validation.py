@@ -82,10 +82,19 @@ class Accepted:
     """Its `expires_ts` has passed: it can only be one that was taken before."""
 
 
-def check(index: int, item: object, now: float, max_attachment: int = DEFAULT_MAX_ATTACHMENT) -> Accepted | Rejected:
-    """Read one item of a batch, as it came out of the JSON parser. `now` is in Unix seconds, `max_attachment` bytes."""
+def check(
+    index: int,
+    item: object,
+    now: float,
+    max_attachment: int = DEFAULT_MAX_ATTACHMENT,
+    traceparent: str | None = None,
+) -> Accepted | Rejected:
+    """Read one item of a batch, as it came out of the JSON parser. `now` is in Unix seconds, `max_attachment` bytes.
+
+    `traceparent` is kept with it, last of all that is stored (`domain/trace_context.py`).
+    """
     try:
-        return _accepted(index, item, now, max_attachment)
+        return _accepted(index, item, now, max_attachment, traceparent)
     except Invalid as invalid:
         problem = invalid.problems[0]
         return Rejected(
@@ -130,7 +139,7 @@ def _sha256(text: str) -> str:
     return found.hexdigest()
 
 
-def _accepted(index: int, item: object, now: float, max_attachment: int) -> Accepted:
+def _accepted(index: int, item: object, now: float, max_attachment: int, traceparent: str | None) -> Accepted:
     if not isinstance(item, dict):
         raise _wrong("", "a message must be an object")
     given = cast("dict[str, object]", item)
@@ -154,6 +163,8 @@ def _accepted(index: int, item: object, now: float, max_attachment: int) -> Acce
     if message.raw is not None:
         fields["raw_size"] = message.raw.size
         message = replace(message, raw=replace(message.raw, body=()))
+    if traceparent is not None:
+        fields["traceparent"] = traceparent
     try:
         content_digest = digest(given)
     except UnicodeEncodeError:

@@ -15,7 +15,7 @@ from anyio.abc import TaskGroup
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.domain.sync_lease import Behind, SyncMemory, SyncStanding, Waiting
 from mail_proxy.domain.tenant import Tenant
-from mail_proxy.ports import Clock, Directory, Meter, Outbox, ReportSink
+from mail_proxy.ports import Clock, Directory, Observers, Outbox, ReportSink
 from mail_proxy.reporting.answer import Answer
 from mail_proxy.reporting.backoff import LONGEST_FOR_STORE, pause_after
 from mail_proxy.reporting.lane import NOW, Lane, SyncStatus
@@ -50,7 +50,7 @@ class Reporter:
         directory: Roster,
         sink: ReportSink,
         clock: Clock,
-        meter: Meter,
+        observers: Observers,
         settings: ReportingSettings,
         rng: Random,
         turns: Turns,
@@ -59,11 +59,11 @@ class Reporter:
         self._directory = directory
         self._sink = sink
         self._clock = clock
-        self._meter = meter
+        self._meter = observers.meter
         self._settings = settings
         self._rng = rng
         self._turns = turns
-        self._syncs = Syncs(outbox, directory, sink, clock, meter, rng, turns)
+        self._syncs = Syncs(outbox, directory, sink, clock, observers, rng, turns)
         self._marks: dict[str, str] = {}  # of the endpoints that there are
         self._lanes: dict[str, Lane] = {}
         self._timetable = Timetable()

@@ -15,7 +15,7 @@ from typing_extensions import assert_never
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.domain.report import StoredEvent
 from mail_proxy.domain.tenant import Tenant
-from mail_proxy.ports import Clock, Directory, Meter, Outbox, ReportSink, SinkAnswer
+from mail_proxy.ports import Clock, Directory, Observers, Outbox, ReportSink, SinkAnswer
 from mail_proxy.reporting.answer import Acknowledged, Answer, Paused, Refused, understand
 from mail_proxy.reporting.backoff import LONGEST_FOR_STORE, pause_after
 from mail_proxy.reporting.complaints import Complaints
@@ -38,7 +38,7 @@ class Syncs:
     directory: Directory
     sink: ReportSink
     clock: Clock
-    meter: Meter
+    observers: Observers
     rng: Random
     turns: Turns
     _on_their_way: set[anyio.CancelScope] = field(default_factory=set)
@@ -160,7 +160,10 @@ class Syncs:
         if place is not None:
             place.began = place.scope = None
         if sent is not None:
-            lane.took(self.clock.monotonic() - began)
+            took = self.clock.monotonic() - began
+            lane.took(took)
+            self.observers.meter.reports_took(took, answered=sent.status is not None)
+            self.observers.tracer.report(lane.tenant_id, page.payload, sent.status, self.clock.now() - took)
         return sent
 
     async def _take_in(self, lane: Lane, turn: Turn, page: Page, sent: SinkAnswer, *, also_empty: bool) -> Answer:
@@ -175,7 +178,7 @@ class Syncs:
                 self._complain(lane, events)
             case Paused(reason):
                 lane.gone(reason, now)
-                self.meter.reported(events, ok=False)
+                self.observers.meter.reported(events, ok=False)
                 log.warning("reports_paused", tenant_id=lane.tenant_id, reason=reason, events=events)
             case _:
                 assert_never(answer)
@@ -202,9 +205,9 @@ class Syncs:
         lane.acknowledged(answer, taken, refused, now, self.clock.now(), self.rng)
         if (lasted := lane.complaints.over(now)) is not None:
             log.info("reports_go_again", tenant_id=lane.tenant_id, failures=before, failing_for=round(lasted, 1))
-        self.meter.reported(len(taken), ok=True)
+        self.observers.meter.reported(len(taken), ok=True)
         if refused:
-            self.meter.reported(len(page.events) - len(taken), ok=False)
+            self.observers.meter.reported(len(page.events) - len(taken), ok=False)
         if refused and lane.oddities.worth_a_line(now):
             log.warning("events_refused", tenant_id=lane.tenant_id, messages=len(refused))
         if answer.ignored and lane.oddities.worth_a_line(now):
@@ -213,7 +216,7 @@ class Syncs:
             log.info("reported", tenant_id=lane.tenant_id, events=len(taken), refused=len(page.events) - len(taken))
 
     def _complain(self, lane: Lane, events: int) -> None:
-        self.meter.reported(events, ok=False)
+        self.observers.meter.reported(events, ok=False)
         now = self.clock.monotonic()
         status = lane.status(now, self.clock.now())
         say = log.warning if lane.complaints.worth_a_line(now) else log.debug

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import resource
@@ -39,7 +40,7 @@ from mail_proxy.outbound.callback import Endpoint, HttpReportSink
 from mail_proxy.outbound.client import Limits, OutboundClient
 from mail_proxy.outbound.guard import Guarded, Trusted, refusal
 from mail_proxy.outbound.own_reporter import BUILT_IN, OwnReporterSink, load
-from mail_proxy.ports import Clock, ReportSink
+from mail_proxy.ports import Clock, Observers, ReportSink, Tracer
 from mail_proxy.reporters import Reporter as OwnReporter
 from mail_proxy.reporting.feed import Feed
 from mail_proxy.reporting.reporter import Reporter
@@ -55,6 +56,7 @@ from mail_proxy.runtime.settings import DEFAULT, Settings
 from mail_proxy.runtime.supervisor import Supervisor
 from mail_proxy.runtime.tally import Tally
 from mail_proxy.runtime.telemetry import PrometheusMeter
+from mail_proxy.runtime.tracing import NoTracer, OtlpTracer
 from mail_proxy.secrets import tokens
 from mail_proxy.secrets.cipher import AesGcmCipher, check_key
 from mail_proxy.secrets.keys import obtain_key, old_keys
@@ -89,6 +91,7 @@ class App:
     clock: Clock
     store: Store
     meter: PrometheusMeter
+    tracer: Tracer
     intake: Intake
     tenants: Tenants
     downloads: Downloads
@@ -143,15 +146,20 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
     own_reporter = None if settings.reporter == BUILT_IN else load(settings.reporter)
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.set_threshold(YOUNG, *gc.get_threshold()[1:])  # G11
-    meter, instance_id = PrometheusMeter(tally, worker), _instance_id(settings)
+    meter, instance_id = (
+        PrometheusMeter(tally, worker, max_series=settings.metrics_max_accounts),
+        _instance_id(settings),
+    )
     clock = SystemClock() if isinstance(settings.database, SqliteFile) else DatabaseClock(SystemClock())
     async with AsyncExitStack() as stack:
         store = await _open_store(settings, address, instance_id, clock)
         stack.push_async_callback(store.close)
+        store.database.meter = meter
         if isinstance(clock, DatabaseClock):
             await clock.ask(store.time)  # G14
         audit = AuditLog(store.command_log, clock, settings.command_log_retention_seconds)
         stack.push_async_callback(audit.close)
+        tracer = _tracer(stack, settings, clock)
         journal = FlightJournal(settings.data_folder / f"flight-{worker}.log", instance_id, boot_id())
         stack.callback(journal.close)
         guard = Guarded(tuple(settings.allow_networks))
@@ -169,7 +177,8 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
         rng = SystemRandom()
         marked = store.seals.mark
         turns = Turns(store.sync_leases, lambda: delivery.standing(), clock, rng, marked)  # noqa: PLW0108 - it comes below
-        reporter = Reporter(store.outbox, directory, sink, clock, meter, _reporting(settings), rng, turns)
+        observers = Observers(meter, tracer)
+        reporter = Reporter(store.outbox, directory, sink, clock, observers, _reporting(settings), rng, turns)
         feed = Feed(store.feed, clock)
 
         def told(tenant_ids: Iterable[str]) -> None:
@@ -190,6 +199,7 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
             sink,
             clock,
             meter,
+            tracer,
         )
         delivery = Delivery(needs, _delivery(settings), journal, told, alone=alone)
         intake = Intake(
@@ -223,6 +233,7 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
             clock=clock,
             store=store,
             meter=meter,
+            tracer=tracer,
             intake=intake,
             tenants=Tenants(
                 directory,
@@ -262,6 +273,15 @@ def _transport(stack: AsyncExitStack, timeouts: Timeouts, guard: Guarded, tokens
     made = SmtpTransport(timeouts=timeouts, address_refusal=lambda address: refusal(address, guard), tokens=tokens_for)
     stack.push_async_callback(made.close)
     return made
+
+
+def _tracer(stack: AsyncExitStack, settings: Settings, clock: Clock) -> Tracer:
+    """Return what sends traces where they are wanted, else what only keeps the callers' own."""
+    if settings.traces_url is None:
+        return NoTracer()
+    tracer = OtlpTracer(settings.traces_url, settings.traces_ratio, settings.instance_name, clock)
+    stack.push_async_callback(asyncio.to_thread, tracer.close)
+    return tracer
 
 
 def _sink(stack: AsyncExitStack, own: OwnReporter | None, http: HttpReportSink) -> ReportSink:

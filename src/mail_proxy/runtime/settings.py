@@ -91,6 +91,26 @@ class Settings(BaseSettings):
     metrics_token: Token | None = Field(
         None, description="With it, `/metrics` answers only to this bearer token. Without it, to everybody."
     )
+    traces_url: HttpUrl | None = Field(
+        None,
+        description="Where [traces](metrics.md#traces) go, by OTLP over HTTP, such as "
+        "`http://127.0.0.1:4318/v1/traces`; needs the extra `otel`. Without it, nowhere.",
+    )
+    traces_ratio: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="How many of the traces that begin here are kept, 0 to 1; of those that come along, what their "
+        "callers say.",
+    )
+    metrics_max_accounts: int = Field(
+        2000,
+        ge=0,
+        le=100_000,
+        description="Accounts with series of their own in `/metrics`, up to 100 for a tenant; further ones count under "
+        "`other`.",
+    )
     max_request_mb: float = Field(
         100, ge=0, allow_inf_nan=False, description="The largest body of a request, in megabytes; 0: no limit."
     )

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from threading import Lock
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
+import mail_proxy
+from mail_proxy.domain.attempt import Phase
 from mail_proxy.domain.large_file import LargeFileAction
+from mail_proxy.domain.message import Priority
 from mail_proxy.domain.sync_lease import Behind, SyncStanding
-from mail_proxy.ports import CacheMeter, CacheTier, Meter
+from mail_proxy.ports import CacheMeter, CacheTier, CommitMeter, Meter
+from mail_proxy.runtime.histograms import Histogram
 from mail_proxy.runtime.tally import Labels, Page, Shape, Tally
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -48,7 +54,39 @@ _CACHE_HITS, _CACHE_HIT_BYTES, _CACHE_EVICTIONS, _CACHE_BYTES = (
 )
 _CACHE_MISSES = _TOTALS + 4 * len(CacheTier)
 _LARGE_FILES = {action: _CACHE_MISSES + 1 + n for n, action in enumerate(LargeFileAction)}
-_ALL_TOTALS = _CACHE_MISSES + 1 + len(LargeFileAction)
+_OLDEST, _IN_HAND, _SESSIONS, _JOURNAL = (_CACHE_MISSES + 1 + len(LargeFileAction) + n for n in range(4))
+"""Gauges of each worker; the oldest message is that of the database, in milliseconds and one more; 0: not known yet."""
+_PHASES, _PRIORITIES = tuple(Phase), tuple(Priority)
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_WAITING = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 15, 60, 300, 1800, 7200, 86400)
+_WAITED = Histogram(
+    "gmp_queue_wait_seconds",
+    "Seconds from when a message was taken in until its first attempt, of those without a time of their own.",
+    _WAITING,
+    "priority",
+    tuple(priority.name.lower() for priority in _PRIORITIES),
+)
+_PHASE = Histogram(
+    "gmp_smtp_phase_seconds",
+    "Seconds that attempts spent on each phase.",
+    (*_SECONDS, 60, 300),
+    "phase",
+    tuple(phase.value for phase in _PHASES),
+)
+_REPORTS_TOOK = Histogram(
+    "gmp_report_seconds",
+    "Seconds until a report was answered, or given up.",
+    _SECONDS,
+    "outcome",
+    ("answered", "no_answer"),
+)
+_COMMIT_SECONDS = Histogram("gmp_commit_seconds", "Seconds that a transaction took, its commit included.", _SECONDS)
+_COMMIT_WRITES = Histogram(
+    "gmp_commit_writes", "Writes that were committed together.", (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
+)
+_HISTOGRAMS = (_WAITED, _PHASE, _REPORTS_TOOK, _COMMIT_SECONDS, _COMMIT_WRITES)
+_BEGIN = dict(zip(_HISTOGRAMS, accumulate((each.cells for each in _HISTOGRAMS), initial=_JOURNAL + 1), strict=False))
+_ALL_TOTALS = _JOURNAL + 1 + sum(each.cells for each in _HISTOGRAMS)
 _KEPT = (CacheTier.MEMORY, CacheTier.DISK)
 
 
@@ -59,7 +97,7 @@ def new_tally(workers: int = 1, max_series: int = MAX_SERIES, max_per_tenant: in
     return Tally(shape, workers)
 
 
-class PrometheusMeter(Meter, CacheMeter, Collector):
+class PrometheusMeter(Meter, CacheMeter, CommitMeter, Collector):
     """Keeps the `Meter` port, in a registry of its own. May be called from any thread.
 
     It counts for one worker, and shows the sum over all that share the tally. Each account has its own series until
@@ -136,8 +174,36 @@ class PrometheusMeter(Meter, CacheMeter, Collector):
             self._page.totals[first], self._page.totals[first + 1] = behind.tenants + 1, max(0, int(behind.lag * 1000))
 
     @override
-    def pending(self, messages: int) -> None:
+    def pending(self, messages: int, oldest: float | None) -> None:
         self._tally.latest = messages
+        self._page.totals[_OLDEST] = 1 + int((oldest or 0.0) * 1000)
+
+    @override
+    def in_hand(self, messages: int, sessions: int, journal: int) -> None:
+        totals = self._page.totals
+        totals[_IN_HAND], totals[_SESSIONS], totals[_JOURNAL] = messages, sessions, journal
+
+    @override
+    def waited(self, priority: Priority, seconds: float) -> None:
+        self._observe(_WAITED, _PRIORITIES.index(priority), seconds)
+
+    @override
+    def phase(self, phase: Phase, seconds: float) -> None:
+        self._observe(_PHASE, _PHASES.index(phase), seconds)
+
+    @override
+    def reports_took(self, seconds: float, *, answered: bool) -> None:
+        self._observe(_REPORTS_TOOK, 0 if answered else 1, seconds)
+
+    @override
+    def committed(self, writes: int, seconds: float) -> None:
+        self._observe(_COMMIT_WRITES, 0, writes)
+        self._observe(_COMMIT_SECONDS, 0, seconds)
+
+    def _observe(self, histogram: Histogram, index: int, value: float) -> None:
+        begin = _BEGIN[histogram]
+        with self._lock:
+            histogram.observe(self._page.totals[begin : begin + histogram.cells], index, value)
 
     @override
     def outages(self, on_hold: int, left_alone: int) -> None:
@@ -186,27 +252,49 @@ class PrometheusMeter(Meter, CacheMeter, Collector):
             for labels, numbers in page.rows():
                 counts[labels] = [a + b for a, b in zip(counts.get(labels, (0,) * len(numbers)), numbers, strict=True)]
             totals = [a + b for a, b in zip(totals, page.totals, strict=True)]
-        for index, (name, text) in enumerate(_COUNTERS.items()):
-            family = CounterMetricFamily(name, text, labels=["tenant_id", "account_id"])
-            for labels, each in sorted(counts.items()):
-                family.add_metric(labels, each[index])
-            yield family
+        yield from self._counted(counts)
         for index, (name, text) in enumerate(_REPORTS):
             family = CounterMetricFamily(name, text, labels=["outcome"])
             for n, ok in enumerate(_OUTCOMES):
                 family.add_metric(["acknowledged" if ok else "failed"], totals[n * len(_REPORTS) + index])
             yield family
         yield from self._cache(totals)
+        yield from self._gauges(totals)
+        yield from self._reports_behind()
+        for histogram, begin in _BEGIN.items():
+            yield histogram.family(totals[begin : begin + histogram.cells])
+        build = InfoMetricFamily("gmp_build", "What is running.")
+        build.add_metric([], {"version": mail_proxy.__version__, "python": platform.python_version()})
+        yield build
+
+    def _counted(self, counts: Mapping[Labels, Sequence[int]]) -> Iterator[Metric]:
+        """Show what is counted by account."""
+        for index, (name, text) in enumerate(_COUNTERS.items()):
+            family = CounterMetricFamily(name, text, labels=["tenant_id", "account_id"])
+            for labels, each in sorted(counts.items()):
+                family.add_metric(labels, each[index])
+            yield family
+
+    def _gauges(self, totals: Sequence[int]) -> Iterator[Metric]:
+        """Show what was last seen; nothing of what was not looked at yet."""
         pending = self._tally.latest
-        if pending is not None:  # no number is shown before one was counted
+        if pending is not None:
             yield GaugeMetricFamily("gmp_pending_messages", "Messages that are not finished.", value=pending)
         held = max(page.totals[_ON_HOLD] for page in self._tally.pages)
         if held:
             alone = sum(page.totals[_LEFT_ALONE] for page in self._tally.pages)
             yield GaugeMetricFamily("gmp_accounts_on_hold", "Accounts that are on hold.", value=held - 1)
             yield GaugeMetricFamily("gmp_breakers_open", "Servers that are left alone.", value=alone)
-
-        yield from self._reports_behind()
+        oldest = max(page.totals[_OLDEST] for page in self._tally.pages)
+        if oldest:
+            text = "Age of the oldest message that could go at once; 0: there is none."
+            yield GaugeMetricFamily("gmp_oldest_waiting_seconds", text, value=(oldest - 1) / 1000)
+        for name, text, cell in (
+            ("gmp_messages_in_hand", "Messages that instances have taken up and not settled.", _IN_HAND),
+            ("gmp_smtp_sessions", "SMTP sessions that are open.", _SESSIONS),
+            ("gmp_journal_bytes", "Size of the flight journals.", _JOURNAL),
+        ):
+            yield GaugeMetricFamily(name, text, value=totals[cell])
 
     def _reports_behind(self) -> Iterator[Metric]:
         """Give how far reports are behind. All workers see one database: what the one saw that saw most."""

@@ -92,6 +92,10 @@ class CaptureTransport(Transport):
         return Attempt(said, transactions=1)
 
     @override
+    def session_count(self) -> int:
+        return 0
+
+    @override
     async def probe(self, account: Account) -> ProbeResult:
         """Answer as the next attempt would be."""
         match self.failure:

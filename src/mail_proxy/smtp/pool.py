@@ -147,6 +147,10 @@ class SmtpTransport(Transport):
             await asyncio.wait(closing, timeout=self._timeouts.quit + 1)
         self._resolver.shutdown(wait=False, cancel_futures=True)
 
+    @override
+    def session_count(self) -> int:
+        return sum(sessions.open_sessions for sessions in self._accounts.values())
+
     def open_sessions(self) -> Mapping[tuple[str, str], int]:
         """How many sessions are open, by (tenant id, account id); accounts without any may be left out."""
         return {key: sessions.open_sessions for key, sessions in self._accounts.items()}
@@ -181,8 +185,10 @@ async def _send_on(
     session: Session, sessions: AccountSessions, sending: Sending, before_dot: BeforeDot
 ) -> Loss | AccountRefused | None:
     """Make transactions until nobody is left to send to, or the session is of no more use."""
+    sending.on_session(session.tls_version, session.first_used())
     while batch := sending.next_batch(session.extensions, sessions.recipients_limit):
-        result = await session.transact(sending.envelope.sender, batch, sending.wire, partial(_ask, before_dot))
+        forbidding = partial(_ask, before_dot)
+        result = await session.transact(sending.envelope.sender, batch, sending.wire, forbidding, sending.took)
         sending.note(result)
         if sending.limit_seen is not None:
             sessions.recipients_limit = sending.limit_seen

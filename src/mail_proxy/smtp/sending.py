@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mail_proxy.domain.attempt import Answer, Attempt, Envelope, Failure, Stage
+from mail_proxy.domain.attempt import Answer, Attempt, Envelope, Failure, Stage, Trace
 from mail_proxy.domain.compose import Wire
 from mail_proxy.smtp.extensions import NO_UTF8, Extensions
 from mail_proxy.smtp.recipients import Recipients
+from mail_proxy.smtp.stopwatch import Stopwatch
 from mail_proxy.smtp.transaction import Result
 
 
@@ -26,6 +27,9 @@ class Sending:
         self._transactions = 0
         self._completed = 0
         """Transactions that the session outlived."""
+        self.took = Stopwatch()
+        self._tls: str | None = None
+        self._sessions = 0
         self._suspicion: tuple[int, int] | None = None
         """The first recipient that may have been one too many, and how many were taken before it."""
 
@@ -38,6 +42,14 @@ class Sending:
     def begun(self) -> bool:
         """True when something is known about a recipient."""
         return bool(self._answers)
+
+    def on_session(self, tls: str | None, opening: Stopwatch | None) -> None:
+        """Take note of the session that it goes on with, and of what it took to open it, if that was for this one."""
+        self._tls = tls
+        if opening is not None:
+            self._sessions += 1
+            for phase, seconds in opening.seconds.items():
+                self.took.seconds[phase] = self.took.seconds.get(phase, 0.0) + seconds
 
     def next_batch(self, extensions: Extensions, known_limit: int | None) -> Recipients:
         """Return the recipients of the next transaction, none if no further one may be made.
@@ -67,7 +79,13 @@ class Sending:
 
     def ended(self, failure: Failure | None) -> Attempt:
         """Return what was learnt; a failure counts only for those that are left."""
-        return Attempt(self._answers, self.uncertain, None if self.finished else failure, self._transactions)
+        return Attempt(
+            self._answers,
+            self.uncertain,
+            None if self.finished else failure,
+            self._transactions,
+            Trace(self.took.seconds, self._tls, self._sessions),
+        )
 
     def _answer(self, answers: Mapping[int, Answer]) -> None:
         if answers or self.uncertain:

@@ -13,7 +13,7 @@ from typing import cast
 import aiosmtplib
 
 from mail_proxy.domain.account import Account
-from mail_proxy.domain.attempt import AccountRefused, HostFailed, Step
+from mail_proxy.domain.attempt import AccountRefused, HostFailed, Phase, Step
 from mail_proxy.domain.compose import Wire
 from mail_proxy.domain.secret import Secret
 from mail_proxy.ports import AccessTokens, BeforeDot
@@ -24,9 +24,10 @@ from mail_proxy.smtp.errors import NotOpened, failure_of
 from mail_proxy.smtp.extensions import Extensions
 from mail_proxy.smtp.login import log_in
 from mail_proxy.smtp.recipients import Recipients
+from mail_proxy.smtp.stopwatch import Stopwatch
 from mail_proxy.smtp.timeouts import Timeouts
 from mail_proxy.smtp.tls import Protection, TlsContexts, protection
-from mail_proxy.smtp.transaction import Result, transact
+from mail_proxy.smtp.transaction import Mail, Result, transact
 
 _NOT_TAKEN = 535
 """RFC 4954 section 6: the credentials are not valid."""
@@ -39,7 +40,12 @@ class Session:
     """One session, ready for mail."""
 
     def __init__(
-        self, connection: Connection, extensions: Extensions, timeouts: Timeouts, tls_version: str | None
+        self,
+        connection: Connection,
+        extensions: Extensions,
+        timeouts: Timeouts,
+        tls_version: str | None,
+        opening: Stopwatch | None = None,
     ) -> None:
         self.extensions = extensions
         self.tls_version = tls_version
@@ -49,6 +55,12 @@ class Session:
         self._connection = connection
         self._timeouts = timeouts
         self._open_ended = False
+        self._opening = opening
+
+    def first_used(self) -> Stopwatch | None:
+        """What it took to open it, told to whoever uses it first; None to all after that."""
+        opening, self._opening = self._opening, None
+        return opening
 
     @property
     def usable(self) -> bool:
@@ -60,16 +72,17 @@ class Session:
         """Done when the connection is closed."""
         return self._connection.closed
 
-    async def transact(self, sender: str, recipients: Recipients, wire: Wire, before_dot: BeforeDot) -> Result:
+    async def transact(
+        self, sender: str, recipients: Recipients, wire: Wire, before_dot: BeforeDot, took: Stopwatch
+    ) -> Result:
         """Give a message to some recipients; see `transaction.transact`."""
         result = await transact(
             self._connection,
             self.extensions,
             self._timeouts,
-            sender,
-            recipients,
-            wire,
+            Mail(sender, recipients, wire),
             before_dot,
+            took,
             reset_first=self._open_ended,
         )
         self._open_ended = result.open_ended
@@ -129,17 +142,21 @@ class Opener:
         return opening.result()
 
     async def _open(self, account: Account) -> Session:
+        took = Stopwatch()
         if account.oauth is None:
-            return await self._logged_in(account, account.password)
-        token = await self._token(account)
+            return await self._logged_in(account, account.password, took)
+        with took.during(Phase.TOKEN):
+            token = await self._token(account)
         try:
-            return await self._logged_in(account, token)
+            return await self._logged_in(account, token, took)
         except NotOpened as error:
             reply = error.failure.reply
             if error.step is not Step.LOGIN or reply is None or reply.code != _NOT_TAKEN:
                 raise
         # It may have been revoked before its time. On a new connection: many servers end the one that was refused.
-        return await self._logged_in(account, await self._token(account, refused=token))
+        with took.during(Phase.TOKEN):
+            token = await self._token(account, refused=token)
+        return await self._logged_in(account, token, took)
 
     async def _token(self, account: Account, refused: Secret | None = None) -> Secret:
         """Return an access token. It is asked for before the server is connected to, which need not wait for it."""
@@ -150,26 +167,26 @@ class Opener:
             return token
         raise NotOpened(token, Step.TOKEN)
 
-    async def _logged_in(self, account: Account, secret: Secret | None) -> Session:
-        raw = await self._connected(account)
-        client = await self._greeted(account, raw)
+    async def _logged_in(self, account: Account, secret: Secret | None, took: Stopwatch) -> Session:
+        raw = await self._connected(account, took)
+        client = await self._greeted(account, raw, took)
         try:
-            with _translated(Step.HELLO):
+            with _translated(Step.HELLO, took):
                 await _say_hello(client)
-            encrypted = await self._encrypted(client, account)
+            encrypted = await self._encrypted(client, account, took)
             if account.has_credentials and secret is not None:
-                with _translated(Step.LOGIN), unechoed(account.user, secret):
+                with _translated(Step.LOGIN, took), unechoed(account.user, secret):
                     await log_in(client, account, secret, encrypted=encrypted)
-            return self._take_over(client)
+            return self._take_over(client, took)
         except BaseException:
             if client.transport is not None:
                 _full(client.transport).abort()
             client.close()
             raise
 
-    async def _connected(self, account: Account) -> socket.socket:
+    async def _connected(self, account: Account, took: Stopwatch) -> socket.socket:
         """Return a socket that is connected to the host, at an address that may be connected to."""
-        with _translated(Step.CONNECT):
+        with _translated(Step.CONNECT, took):
             try:
                 refusal = self.address_refusal if account.host_by_tenant else any_address
                 return await dial(account.host, account.port, self.timeouts.connect, self.resolver, refusal)
@@ -177,7 +194,7 @@ class Opener:
                 text = f"{Step.CONNECT.value}: the host must not be {refused}; ask the operator"
                 raise NotOpened(AccountRefused(text), Step.CONNECT) from None
 
-    async def _greeted(self, account: Account, raw: socket.socket) -> aiosmtplib.SMTP:
+    async def _greeted(self, account: Account, raw: socket.socket, took: Stopwatch) -> aiosmtplib.SMTP:
         """Hand the socket over to aiosmtplib, and return when the server has greeted."""
         implicit = protection(account) is Protection.IMPLICIT
         try:
@@ -193,11 +210,11 @@ class Opener:
         except BaseException:
             raw.close()
             raise
-        with _translated(Step.TLS if implicit else Step.GREETING):
+        with _translated(Step.TLS if implicit else Step.GREETING, took):
             await client.connect()
         return client
 
-    async def _encrypted(self, client: aiosmtplib.SMTP, account: Account) -> bool:
+    async def _encrypted(self, client: aiosmtplib.SMTP, account: Account, took: Stopwatch) -> bool:
         """Start TLS where the account wants it, and tell whether the connection has it now."""
         wanted = protection(account)
         if wanted is Protection.IMPLICIT:
@@ -210,7 +227,7 @@ class Opener:
                 raise NotOpened(AccountRefused(text), Step.TLS)
             return False
         context = await self.contexts.context(verify=account.verify_tls)
-        with _translated(Step.TLS):
+        with _translated(Step.TLS, took):
             try:
                 # What the server said before the handshake is thrown away (RFC 3207 section 4.2).
                 await client.starttls(tls_context=context)
@@ -219,18 +236,18 @@ class Opener:
                 if wanted is Protection.REQUIRED or account.has_credentials or not 430 <= refused.code < 600:
                     raise
                 return False
-        with _translated(Step.HELLO):
+        with _translated(Step.HELLO, took):
             await _say_hello(client)
         return True
 
-    def _take_over(self, client: aiosmtplib.SMTP) -> Session:
+    def _take_over(self, client: aiosmtplib.SMTP, took: Stopwatch) -> Session:
         transport = client.transport
         if transport is None or transport.is_closing():
             raise NotOpened(HostFailed("the server closed the connection after the login"), Step.LOGIN)
         tls = transport.get_extra_info("ssl_object")
         extensions = Extensions.of(client.esmtp_extensions)
         connection = Connection(_full(transport))
-        return Session(connection, extensions, self.timeouts, None if tls is None else tls.version())
+        return Session(connection, extensions, self.timeouts, None if tls is None else tls.version(), took)
 
 
 def _abort_late(opening: asyncio.Task[Session]) -> None:
@@ -249,9 +266,10 @@ async def _say_hello(client: aiosmtplib.SMTP) -> None:
 
 
 @contextmanager
-def _translated(step: Step) -> Iterator[None]:
+def _translated(step: Step, took: Stopwatch) -> Iterator[None]:
     try:
-        yield
+        with took.during(Phase[step.name]):
+            yield
     except NotOpened:
         raise
     except Exception as error:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
+from typing import NamedTuple
 
-from mail_proxy.domain.attempt import Answer, Stage
+from mail_proxy.domain.attempt import Answer, Phase, Stage
 from mail_proxy.domain.byte_source import ByteSource
 from mail_proxy.domain.compose import Wire
 from mail_proxy.domain.value import value
@@ -14,6 +16,7 @@ from mail_proxy.smtp.connection import Connection, ConnectionLost, Loss, LossKin
 from mail_proxy.smtp.dot_stuffing import DotStuffer
 from mail_proxy.smtp.extensions import Extensions
 from mail_proxy.smtp.recipients import Recipients, sort_recipients
+from mail_proxy.smtp.stopwatch import Stopwatch
 from mail_proxy.smtp.timeouts import Timeouts
 
 GO_AHEAD = 354
@@ -64,25 +67,37 @@ class _Opening:
         return self.data is not None and not (self.data.code == GO_AHEAD or self.data.refused)
 
 
+class Mail(NamedTuple):
+    """What a transaction carries, from whom, and to whom of those that are left."""
+
+    sender: str
+    recipients: Recipients
+    wire: Wire
+
+
 async def transact(
     connection: Connection,
     extensions: Extensions,
     timeouts: Timeouts,
-    sender: str,
-    recipients: Recipients,
-    wire: Wire,
+    mail: Mail,
     before_dot: BeforeDot,
+    took: Stopwatch,
     *,
     reset_first: bool = False,
 ) -> Result:
     """Give one message to some recipients, and tell what was said; `reset_first` ends an older transaction.
 
+    What each phase takes is added to `took`.
+
     Errors of `before_dot` and of the message's own sources pass through. Then, as after being cancelled, the connection
     is in the middle of something, and the caller has to close it; without a final dot the server drops what it has.
     """
+    sender, recipients, wire = mail
     commands = _commands(extensions, sender, recipients, wire)
     ask = _ask_in_one_block if extensions.pipelining else _ask_one_by_one
+    began = monotonic()
     opening = await ask(connection, commands, timeouts.command, reset_first=reset_first)
+    began = took.add(Phase.ENVELOPE, began)
     if opening.out_of_step:
         return Result(loss=_given_up(connection, "the server's replies do not fit the commands"))
     if opening.mail is None:
@@ -102,7 +117,7 @@ async def transact(
     if not sorted_.accepted:
         loss = await _lone_dot(connection, timeouts)
         return Result(sorted_.refused, begun=True, loss=loss)
-    sent = await _give_message(connection, timeouts, wire, before_dot, sorted_.accepted)
+    sent = await _give_message(connection, timeouts, wire, before_dot, sorted_.accepted, took, began)
     return Result(
         {**sorted_.refused, **sent.answers},
         sent.for_all,
@@ -218,7 +233,13 @@ async def _lone_dot(connection: Connection, timeouts: Timeouts) -> Loss | None:
 
 
 async def _give_message(
-    connection: Connection, timeouts: Timeouts, wire: Wire, before_dot: BeforeDot, accepted: Recipients
+    connection: Connection,
+    timeouts: Timeouts,
+    wire: Wire,
+    before_dot: BeforeDot,
+    accepted: Recipients,
+    took: Stopwatch,
+    began: float,
 ) -> Result:
     try:
         last = await _all_but_the_end(connection, timeouts, wire)
@@ -227,6 +248,8 @@ async def _give_message(
         connection.check()
     except ConnectionLost as lost:
         return _ended_early(lost.loss)
+    finally:
+        began = took.add(Phase.CONTENT, began)
     try:
         (raw,) = await connection.ask(last, 1, timeouts.dot)
     except ConnectionLost as lost:
@@ -234,6 +257,8 @@ async def _give_message(
             # 421 in place of a yes is an answer: the message was not taken.
             return Result(_same(Answer(lost.loss.reply, Stage.DOT), accepted), loss=lost.loss)
         return Result(uncertain=frozenset(n for n, _ in accepted), loss=lost.loss)  # G4
+    finally:
+        took.add(Phase.DOT, began)
     if not (raw.accepted or raw.refused):
         loss = _given_up(connection, f"the server answered the message with {raw.reply}")
         return Result(uncertain=frozenset(n for n, _ in accepted), loss=loss)  # G4

@@ -27,6 +27,7 @@ from sqlalchemy.engine import URL
 
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.domain.report import Event
+from mail_proxy.ports import CommitMeter
 from mail_proxy.store.engines import postgresql_engine, repeatable, sqlite_engine
 from mail_proxy.store.errors import FsyncFailed, can_run_again, connection_lost, translate
 from mail_proxy.store.line import Call, Line, Patience
@@ -124,6 +125,8 @@ class Database:
         """Why the last write failed, if the database was away or did not answer, until one succeeds."""
         self.before_commit: Callable[[Transaction], None] = lambda _transaction: None
         """Called in a transaction that has hints."""
+        self.meter: CommitMeter | None = None
+        """Told of each commit."""
         self.broken: FsyncFailed | None = None
         """Set for good once a commit could not be made durable; every later write raises it."""  # G12
 
@@ -361,6 +364,7 @@ class Database:
             call.result = call.error = None
             by_operation.setdefault(call.operation, []).append(call)
         run = _run_apart if apart else _run_together
+        began = time.monotonic()
         with self._watch.at_work(), self._transaction() as connection:
             transaction = Transaction(connection, self.dialect, again=again)
             for operation, members in sorted(by_operation.items(), key=lambda each: each[0].rank):
@@ -369,6 +373,8 @@ class Database:
                 self.before_commit(transaction)
             if transaction.events:
                 self._write_events(transaction)
+        if self.meter is not None:
+            self.meter.committed(len(group), time.monotonic() - began)
 
 
 def _settle(call: Call, name: str) -> None:

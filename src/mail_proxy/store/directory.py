@@ -145,6 +145,8 @@ class StoreDirectory:
 
     async def account_named(self, tenant_id: str, account_id: str) -> Account | None:
         """See `Directory.account_named`."""
+        if not account_id.isascii() or "\0" in account_id:  # no account's, and not for every database to look for
+            return None
         known, key = self._known, (tenant_id, account_id)
         if key not in known.named:
             mine = (accounts.c.tenant_id == tenant_id) & (accounts.c.id == account_id)

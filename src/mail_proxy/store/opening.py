@@ -32,6 +32,9 @@ SQLITE_WAITS = (2, 3)
 """`synchronous`: FULL and EXTRA."""
 
 
+TWO_BEATS = 11.0
+"""Seconds in which an instance that lives has raised its counter (at the default `GMP_LEASE`, every 5 s)."""
+
 A_COMMAND = "a command of mail-proxy"
 """What a process that has a store open for a moment gives as its address."""
 COMMAND_PATIENCE = 5.0
@@ -166,8 +169,26 @@ def _migrate(connection: Connection, dialect: str) -> None:
         raise SchemaTooNew(
             f"the database has schema {current}, which this version does not know; start the newer version"
         )
+    wanted = scripts.get_current_head()
+    if dialect == "postgresql" and current not in {None, wanted}:
+        _refuse_while_others_work(connection, f"schema {current}, and this version needs {wanted}")
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+
+
+def _refuse_while_others_work(connection: Connection, why: str) -> None:
+    """Raise `StoreRefused` while instances of the version before are at work: they do not know the new schema."""
+    listed = text("SELECT id, counter FROM instances ORDER BY id")
+    before = {row.id: row.counter for row in connection.execute(listed)}
+    if not before:
+        return
+    time.sleep(TWO_BEATS)  # no clock of another machine is trusted
+    alive = [row.id for row in connection.execute(listed) if row.counter != before.get(row.id)]
+    if alive:
+        raise StoreRefused(
+            f"the database has {why}, but {len(alive)} other instances are at work on it ({', '.join(alive[:3])}): "
+            "stop all of them, then start this version"
+        )
 
 
 def _check_key(connection: Connection, check_key: Callable[[str | None], str]) -> None:

@@ -13,7 +13,6 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from pydantic import BaseModel, SecretStr
-from structlog.testing import capture_logs
 from typing_extensions import override
 
 from mail_proxy.administration.audit import TOGETHER, AuditLog
@@ -27,6 +26,7 @@ from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.runtime.http_server import HttpServer, listening_socket
 from mail_proxy.store.command_log import StoreCommandLog
 from tests.support.api import ADMIN_TOKEN, Instance, a_submission
+from tests.support.logged import logged
 from tests.support.stores import an_entry
 
 both_databases = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
@@ -303,7 +303,7 @@ async def test_a_mistake_in_taking_down_spoils_no_answer(instance: Instance) -> 
     broken = BrokenLog(instance.store.command_log, instance.clock, 1.0)
     app = create_app(replace(instance.services, audit=broken))
     async with instance.client(app=app) as admin:
-        with capture_logs() as lines:
+        with logged() as lines:
             answer = await admin.post("/tenant", json={"id": "acme"})
         assert (answer.status_code, answer.json()["ok"]) == (200, True)
     assert [line["event"] for line in lines] == ["an entry of the command log cannot be made"]
@@ -346,7 +346,7 @@ async def test_an_export_that_cannot_go_on_is_cut_and_one_that_cannot_begin_is_r
     async with serving_http(app) as url, httpx.AsyncClient(base_url=url, headers=headers, trust_env=False) as admin:
         assert len(await exported(admin)) == TOGETHER + 1
         log.pages_left = 1
-        with pytest.raises(httpx.RemoteProtocolError), capture_logs() as lines:
+        with pytest.raises(httpx.RemoteProtocolError), logged() as lines:
             await exported(admin)
         assert [line["event"] for line in lines] == ["an export is cut off"]
         refused = await admin.get("/command-log/export")

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import httpx
-from structlog.testing import capture_logs
 
 from mail_proxy.api.security_log import LINES, WINDOW, SecurityLog
 from tests.support.api import Instance
+from tests.support.logged import logged
 from tests.support.stores import SetClock
 
 
 async def test_refused_tokens_and_changed_keys_are_told_without_them(
     instance: Instance, admin: httpx.AsyncClient
 ) -> None:
-    with capture_logs() as lines:
+    with logged() as lines:
         async with instance.client("a-wrong-token") as stranger:
             await stranger.get("/messages/M1")
             await stranger.post("/commands/add-messages")
@@ -47,20 +47,20 @@ def test_a_flood_of_events_is_told_by_number_and_hides_no_other_kind() -> None:
     security = SecurityLog(clock, lambda seconds, end: later.append((seconds, end)))
 
     def refused() -> list[str]:
-        with capture_logs() as lines:
+        with logged() as lines:
             for _ in range(LINES + 7):
                 clock.time += 0.5
                 security.token_refused("192.0.2.1", "GET", "/status")
         return [line["event"] for line in lines]
 
     assert refused() == ["token refused"] * LINES
-    with capture_logs() as lines:
+    with logged() as lines:
         security.key_changed("API key made", "acme", None)
     assert [line["event"] for line in lines] == ["key changed"]
     ((seconds, end),) = later
     assert seconds == WINDOW - LINES * 0.5
     clock.time += WINDOW
-    with capture_logs() as lines:
+    with logged() as lines:
         end()
         end()
     told = [{"event": "security events left out", "log_level": "warning", "kind": "token refused", "events": 7}]
@@ -68,7 +68,7 @@ def test_a_flood_of_events_is_told_by_number_and_hides_no_other_kind() -> None:
     # the next minute; what ends late is not taken for its end
     assert refused() == ["token refused"] * LINES
     clock.time += WINDOW
-    with capture_logs() as lines:
+    with logged() as lines:
         security.token_refused("192.0.2.1", "GET", "/status")
         later[-1][1]()
     assert lines[:1] == told

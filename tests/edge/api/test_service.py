@@ -42,6 +42,8 @@ async def test_a_probe_that_asks_for_the_head_alone_gets_the_status_without_a_bo
         (200, b""),
         (503, b""),
     ]
+    own = [each.headers.pop("x-request-id") for each in (not_ready, full)]
+    assert own[0] != own[1]
     assert not_ready.headers == full.headers  # RFC 9110 section 9.3.2
     assert refused.headers["allow"] == "GET, HEAD"
 
@@ -75,7 +77,7 @@ async def test_the_status_for_a_tenant_has_what_is_its_own(instance: Instance, a
 
 async def test_the_metrics_are_the_meters(instance: Instance) -> None:
     instance.meter.sent("acme", "main")
-    instance.meter.pending(4)
+    instance.meter.pending(4, None)
     async with instance.client(None) as client:
         answer = await client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")

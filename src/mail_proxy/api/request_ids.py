@@ -1,0 +1,57 @@
+"""An id for each request: the caller's own, else a new one. Its answer and every line that is logged have it."""
+
+from __future__ import annotations
+
+import re
+from time import monotonic
+from uuid import uuid4
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+HEADER = b"x-request-id"
+_ONE = re.compile(rb"[\w.:/+=@-]{1,128}", re.ASCII)
+"""What is taken from a caller: nothing that could be taken for something else in a log."""
+
+log = structlog.get_logger(__name__)
+
+
+def current() -> str:
+    """Return the id of the request that is being served; a new one outside of any."""
+    found: str | None = structlog.contextvars.get_contextvars().get("request_id")
+    return found or uuid4().hex
+
+
+class Identified:
+    """Serves requests under their ids."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = next((value for name, value in scope["headers"] if name == HEADER), b"")
+        request_id = given if _ONE.fullmatch(given) else uuid4().hex.encode()
+        status, began = 0, monotonic()
+
+        async def named(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (HEADER, request_id)]
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id.decode()):
+            try:
+                await self._app(scope, receive, named)
+            finally:
+                log.debug(
+                    "request",
+                    method=scope["method"],
+                    path=scope["path"],
+                    status=status,
+                    ms=round((monotonic() - began) * 1000, 1),
+                )
