@@ -297,6 +297,32 @@ async def test_with_automatic_off_only_run_now_sends(clock: FakeClock, office: O
         assert len(office.sink.deliveries) == asked
 
 
+async def test_with_automatic_off_what_comes_about_while_a_report_is_on_its_way_is_told_as_well(
+    clock: FakeClock, office: Office
+) -> None:
+    office.settings = ReportingSettings(sync_interval=INTERVAL, automatic=False)
+    office.reporter = office.new_reporter()
+    arrived, answered = asyncio.Event(), asyncio.Event()
+
+    async def slowly() -> SinkAnswer:
+        arrived.set()
+        await answered.wait()
+        return answer()
+
+    office.sink.script(slowly)
+    async with office.running():
+        office.outbox.write(event(1))
+        office.reporter.wake("acme")
+        await clock.advance(0)
+        await arrived.wait()
+        office.write(event(2))
+        answered.set()
+        await clock.advance(1)
+        assert [each.message_ids for each in office.sink.deliveries] == [["M1"], ["M2"]]
+        await clock.advance(10 * INTERVAL)
+        assert len(office.sink.deliveries) == 2  # and nothing else goes by itself
+
+
 # Status
 
 

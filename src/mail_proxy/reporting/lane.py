@@ -93,6 +93,11 @@ class Lane:
         return self._failures > 0
 
     @property
+    def expecting(self) -> bool:
+        """True when it was told of events since the last sync began."""
+        return self._events_since is not None
+
+    @property
     def kind(self) -> Kind:
         """What is to be expected of the endpoint."""
         if self.failing or self._broken_off:

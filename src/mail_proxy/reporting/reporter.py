@@ -80,7 +80,7 @@ class Reporter:
         for tenant_id, events in Counter(tenant_ids).items():
             lane = self._lane(tenant_id)
             lane.expect(now, events)
-            self._schedule(lane, asked=now < max(self._asked_at, lane.asked_at) + _IN_ITS_WAKE)
+            self._schedule(lane, asked=self._in_a_wake(lane, now))
 
     def wake(self, tenant_id: str | None) -> None:
         """Run now: end what a tenant was waiting for and sync at once, even if there is nothing to report.
@@ -139,8 +139,7 @@ class Reporter:
             async with self._turns.taken(lane) as turn:
                 return None if turn is None else await self._syncs.sync(lane, turn)
         finally:
-            lane.busy = False
-            self._schedule(lane)
+            self._done(lane)
 
     # The loop ----------------------------------------------------------------------------------------------------
 
@@ -166,8 +165,13 @@ class Reporter:
                     if self._goes_on(lane, place):
                         await places.again(place, lane.page_bytes)
         finally:
-            lane.busy = False
-            self._schedule(lane)
+            self._done(lane)
+
+    def _done(self, lane: Lane) -> None:
+        """Put a lane back into the timetable, where what came about while it was busy could not put it."""
+        lane.busy = False
+        new = lane.expecting and not lane.failing  # what has failed waits to be asked for again
+        self._schedule(lane, asked=new and self._in_a_wake(lane, self._clock.monotonic()))
 
     def _goes_on(self, lane: Lane, place: Place) -> bool:
         """True if a sync is due now, and belongs where it is: what was handed on with the turn may say otherwise."""
@@ -252,6 +256,10 @@ class Reporter:
         self._timetable.put(lane.tenant_id, due)
         if due is not None:
             self._ring(due)
+
+    def _in_a_wake(self, lane: Lane, now: float) -> bool:
+        """True while what comes about counts as asked for."""
+        return now < max(self._asked_at, lane.asked_at) + _IN_ITS_WAKE
 
     def _ring(self, due: float) -> None:
         """Wake the loop if it sleeps past that time."""
