@@ -34,9 +34,10 @@ class Histogram:
 
     def observe(self, cells: memoryview[int], index: int, value: float) -> None:
         """Count a value under the label's value of that index."""
-        first = index * self._width
+        width = len(self.bounds) + 2
+        first = index * width
         cells[first + bisect_left(self.bounds, value)] += 1
-        cells[first + self._width - 1] += max(0, int(value * _PARTS))
+        cells[first + width - 1] += max(0, int(value * _PARTS))
 
     def family(self, cells: Sequence[int]) -> HistogramMetricFamily:
         """Show what was counted."""

@@ -125,6 +125,8 @@ class PrometheusMeter(Meter, CacheMeter, CommitMeter, Collector):
         self._page = self._tally.pages[worker]
         self._page.take(os.getpid())
         self._counts = dict(self._page.rows())
+        totals = self._page.totals
+        self._spread = {each: totals[begin : begin + each.cells] for each, begin in _BEGIN.items()}
         # What is beyond a tenant's share is its `other`.
         rows = Counter(tenant_id for tenant_id, account_id in self._counts if (tenant_id, account_id) != (OTHER, OTHER))
         self._own_series = {tenant_id: min(count, max_per_tenant) for tenant_id, count in rows.items()}
@@ -201,9 +203,8 @@ class PrometheusMeter(Meter, CacheMeter, CommitMeter, Collector):
         self._observe(_COMMIT_SECONDS, 0, seconds)
 
     def _observe(self, histogram: Histogram, index: int, value: float) -> None:
-        begin = _BEGIN[histogram]
         with self._lock:
-            histogram.observe(self._page.totals[begin : begin + histogram.cells], index, value)
+            histogram.observe(self._spread[histogram], index, value)
 
     @override
     def outages(self, on_hold: int, left_alone: int) -> None:
