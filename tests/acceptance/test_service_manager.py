@@ -75,6 +75,7 @@ async def test_workers_are_ready_when_all_of_them_are(
         assert told.states.count("READY=1") == 1
         assert len(instance.logged("worker serving")) == 2
         assert await instance.stop() == 0
+        assert "STOPPING=1" not in told.states  # a worker that ends is not the service's end
     finally:
         instance.close()
 

@@ -204,6 +204,13 @@ async def test_a_new_schema_waits_until_the_old_version_has_ended(at_an_older_sc
     engine.dispose()
 
 
+def test_how_long_it_looks_goes_by_the_lease(at_an_older_schema: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("mail_proxy.store.opening.time.sleep", slept.append)
+    opening.prepare(at_an_older_schema, lambda held: held or "checked", lease=600.0).engine.dispose()
+    assert slept == [101.0]  # it beats every 50 s
+
+
 async def test_the_same_schema_lets_versions_work_beside_each_other(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

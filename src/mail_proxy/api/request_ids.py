@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+import secrets
 from time import monotonic
-from uuid import uuid4
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 def current() -> str:
     """Return the id of the request that is being served; a new one outside of any."""
     found: str | None = structlog.contextvars.get_contextvars().get("request_id")
-    return found or uuid4().hex
+    return found or secrets.token_hex(16)
 
 
 class Identified:
@@ -34,7 +34,7 @@ class Identified:
             await self._app(scope, receive, send)
             return
         given = next((value for name, value in scope["headers"] if name == HEADER), b"")
-        request_id = given if _ONE.fullmatch(given) else uuid4().hex.encode()
+        request_id = given if _ONE.fullmatch(given) else secrets.token_hex(16).encode()
         status, began = 0, monotonic()
 
         async def named(message: Message) -> None:

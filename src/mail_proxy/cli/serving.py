@@ -162,7 +162,8 @@ async def _serve(settings: Settings, listening: socket.socket, place: Place, tal
         app.supervisor.add("http", server.run)
 
         def stop() -> None:
-            manager.tell(STOPPING)
+            if place.news is None:  # one of several that ends is not the service's end
+                manager.tell(STOPPING)
             server.stop()
             app.stop()
 

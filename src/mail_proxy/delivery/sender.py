@@ -184,11 +184,11 @@ class Sender:
         if not attempt.answers and not attempt.uncertain and _not_its_own(attempt.failure):
             self._journal.put_back(claimed.pk, claimed.token)
             return Sent(attempt.failure, untouched=True)  # G8: the account or host is at fault, not the message
-        self._measure(claimed, attempt, now)
         settlement = self._decide(claimed, attempt, policy)
         if flight.dot_sent:
             self._note_reply(claimed, attempt)
         self._recorder.submit(claimed, settlement)
+        self._measure(claimed, attempt, now)
         self._needs.tracer.attempt(account, claimed, settlement, attempt.trace, now)
         if self._settings.log_each_attempt:
             self._tell(account, claimed, settlement, attempt, self._needs.clock.monotonic() - started)

@@ -341,6 +341,7 @@ async def _open_store(settings: Settings, address: str, instance_id: str, clock:
         check_key=check,
         clock=clock,
         usage=UsageSettings(Windows(*settings.rate_windows)),
+        lease=settings.lease,
     )
     if is_new and not settings.scheduler_active:
         await store.directory.set_scheduler_active(active=False)

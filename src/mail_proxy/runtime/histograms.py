@@ -34,7 +34,7 @@ class Histogram:
 
     def observe(self, cells: memoryview[int], index: int, value: float) -> None:
         """Count a value under the label's value of that index."""
-        width = len(self.bounds) + 2
+        width = self._width
         first = index * width
         cells[first + bisect_left(self.bounds, value)] += 1
         cells[first + width - 1] += max(0, int(value * _PARTS))

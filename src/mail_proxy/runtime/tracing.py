@@ -18,6 +18,7 @@ from mail_proxy.domain.account import Account
 from mail_proxy.domain.attempt import Trace
 from mail_proxy.domain.claim import Claimed
 from mail_proxy.domain.message import MessageState
+from mail_proxy.domain.report import split_reply
 from mail_proxy.domain.settlement import Settlement
 from mail_proxy.domain.trace_context import traceparent as checked
 from mail_proxy.ports import Clock, Submitted, Tracer
@@ -127,8 +128,9 @@ class OtlpTracer(Tracer):
             "tls.protocol.version": trace.tls or "none",
             **{f"mail_proxy.{phase.value}_ms": round(took * 1000, 3) for phase, took in trace.seconds.items()},
         }
-        if outcome.reply is not None and outcome.reply[:3].isdigit():
-            attributes["mail_proxy.code"] = int(outcome.reply[:3])
+        code, _, _ = split_reply(outcome.reply)
+        if code is not None:
+            attributes["mail_proxy.code"] = code
         failed = outcome.state in {MessageState.FAILED, MessageState.EXPIRED}
         self._past("attempt", self._below(claimed.traceparent), attributes, began, failed=failed)
 

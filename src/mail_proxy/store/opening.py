@@ -33,7 +33,9 @@ SQLITE_WAITS = (2, 3)
 
 
 TWO_BEATS = 11.0
-"""Seconds in which an instance that lives has raised its counter (at the default `GMP_LEASE`, every 5 s)."""
+"""Seconds in which an instance that lives has raised its counter, where nobody says how long its lease is."""
+BEATS = 12
+"""How often an instance raises its counter within its lease."""
 
 A_COMMAND = "a command of mail-proxy"
 """What a process that has a store open for a moment gives as its address."""
@@ -113,9 +115,10 @@ def sqlite_file(url: str) -> Path | None:
     return Path(parsed.database or "") if parsed.get_backend_name() == "sqlite" else None
 
 
-def prepare(url: str, check_key: Callable[[str | None], str]) -> Database:
+def prepare(url: str, check_key: Callable[[str | None], str], lease: float | None = None) -> Database:
     """Open the database, refuse weak settings, migrate, check the encryption key; blocks, to be called at start.
 
+    `lease` (seconds) is that of the instances, to tell which of them live.
     `check_key` gets the check value that the database holds (None at the first start), returns the one to store, and
     raises what it likes when the key is another one. Raises `StoreRefused`, `SchemaTooNew` or `StoreUnavailable`.
     """  # G1, G16
@@ -125,7 +128,7 @@ def prepare(url: str, check_key: Callable[[str | None], str]) -> Database:
         with database.engine.connect() as connection:
             _refuse_weak_settings(connection, dialect)
         with database.engine.begin() as connection:
-            _migrate(connection, dialect)
+            _migrate(connection, dialect, TWO_BEATS if lease is None else 2 * lease / BEATS + 1)
             _check_key(connection, check_key)
     except SQLAlchemyError as error:
         database.engine.dispose()
@@ -156,7 +159,7 @@ def _refuse_weak_settings(connection: Connection, dialect: str) -> None:
             raise StoreRefused(f"PostgreSQL has {name} = {value}: an accepted message could be lost; set it to on")
 
 
-def _migrate(connection: Connection, dialect: str) -> None:
+def _migrate(connection: Connection, dialect: str, two_beats: float) -> None:
     """Bring the schema up to date; on PostgreSQL other instances wait until the transaction has ended."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
@@ -171,18 +174,18 @@ def _migrate(connection: Connection, dialect: str) -> None:
         )
     wanted = scripts.get_current_head()
     if dialect == "postgresql" and current not in {None, wanted}:
-        _refuse_while_others_work(connection, f"schema {current}, and this version needs {wanted}")
+        _refuse_while_others_work(connection, f"schema {current}, and this version needs {wanted}", two_beats)
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
 
 
-def _refuse_while_others_work(connection: Connection, why: str) -> None:
+def _refuse_while_others_work(connection: Connection, why: str, two_beats: float) -> None:
     """Raise `StoreRefused` while instances of the version before are at work: they do not know the new schema."""
     listed = text("SELECT id, counter FROM instances ORDER BY id")
     before = {row.id: row.counter for row in connection.execute(listed)}
     if not before:
         return
-    time.sleep(TWO_BEATS)  # no clock of another machine is trusted
+    time.sleep(two_beats)  # no clock of another machine is trusted
     alive = [row.id for row in connection.execute(listed) if row.counter != before.get(row.id)]
     if alive:
         raise StoreRefused(

@@ -96,15 +96,17 @@ async def open_store(
     check_key: Callable[[str | None], str],
     clock: Clock,
     usage: UsageSettings | None = None,
+    lease: float | None = None,
 ) -> Store:
     """Open a database for this instance on the running event loop.
 
-    `address` is told to a second process that wants the same SQLite file. Raises as `prepare` and `FileLock.take` do.
+    `address` is told to a second process that wants the same SQLite file. `lease` is as in `prepare`.
+    Raises as `prepare` and `FileLock.take` do.
     """
     file = sqlite_file(url)
     lock = None if file is None else FileLock.take(file, address)
     try:
-        database = prepare(url, check_key)
+        database = prepare(url, check_key, lease)
     except BaseException:
         if lock is not None:
             lock.free()
