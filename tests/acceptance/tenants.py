@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 from uuid import uuid4
 
 from tests.support.instance import Client, Instance
@@ -23,6 +25,18 @@ class Tenant:
         """Create or change an account at a server on this machine, which only the operator may name."""
         body = {"id": account_id, "tenant_id": self.id, "host": "127.0.0.1", "port": port, **fields}
         await self.admin.post("/account", body)
+
+    async def sync_status(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Return how reporting to the tenant goes, once it goes so; it is a page of its own."""
+        before = self.id[:-1]  # which sorts right before it
+        status: dict[str, Any] = {}
+        for _ in range(300):
+            (status,) = (await self.admin.get("/tenants/sync-status", limit=1, cursor=before))["tenants"]
+            assert status["tenant_id"] == self.id
+            if condition(status):
+                return status
+            await asyncio.sleep(0.05)
+        raise AssertionError(f"it goes another way: {status}")
 
 
 @asynccontextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Callable
 from typing import Any
 
 from tests.acceptance.conftest import NewInstance
@@ -22,19 +21,6 @@ def by_event(entries: list[dict[str, Any]]) -> dict[str, str]:
     for entry in entries:
         assert seen.setdefault(entry["event_id"], entry) == entry
     return {event_id: entry["id"] for event_id, entry in seen.items()}
-
-
-async def sync_status(tenant: Tenant, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """Return how reporting to the tenant goes, once it goes so; it is a page of its own."""
-    before = tenant.id[:-1]  # which sorts right before it
-    status: dict[str, Any] = {}
-    for _ in range(300):
-        (status,) = (await tenant.admin.get("/tenants/sync-status", limit=1, cursor=before))["tenants"]
-        assert status["tenant_id"] == tenant.id
-        if condition(status):
-            return status
-        await asyncio.sleep(0.05)
-    raise AssertionError(f"it goes another way: {status}")
 
 
 async def _marked(tenant: Tenant) -> None:
@@ -65,7 +51,7 @@ async def test_an_endpoint_that_was_down_is_told_everything_when_it_is_back_unde
             port, before = endpoint.port, len(endpoint.requests)
             await endpoint.stop()
             refused = f"127.0.0.1:{port} cannot be reached: Connection refused"
-            status = await sync_status(acme, lambda status: status["last_error"] == refused)
+            status = await acme.sync_status(lambda status: status["last_error"] == refused)
             assert status["consecutive_failures"] >= 2
             assert [line["failures"] for line in instance.logged("report_failed", tenant_id=acme.id)] == [1]
             assert (status["pending_events"], status["last_sync_ts"]) == (COUNT, None)
@@ -77,7 +63,7 @@ async def test_an_endpoint_that_was_down_is_told_everything_when_it_is_back_unde
             await endpoint.start(port)
             await eventually(lambda: len(endpoint.requests) > before, "it is told once more")
             await _marked(acme)
-            status = await sync_status(acme, lambda status: status["consecutive_failures"] == 0)
+            status = await acme.sync_status(lambda status: status["consecutive_failures"] == 0)
             assert (status["last_error"], status["pending_events"]) == (None, 0)
             assert status["last_sync_ts"] is not None
             assert len(instance.logged("reports_go_again", tenant_id=acme.id)) == 1
@@ -172,19 +158,19 @@ async def test_an_endpoint_that_is_gone_stays_so_over_restarts_until_somebody_as
         endpoint.by_default = Reply(410)
         await acme.client.submit(a_message("M1"))
         await neighbour.client.submit(a_message("N1"))
-        before = await sync_status(acme, lambda status: status["consecutive_failures"] == 1)
+        before = await acme.sync_status(lambda status: status["consecutive_failures"] == 1)
         assert before["next_sync_due"] is None
-        told = await sync_status(neighbour, lambda status: status["last_sync_ts"] is not None)
+        told = await neighbour.sync_status(lambda status: status["last_sync_ts"] is not None)
         instance.kill()  # so that only what was written at once is there afterwards
         await instance.start()
-        assert await sync_status(acme, lambda status: True) == before
+        assert await acme.sync_status(lambda status: True) == before
         assert await instance.stop() == 0
         await instance.start()
         for tenant in (acme, neighbour):
             await tenant.client.submit(a_message("M2"))
             await tenant.client.message_when("M2", "sent")
         await eventually(lambda: len(other.entries) == 2, "the neighbour is told")
-        await sync_status(neighbour, lambda status: (status["last_sync_ts"] or 0) > told["last_sync_ts"])
+        await neighbour.sync_status(lambda status: (status["last_sync_ts"] or 0) > told["last_sync_ts"])
         assert len(endpoint.requests) == 1
         metrics = (await acme.admin.ask("GET", "/metrics")).text
         assert 'gmp_tenants_behind{state="paused"}' in metrics
@@ -192,5 +178,5 @@ async def test_an_endpoint_that_is_gone_stays_so_over_restarts_until_somebody_as
         endpoint.by_default = Reply()
         await acme.client.post("/commands/run-now")
         await eventually(lambda: len(endpoint.entries) == 3, "it is told")
-        status = await sync_status(acme, lambda status: status["consecutive_failures"] == 0)
+        status = await acme.sync_status(lambda status: status["consecutive_failures"] == 0)
         assert (status["pending_events"], status["last_error"]) == (0, None)

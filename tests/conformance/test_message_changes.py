@@ -350,11 +350,12 @@ async def test_a_deletion_does_not_stand_in_the_way_of_an_acknowledgement_that_i
     await enqueue(store, a_message("M1", account))
     await attempt(store, account, ACCEPTED)
     with store.database.engine.connect() as another:  # as an acknowledgement, between its two statements
-        another.exec_driver_sql(f"UPDATE events SET reported_ts = {NOW}")  # noqa: S608 - a number of our own
+        another.exec_driver_sql(f"UPDATE messages SET reported_ts = {NOW}")  # noqa: S608 - a number of our own
         deleting = asyncio.create_task(delete(store, "M1"))
         waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
         await eventually(lambda: another.exec_driver_sql(waiting).scalar(), "the deletion waits")
-        another.exec_driver_sql("SELECT pk FROM messages FOR UPDATE NOWAIT")
+        another.exec_driver_sql("SELECT event_id FROM events FOR UPDATE NOWAIT")
+        another.exec_driver_sql(f"UPDATE events SET reported_ts = {NOW}")  # noqa: S608 - a number of our own
         another.commit()
     assert await deleting == ["removed"]
     assert await events(store) == []

@@ -198,7 +198,7 @@ async def test_the_example_of_an_own_reporter_is_installed_and_told_everything(t
             told.mkdir()  # nothing can be added to that
             await acme.client.submit(a_message("M1"))
             await eventually(lambda: instance.logged("reporter_raised", tenant_id=acme.id), "it cannot write")
-            (status,) = (await acme.admin.get("/tenants/sync-status"))["tenants"]
+            status = await acme.sync_status(lambda status: status["last_error"] is not None)
             assert status["last_error"] == "the reporter raised IsADirectoryError"
             assert status["pending_events"] == 1
             told.rmdir()

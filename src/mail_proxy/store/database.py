@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
@@ -68,7 +68,9 @@ class Operation(Generic[ItemT, ResultT]):
     It may be run again, with more or fewer items, and must then come to the same end; after a lost connection only if
     it `repeats`. `unanswered` is told, on the event loop, each item that was or may have been committed without its
     caller hearing of it. Those of a lower `rank` run first in their group: so every
-    group takes its locks in the same order. `patience`: seconds that an item may wait for others to be committed with,
+    group takes its locks in the same order. One that is `alone` locks messages that another writer may want as well:
+    where there are several writers, each item of it has a transaction of its own, which waits for others and is never
+    waited for in a circle. `patience`: seconds that an item may wait for others to be committed with,
     where nobody waits for it.
     """
 
@@ -78,6 +80,7 @@ class Operation(Generic[ItemT, ResultT]):
     unanswered: Callable[[ItemT], None] = lambda _item: None
     rank: int = 9
     repeats: bool = True
+    alone: bool = False
     patience: float = 0.0
 
 
@@ -180,6 +183,7 @@ class Database:
             operation,
             item,
             weight=operation.weigh(item),
+            alone=operation.alone and self._writer_count > 1,
             start_by=time.monotonic() + operation.patience if operation.patience else 0.0,
         )
         self._writes.add(call)
@@ -292,7 +296,10 @@ class Database:
             del group
 
     def _commit(self, group: Sequence[_Write]) -> None:
-        """Commit a group and leave each member its result; one that fails alone leaves the others theirs."""
+        """Commit a group and leave each member its result; one that fails alone leaves the others theirs.
+
+        After a deadlock each operation of the group is committed by itself.
+        """
         apart = again = False
         for _ in range(RUNS):
             if self.broken is not None:
@@ -306,6 +313,11 @@ class Database:
                 if lost or can_run_again(error):
                     group = self._without_those_that_end(group, translate(error), again=again)
                     if not group:
+                        return
+                    by_operation = _by_operation(group)
+                    if not again and len(by_operation) > 1:  # each locks in the order of all; their sum does not
+                        for members in by_operation.values():
+                            self._commit(members)
                         return
                     continue
                 failure = translate(error)
@@ -359,15 +371,13 @@ class Database:
             connection.close()
 
     def _run(self, group: Sequence[_Write], *, apart: bool, again: bool) -> None:
-        by_operation: dict[Operation[Any, Any], list[_Write]] = {}
         for call in group:
             call.result = call.error = None
-            by_operation.setdefault(call.operation, []).append(call)
         run = _run_apart if apart else _run_together
         began = time.monotonic()
         with self._watch.at_work(), self._transaction() as connection:
             transaction = Transaction(connection, self.dialect, again=again)
-            for operation, members in sorted(by_operation.items(), key=lambda each: each[0].rank):
+            for operation, members in _by_operation(group).items():
                 run(transaction, operation, members)
             if transaction.hints:
                 self.before_commit(transaction)
@@ -375,6 +385,14 @@ class Database:
                 self._write_events(transaction)
         if self.meter is not None:
             self.meter.committed(len(group), time.monotonic() - began)
+
+
+def _by_operation(group: Sequence[_Write]) -> Mapping[Operation[Any, Any], Sequence[_Write]]:
+    """The calls of each operation, in the order in which operations are run."""
+    by_operation: dict[Operation[Any, Any], list[_Write]] = {}
+    for call in group:
+        by_operation.setdefault(call.operation, []).append(call)
+    return dict(sorted(by_operation.items(), key=lambda each: each[0].rank))
 
 
 def _settle(call: Call, name: str) -> None:

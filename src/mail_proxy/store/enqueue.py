@@ -113,6 +113,7 @@ class Enqueue:
                 case((new_or_counted, messages.c.attempts), (or_(served, has_ended), 1), else_=0).label("attempts"),
             )
             .where(selected(dialect, messages.c.pk, select(number.scalar_subquery()).select_from(keys)))
+            .order_by(messages.c.pk)
             .with_for_update(of=messages)
             .subquery("found")
         )

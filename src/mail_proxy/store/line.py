@@ -27,12 +27,14 @@ class Call:
     """One call: its caller awaits `future`; a thread leaves `result` or `error`.
 
     `start_by`: when (monotonic) it is to be taken, also where none has come that does not want to wait.
+    `alone`: nothing is to be taken with it.
     `given_up`: its caller was told that the database does not answer while a thread was at work on it.
     """
 
     future: asyncio.Future[Any]
     start_by: float = field(default=0.0, kw_only=True)
     weight: int = field(default=1, kw_only=True)
+    alone: bool = field(default=False, kw_only=True)
     deadline: float = field(default=0.0, kw_only=True)
     given_up: bool = field(default=False, kw_only=True)
     result: Any = field(default=None, kw_only=True)
@@ -86,14 +88,16 @@ class Line(Generic[CallT]):
         with self._news:
             while not self._ended and (pause := self._start_by - time.monotonic()) > 0:
                 self._news.wait(None if pause == NEVER else pause)
-            while self._calls and len(taken) < most:
-                first = next(iter(self._calls))
-                weight -= first.weight
-                if taken and weight < 0:
+            for call in self._calls:
+                if taken and (call.alone or taken[0].alone):
+                    continue
+                weight -= call.weight
+                if taken and (weight < 0 or len(taken) >= most):
                     break
-                del self._calls[first]
-                self._weight -= first.weight
-                taken.append(first)
+                taken.append(call)
+            for call in taken:
+                del self._calls[call]
+                self._weight -= call.weight
             self._start_by = 0.0 if self._calls else NEVER
             if self._calls:
                 self._news.notify()

@@ -38,12 +38,14 @@ class StoreMessageChanges:
         )
         self._find = packed(dialect, found.subquery("found"))
         self._delete_op = Operation(
-            "delete_messages", Delete(dialect).run, lambda request: request.weight, repeats=False
+            "delete_messages", Delete(dialect).run, lambda request: request.weight, repeats=False, alone=True
         )
         self._requeue_op = Operation(
-            "requeue", Requeue(dialect).run, lambda request: request.weight, rank=ENQUEUES, repeats=False
+            "requeue", Requeue(dialect).run, lambda request: request.weight, rank=ENQUEUES, repeats=False, alone=True
         )
-        self._clean_op = Operation("clean", Clean(dialect).run, lambda request: request.weight, repeats=False)
+        self._clean_op = Operation(
+            "clean", Clean(dialect).run, lambda request: request.weight, repeats=False, alone=True
+        )
 
     async def find(self, tenant_id: str, ids: Sequence[str]) -> Mapping[str, int]:
         """See `MessageChanges.find`."""

@@ -20,6 +20,8 @@ from mail_proxy.store.sync_notes import memory_columns, read_memory
 
 ACKNOWLEDGEMENTS_WAIT = 0.02
 """Seconds: one that is lost in that time is told again, as one whose answer was lost."""
+ACKNOWLEDGES = 10
+"""Rank of the operation: what else is in its group has locked its messages by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,20 +77,24 @@ class StoreOutbox:
         untold = (
             select(events.c.event_id)
             # not `IS NULL`, for which the index on all unreported events might be walked
-            .where(events.c.message_pk == messages.c.pk, func.coalesce(events.c.reported_ts, 0.0) == 0.0)
+            .where(events.c.message_pk == messages.c.pk, func.coalesce(events.c.reported_ts, 0.0) == 0.0, ~told)
             .correlate(messages)
             .limit(1)
             .scalar_subquery()
         )
-        self.mark_messages = Prepared(
-            update(messages)
+        done = (
+            select(messages.c.pk)
             .where(selected(dialect, messages.c.pk, select(events.c.message_pk).where(told)))
             .where(one_of(messages.c.state, (state.value for state in sorted(FINAL_STATES))))
             .where(func.coalesce(messages.c.reported_ts, 0.0) == 0.0, untold.is_(None))
-            .values(reported_ts=now)
+            .order_by(messages.c.pk)
+            .with_for_update(of=messages)
+        )
+        self.mark_messages = Prepared(
+            update(messages).where(selected(dialect, messages.c.pk, done)).values(reported_ts=now)
         )
         self._holders = Holders(dialect)
-        self._acknowledge = Operation("acknowledge", self._run, patience=ACKNOWLEDGEMENTS_WAIT)
+        self._acknowledge = Operation("acknowledge", self._run, rank=ACKNOWLEDGES, patience=ACKNOWLEDGEMENTS_WAIT)
 
     async def tenants_with_events(self) -> Sequence[Waiting]:
         """See `Outbox.tenants_with_events`."""
@@ -126,6 +132,7 @@ class StoreOutbox:
         if counting:
             ids = pack(sorted(event_id for each in counting for event_id in each.event_ids))
             chosen = {"event_ids": ids, "now": max(each.now for each in counting)}
-            self.mark_events.run(transaction.connection, chosen)
+            # messages are locked before their events, everywhere
             self.mark_messages.run(transaction.connection, chosen)
+            self.mark_events.run(transaction.connection, chosen)
         return standing

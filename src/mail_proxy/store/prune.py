@@ -72,11 +72,6 @@ class Remove:
         self._remove_rest(connection, chosen)
         return removed
 
-    def hold_events(self, connection: Connection, pks: Sequence[int]) -> None:
-        """Lock what these have as events, before the messages themselves are: in the order of an acknowledgement."""
-        if self.held is not None:
-            connection.execute(self.held, {"pks": pack(pks)})
-
     def leaving_events(self, connection: Connection, pks: Sequence[int], *, silent: bool) -> None:
         """Remove these but leave their events, until retention takes them.
 
@@ -84,6 +79,8 @@ class Remove:
         """  # G9
         if pks:
             chosen = {"pks": pack(pks)}
+            if self.held is not None:  # as an acknowledgement locks them: after their messages, and in their order
+                connection.execute(self.held, chosen)
             connection.execute(self.settle if silent else self.leave, chosen)
             self._remove_rest(connection, chosen)
 

@@ -101,7 +101,6 @@ class Delete:
 
     def _delete(self, transaction: Transaction, request: DeleteRequest) -> Mapping[int, Deletion]:
         connection = transaction.connection
-        self.remove.hold_events(connection, request.pks)
         rows = unpack(connection.execute(self.standing, {"pks": pack(request.pks)}).scalar())
         became = {pk: _became(MessageState(state)) for pk, state in rows}
         waiting, finished = (
@@ -155,7 +154,6 @@ class Clean:
     def _clean(self, connection: Connection, request: CleanRequest) -> int:
         wanted = {"pks": pack(request.pks), "finished_before": request.finished_before}
         which = self.silent if request.silent else self.reported
-        self.remove.hold_events(connection, request.pks)
         pks = [pk for (pk,) in unpack(connection.execute(which, wanted).scalar())]
         self.remove.leaving_events(connection, pks, silent=request.silent)
         return len(pks)

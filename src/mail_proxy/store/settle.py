@@ -45,6 +45,7 @@ class Settle:
                 messages.c.account_pk,
             )
             .where(among(dialect, messages.c.pk))
+            .order_by(messages.c.pk)  # everybody locks messages in this order
             .with_for_update(of=messages)
         )
         self.standing = Prepared(packed(dialect, standing.subquery("standing")))
@@ -157,7 +158,9 @@ class Release:
 
     def __init__(self, dialect: str) -> None:
         chosen = (among(dialect, messages.c.pk), messages.c.state == MessageState.SENDING.value)
-        taken = select(messages.c.pk, messages.c.token).where(*chosen).with_for_update(of=messages)
+        taken = (
+            select(messages.c.pk, messages.c.token).where(*chosen).order_by(messages.c.pk).with_for_update(of=messages)
+        )
         self.taken = packed(dialect, taken.subquery("taken"))
         self.give_back = (
             update(messages)

@@ -79,6 +79,50 @@ async def test_different_operations_share_a_commit(store: Store) -> None:
     assert len(commits) <= 4
 
 
+async def test_what_goes_alone_shares_a_commit_only_where_there_is_one_writer(store: Store) -> None:
+    ran: list[tuple[str, int]] = []
+
+    def counted(name: str, *, alone: bool) -> Operation[str, str]:
+        def run(transaction: Transaction, items: Sequence[str]) -> Sequence[str]:
+            ran.append((name, len(items)))
+            return items
+
+        return Operation(name, run, alone=alone)
+
+    together, alone = counted("together", alone=False), counted("alone", alone=True)
+    async with writers_held_up(store):
+        operations = [together, alone] * 3
+        writes = asyncio.create_task(outcomes(*(store.database.write(each, "x") for each in operations)))
+        await asyncio.sleep(0)
+    assert await writes == ["x"] * 6
+    one_writer = store.database.dialect == "sqlite"
+    assert sorted(ran) == ([("alone", 3)] if one_writer else [("alone", 1)] * 3) + [("together", 3)]
+
+
+async def test_after_a_deadlock_each_operation_of_a_group_has_a_transaction_of_its_own(
+    postgresql_store: Store,
+) -> None:
+    store = postgresql_store
+    runs: list[tuple[str, int]] = []
+
+    def deadlocked(name: str) -> Operation[str, str]:
+        def run(transaction: Transaction, items: Sequence[str]) -> Sequence[str]:
+            connection = transaction.connection
+            runs.append((name, connection.exec_driver_sql("SELECT txid_current()").scalar_one()))
+            if len(runs) == 2:  # the second of the group
+                connection.execute(text("DO $$ BEGIN RAISE EXCEPTION SQLSTATE '40P01'; END $$"))
+            return items
+
+        return Operation(name, run)
+
+    async with writers_held_up(store):
+        writes = asyncio.create_task(outcomes(*(store.database.write(deadlocked(name), name) for name in "ab")))
+        await asyncio.sleep(0)
+    assert await writes == ["a", "b"]
+    assert [name for name, _ in runs] == ["a", "b", "a", "b"]
+    assert len({transaction for _, transaction in runs}) == 3
+
+
 async def test_a_heavy_item_is_committed_alone(store: Store) -> None:
     sizes: dict[str, int] = {}
 

@@ -1,0 +1,57 @@
+"""Two writers want the same messages, in any order: one waits for the other, and none is undone."""  # G11
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from mail_proxy.store.store import Store
+from tests.conformance.steps import ACCEPTED, NOW, REFUSED, claim, settle_all
+from tests.support.stores import a_message, enqueue, with_account
+
+MESSAGES, ROUNDS, AT_ONCE = 40, 10, 60
+
+
+def deadlocks(connection: Connection) -> int:
+    """How many transactions of this database were undone because each of two waited for the other."""
+    count = text("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+    return int(connection.execute(count).scalar_one())
+
+
+async def test_changes_of_the_same_messages_wait_for_one_another(postgresql_store: Store) -> None:
+    store, rng = postgresql_store, Random(7)
+    account = await with_account(store)
+    before = await store.database.read(deadlocks)  # of the tests that had this database before
+    ids = [f"M{n}" for n in range(MESSAGES)]
+    await enqueue(store, *(a_message(id_, account) for id_ in ids))
+    claims = await claim(store, account, MESSAGES)
+    await settle_all(store, claims[::2], REFUSED)
+    await settle_all(store, claims[1::4], ACCEPTED)
+
+    async def change() -> Any:
+        some = rng.sample(ids, 10)
+        pks = list((await store.message_changes.find("acme", some)).values())
+        match rng.choice(["submit", "submit", "submit", "delete", "retry", "clean up", "tell", "release"]):
+            case "submit":
+                new = [a_message(id_, account, digest=f"content {rng.randrange(3)}") for id_ in some]
+                await enqueue(store, *new)
+            case "delete":
+                await store.message_changes.delete(pks, NOW + 10, silent=False)
+            case "retry":
+                await store.message_changes.requeue(pks, NOW + 20)
+            case "tell":
+                told = [each.event_id for each in await store.outbox.pending("acme", 30)]
+                await store.outbox.acknowledge(rng.sample(told, len(told) // 2), NOW + 30)
+            case "release":
+                await store.queue.release(rng.sample(claims[3::4], 5))
+            case _:
+                await store.message_changes.clean(pks, NOW + 100, silent=True)
+
+    for _ in range(ROUNDS):
+        await asyncio.gather(*(change() for _ in range(AT_ONCE)))
+    await asyncio.sleep(1.1)  # a session tells its counts once a second
+    await store.queue.beat(NOW)
+    assert await store.database.read(deadlocks) == before
