@@ -17,7 +17,7 @@ import aiohttp
 
 from bench.processes import TOKEN, Server, serving
 from mail_proxy.api.cursors import cursor_to
-from mail_proxy.ports import Place
+from mail_proxy.ports.archive import Place
 
 PAGE = 100
 REQUESTS = 30

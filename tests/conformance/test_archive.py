@@ -13,7 +13,7 @@ from mail_proxy.domain.recipient import RecipientKind, RecipientState
 from mail_proxy.domain.report import EventType
 from mail_proxy.domain.settlement import expire
 from mail_proxy.domain.tenant import Suspension
-from mail_proxy.ports import MessageFilter, Page, Place
+from mail_proxy.ports.archive import MessageFilter, Page, Place
 from mail_proxy.store import page_size
 from mail_proxy.store.store import Store
 from tests.conformance.steps import ACCEPTED, LATER, NOW, REFUSED, attempt, claim, settle_all

@@ -22,7 +22,8 @@ from mail_proxy.attachments.cache_memory import ENTRY_OVERHEAD, Content, MemoryT
 from mail_proxy.attachments.spool import Spooled
 from mail_proxy.domain.attachment import Attachment, FetchMode
 from mail_proxy.domain.tenant import Tenant
-from mail_proxy.ports import AttachmentSource, CacheTier, Fetched, FetchFailed, Wanted
+from mail_proxy.ports.attachments import AttachmentSource, Fetched, FetchFailed, Wanted
+from mail_proxy.ports.observers import CacheTier
 from mail_proxy.runtime.telemetry import PrometheusMeter
 from tests.support.fake_clock import FakeClock, settled
 from tests.support.sources import read_all

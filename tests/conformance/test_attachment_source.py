@@ -27,7 +27,7 @@ from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Tenant
 from mail_proxy.outbound.download import DownloadClient, HttpDownloader
 from mail_proxy.outbound.guard import Guarded, Trusted
-from mail_proxy.ports import FetchFailed, Wanted
+from mail_proxy.ports.attachments import FetchFailed, Wanted
 from tests.support.callback_server import Manner, Reply
 from tests.support.file_server import ENDPOINT, FileServer
 from tests.support.sources import read_all

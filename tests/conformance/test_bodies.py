@@ -8,7 +8,7 @@ import pytest
 
 from mail_proxy.domain.requeue import Skipped
 from mail_proxy.domain.search import TextFilter
-from mail_proxy.ports import MessageFilter
+from mail_proxy.ports.archive import MessageFilter
 from mail_proxy.store import bodies
 from mail_proxy.store.store import Store
 from tests.conformance.steps import ACCEPTED, NOW, REFUSED, attempt

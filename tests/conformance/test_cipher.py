@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mail_proxy.ports import Cipher, SealBroken, WrongKey
+from mail_proxy.ports.secrets import Cipher, SealBroken, WrongKey
 from mail_proxy.secrets.cipher import AesGcmCipher, check_key
 
 KEY = bytes(range(32))

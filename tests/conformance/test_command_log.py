@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mail_proxy.domain.command_log import EntryFilter, Position
-from mail_proxy.ports import CommandLog
+from mail_proxy.ports.command_log import CommandLog
 from mail_proxy.store.command_log import LOOKED_AT
 from mail_proxy.store.store import Store
 from tests.support.stores import an_entry

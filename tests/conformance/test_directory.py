@@ -21,7 +21,7 @@ from mail_proxy.domain.report import EventType
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.signing import OVERLAP, EarlierSecret, Signing
 from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Suspension, Tenant
-from mail_proxy.ports import Stale
+from mail_proxy.ports.queue import Stale
 from mail_proxy.store.schema import accounts, contents, events, messages, recipients, suspended_batches, tenants
 from mail_proxy.store.store import Store
 from tests.conformance.steps import ACCEPTED, NOW, attempt, claim, settle_all

@@ -12,7 +12,7 @@ from mail_proxy.administration.scheduling import activated, suspended
 from mail_proxy.domain.account import Account, Hold
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.tenant import Suspension, Tenant
-from mail_proxy.ports import Stale
+from mail_proxy.ports.queue import Stale
 from mail_proxy.store.store import Store
 from tests.conformance.steps import NOW
 from tests.support import emptied

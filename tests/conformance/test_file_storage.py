@@ -31,7 +31,7 @@ from mail_proxy.domain.large_file import StorageKind, StoragePlace, storage_plac
 from mail_proxy.domain.secret import Secret
 from mail_proxy.outbound.guard import Trusted
 from mail_proxy.outbound.transfers import TransferClient
-from mail_proxy.ports import FileStorage, StorageFailed, Storages
+from mail_proxy.ports.file_storage import FileStorage, StorageFailed, Storages
 from tests.support.cloud_servers import BUCKET, HAS_NANIO, CloudServers, free_port
 from tests.support.sources import Held
 from tests.support.storages import MemoryStorages

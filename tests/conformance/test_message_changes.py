@@ -15,7 +15,8 @@ from mail_proxy.domain.claim import Claimed
 from mail_proxy.domain.message import Details
 from mail_proxy.domain.recipient import RecipientKind
 from mail_proxy.domain.requeue import Skipped
-from mail_proxy.ports import MessageFilter, Requeueing, RetryFilter
+from mail_proxy.ports.archive import MessageFilter
+from mail_proxy.ports.message_changes import Requeueing, RetryFilter
 from mail_proxy.store import loading, message_changes
 from mail_proxy.store.loading import Loader
 from mail_proxy.store.store import Store

@@ -18,7 +18,7 @@ from mail_proxy.domain.report import EventType
 from mail_proxy.domain.retry import RetrySchedule
 from mail_proxy.domain.settlement import Policy, Settlement, expire, recover, settle
 from mail_proxy.domain.tenant import Suspension, Tenant
-from mail_proxy.ports import Stale
+from mail_proxy.ports.queue import Stale
 from mail_proxy.store.store import Store
 from tests.support.stores import SetClock, a_message, enqueue, open_test_store, with_account
 

@@ -28,7 +28,7 @@ from mail_proxy.domain.claim import Claimed, Demand
 from mail_proxy.domain.retry import RetrySchedule
 from mail_proxy.domain.settlement import Policy, Settlement, expire, give_back, recover, settle
 from mail_proxy.domain.tenant import Suspension
-from mail_proxy.ports import Deletion
+from mail_proxy.ports.message_changes import Deletion
 from mail_proxy.store.queue import StoreQueue
 from mail_proxy.store.store import Store
 from tests.conformance.steps import ACCEPTED, LATER, REFUSED

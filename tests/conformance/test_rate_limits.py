@@ -20,7 +20,7 @@ from mail_proxy.domain.reply import Reply
 from mail_proxy.domain.retry import RetrySchedule
 from mail_proxy.domain.settlement import Policy, give_back, reject, settle
 from mail_proxy.domain.tenant import Tenant
-from mail_proxy.ports import MessageFilter
+from mail_proxy.ports.archive import MessageFilter
 from mail_proxy.store.queue import StoreQueue
 from mail_proxy.store.schema import usage
 from mail_proxy.store.store import Store

@@ -15,7 +15,7 @@ from mail_proxy.outbound.callback import HttpReportSink
 from mail_proxy.outbound.client import OutboundClient, Request
 from mail_proxy.outbound.guard import Trusted
 from mail_proxy.outbound.own_reporter import OwnReporterSink
-from mail_proxy.ports import ReportSink
+from mail_proxy.ports.report_sink import ReportSink
 from mail_proxy.reporters import Report
 from mail_proxy.reporting.answer import Acknowledged, understand
 from tests.support.callback_server import CallbackServer, Manner, Reply

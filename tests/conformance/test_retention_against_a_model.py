@@ -11,7 +11,7 @@ from random import Random
 from mail_proxy.domain.account import Account
 from mail_proxy.domain.attempt import Answer
 from mail_proxy.domain.report import StoredEvent
-from mail_proxy.ports import Deletion
+from mail_proxy.ports.message_changes import Deletion
 from mail_proxy.store.store import Store
 from tests.conformance.steps import ACCEPTED, LATER, NOW, REFUSED, attempt
 from tests.support import emptied

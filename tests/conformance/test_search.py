@@ -14,7 +14,7 @@ from mail_proxy.domain.account import Account
 from mail_proxy.domain.message import Details
 from mail_proxy.domain.recipient import RecipientKind
 from mail_proxy.domain.search import TextFilter
-from mail_proxy.ports import MessageFilter, Page, Place
+from mail_proxy.ports.archive import MessageFilter, Page, Place
 from mail_proxy.store.search import READ_AT_MOST
 from mail_proxy.store.store import Store
 from tests.conformance.steps import ACCEPTED, NOW, REFUSED, attempt, claim

@@ -12,7 +12,7 @@ from mail_proxy.domain.account import Account
 from mail_proxy.domain.attempt import Attempt, Envelope, HostFailed, Probed, Stage
 from mail_proxy.domain.compose import Wire
 from mail_proxy.domain.reply import Reply
-from mail_proxy.ports import Transport
+from mail_proxy.ports.transport import Transport
 from mail_proxy.smtp.capture import CaptureTransport
 from mail_proxy.smtp.pool import SmtpTransport
 from tests.edge.smtp.making import CONTENT, Dots, Source, account, envelope, wire

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mail_proxy.ports import SinkAnswer
+from mail_proxy.ports.report_sink import SinkAnswer
 from mail_proxy.reporting.answer import Acknowledged, Answer, Paused, Refused, understand
 
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure

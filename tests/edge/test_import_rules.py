@@ -224,7 +224,7 @@ def test_every_module_of_the_runtime_has_its_layer() -> None:
         (impurities, "domain.retry", "import random"),
         (impurities, "domain.retry", "from random import uniform"),
         (impurities, "domain.message", "import pydantic"),
-        (impurities, "domain.message", "from mail_proxy.ports import Clock"),
+        (impurities, "domain.message", "from mail_proxy.ports.clock import Clock"),
         (impurities, "domain.report", "from datetime import datetime\ndatetime.now(None)"),
         (impurities, "domain.compose", "from time import gmtime\ngmtime()"),
         (impurities, "domain.compose", "async def compose(): ..."),

@@ -17,7 +17,7 @@ from mail_proxy.attachments.storages import OpenStorages
 from mail_proxy.domain.large_file import StoragePlace, storage_place
 from mail_proxy.outbound.guard import Trusted
 from mail_proxy.outbound.transfers import TransferClient
-from mail_proxy.ports import FileStorage, StorageFailed, StoredRange
+from mail_proxy.ports.file_storage import FileStorage, StorageFailed, StoredRange
 from tests.support.sources import Held
 
 DATA = bytes(range(256)) * 12_000

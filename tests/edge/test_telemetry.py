@@ -190,8 +190,8 @@ def test_a_label_is_taken_literally() -> None:
 def test_values_are_counted_by_how_they_are_spread() -> None:
     meter = PrometheusMeter(process=False)
     for seconds in (0.0005, 0.001, 0.3, 400):
-        meter.phase(Phase.DOT, seconds)
-    meter.phase(Phase.CONNECT, 0.02)
+        meter.phases({Phase.DOT: seconds})
+    meter.phases({Phase.CONNECT: 0.02})
     meter.waited(Priority.IMMEDIATE, 0.02)
     meter.waited(Priority.LOW, 100_000)
     meter.reports_took(0.2, answered=True)
@@ -221,8 +221,8 @@ def test_values_are_counted_by_how_they_are_spread() -> None:
 def test_histograms_of_all_workers_are_one() -> None:
     tally = new_tally(2)
     first, second = PrometheusMeter(tally, 0, process=False), PrometheusMeter(tally, 1, process=False)
-    first.phase(Phase.DOT, 0.3)
-    second.phase(Phase.DOT, 0.3)
+    first.phases({Phase.DOT: 0.3})
+    second.phases({Phase.DOT: 0.3})
     first.in_hand(3, 2, 100)
     second.in_hand(4, 1, 200)
     second.pending(9, 61.5)

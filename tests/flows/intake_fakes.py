@@ -10,7 +10,8 @@ from mail_proxy.domain.account import Account
 from mail_proxy.domain.message import Existing, MessageState, NewMessage, Priority, Verdict, resubmission
 from mail_proxy.domain.tenant import Tenant
 from mail_proxy.intake.intake import Intake, IntakeSettings
-from mail_proxy.ports import Directory, Queue, Stale, Taken
+from mail_proxy.ports.directory import Directory
+from mail_proxy.ports.queue import Queue, Stale, Taken
 from tests.support.fake_clock import FakeClock
 
 

@@ -29,7 +29,8 @@ from mail_proxy.domain.reply import Reply
 from mail_proxy.domain.retry import RetrySchedule
 from mail_proxy.domain.settlement import Settlement
 from mail_proxy.domain.tenant import Tenant
-from mail_proxy.ports import AttachmentSource, ReportSink, SinkAnswer
+from mail_proxy.ports.attachments import AttachmentSource
+from mail_proxy.ports.report_sink import ReportSink, SinkAnswer
 from mail_proxy.runtime.telemetry import PrometheusMeter
 from mail_proxy.runtime.tracing import NoTracer
 from mail_proxy.smtp.capture import CaptureTransport

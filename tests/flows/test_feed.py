@@ -10,16 +10,16 @@ from contextlib import asynccontextmanager
 import pytest
 from typing_extensions import override
 
-from mail_proxy import ports
 from mail_proxy.domain.errors import CursorTooOld, Invalid, StoreUnavailable
 from mail_proxy.domain.report import StoredEvent
-from mail_proxy.ports import Stretch
+from mail_proxy.ports import outbox
+from mail_proxy.ports.outbox import Stretch
 from mail_proxy.reporting.feed import MAX_BYTES, WAITING_OF_TENANT, Feed, FeedPage, Start, Wanted
 from tests.support.fake_clock import FakeClock, settled
 from tests.support.reporting import event
 
 
-class MemoryFeed(ports.Feed):
+class MemoryFeed(outbox.Feed):
     """Keeps events in a list; ids count all tenants."""
 
     def __init__(self) -> None:

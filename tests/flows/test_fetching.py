@@ -19,7 +19,7 @@ from mail_proxy.domain.message import MessageState
 from mail_proxy.domain.rate_limit import Limits
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod
-from mail_proxy.ports import AttachmentSource, Fetched, FetchFailed, Wanted
+from mail_proxy.ports.attachments import AttachmentSource, Fetched, FetchFailed, Wanted
 from mail_proxy.smtp.capture import CaptureTransport
 from mail_proxy.store.opening import database_url
 from tests.flows.test_delivery import SETTINGS, Bench, FlakyQueue

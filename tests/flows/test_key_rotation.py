@@ -26,7 +26,7 @@ from mail_proxy.domain.sealing import SealCursor
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.signing import EarlierSecret, Signing
 from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Tenant
-from mail_proxy.ports import WrongKey
+from mail_proxy.ports.secrets import WrongKey
 from mail_proxy.secrets.cipher import AesGcmCipher, check_key
 from mail_proxy.store.directory_rows import DirectoryRows
 from mail_proxy.store.files import place_of as files_place_of

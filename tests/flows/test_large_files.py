@@ -27,7 +27,8 @@ from mail_proxy.domain.message import MessageState
 from mail_proxy.domain.recipient import RecipientKind
 from mail_proxy.domain.reply import Reply
 from mail_proxy.domain.secret import Secret
-from mail_proxy.ports import AttachmentSource, Fetched, FetchFailed, StorageFailed, Wanted
+from mail_proxy.ports.attachments import AttachmentSource, Fetched, FetchFailed, Wanted
+from mail_proxy.ports.file_storage import StorageFailed
 from mail_proxy.smtp.capture import CaptureTransport
 from mail_proxy.store.opening import database_url
 from tests.flows.test_delivery import SETTINGS, Bench, FlakyQueue

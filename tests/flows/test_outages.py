@@ -15,7 +15,8 @@ from mail_proxy.domain.attempt import AccountRefused, Attempt, Envelope, HostFai
 from mail_proxy.domain.compose import Wire
 from mail_proxy.domain.message import MessageState
 from mail_proxy.domain.rate_limit import LimitBehavior, Limits
-from mail_proxy.ports import BeforeDot, MessageFilter
+from mail_proxy.ports.archive import MessageFilter
+from mail_proxy.ports.transport import BeforeDot
 from mail_proxy.smtp.capture import CaptureTransport
 from tests.flows.test_delivery import Bench, bench  # noqa: F401 - the fixture
 from tests.support.stores import a_message, enqueue, with_account

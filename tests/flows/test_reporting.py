@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from mail_proxy.domain.report import EventType
-from mail_proxy.ports import SinkAnswer
+from mail_proxy.ports.report_sink import SinkAnswer
 from mail_proxy.reporting.held_back import HeldBack
 from mail_proxy.reporting.settings import ReportingSettings
 from tests.support.fake_clock import FakeClock

@@ -18,7 +18,7 @@ from mail_proxy.domain.tenant import Tenant
 from mail_proxy.outbound.callback import HttpReportSink
 from mail_proxy.outbound.client import OutboundClient
 from mail_proxy.outbound.guard import Trusted
-from mail_proxy.ports import Observers
+from mail_proxy.ports.observers import Observers
 from mail_proxy.reporting.reporter import Reporter
 from mail_proxy.reporting.settings import ReportingSettings
 from mail_proxy.runtime.clock import SystemClock

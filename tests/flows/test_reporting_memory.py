@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from mail_proxy.domain.sync_lease import Behind, SyncMemory, SyncStanding
-from mail_proxy.ports import SinkAnswer
+from mail_proxy.ports.report_sink import SinkAnswer
 from mail_proxy.reporting.reporter import standing_of
 from mail_proxy.reporting.settings import ReportingSettings
 from tests.support.fake_clock import FakeClock

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from mail_proxy.ports import SinkAnswer
+from mail_proxy.ports.report_sink import SinkAnswer
 from mail_proxy.reporting.settings import ReportingSettings
 from tests.support.fake_clock import FakeClock
 from tests.support.reporting import MemoryDirectory, Office, answer, event, tenant

@@ -17,7 +17,7 @@ from mail_proxy.domain.backlog import Survey
 from mail_proxy.domain.claim import Demand, Taking
 from mail_proxy.domain.explanation import Here
 from mail_proxy.domain.message import MessageState
-from mail_proxy.ports import Promotion
+from mail_proxy.ports.queue import Promotion
 from mail_proxy.smtp.capture import CaptureTransport
 from mail_proxy.store.claim import PARKED_AT_A_TIME
 from mail_proxy.store.opening import database_url

@@ -8,7 +8,7 @@ import itertools
 
 from typing_extensions import override
 
-from mail_proxy.ports import Clock
+from mail_proxy.ports.clock import Clock
 
 _PATIENCE = 200_000
 

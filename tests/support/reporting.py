@@ -21,7 +21,10 @@ from mail_proxy.domain.message import Priority
 from mail_proxy.domain.report import Event, EventType, StoredEvent
 from mail_proxy.domain.sync_lease import Behind, SyncLease, SyncMemory, SyncStanding, Waiting
 from mail_proxy.domain.tenant import Tenant
-from mail_proxy.ports import Clock, Meter, Observers, Outbox, ReportSink, SinkAnswer, SyncLeases
+from mail_proxy.ports.clock import Clock
+from mail_proxy.ports.observers import Meter, Observers
+from mail_proxy.ports.outbox import Outbox, SyncLeases
+from mail_proxy.ports.report_sink import ReportSink, SinkAnswer
 from mail_proxy.reporting.reporter import Reporter, Roster
 from mail_proxy.reporting.settings import ReportingSettings
 from mail_proxy.reporting.turns import Turns
@@ -314,7 +317,7 @@ class CountingMeter(Meter):
     def waited(self, priority: Priority, seconds: float) -> None: ...
 
     @override
-    def phase(self, phase: Phase, seconds: float) -> None: ...
+    def phases(self, seconds: Mapping[Phase, float]) -> None: ...
 
     @override
     def in_hand(self, messages: int, sessions: int, journal: int) -> None: ...

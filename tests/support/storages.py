@@ -11,7 +11,7 @@ from typing_extensions import override
 from mail_proxy.domain.byte_source import ByteSource
 from mail_proxy.domain.errors import Problem
 from mail_proxy.domain.large_file import StorageKind, StoragePlace
-from mail_proxy.ports import FileStorage, StorageFailed, Storages, StoredRange
+from mail_proxy.ports.file_storage import FileStorage, StorageFailed, Storages, StoredRange
 
 
 @dataclass

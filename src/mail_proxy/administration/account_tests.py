@@ -13,7 +13,8 @@ from mail_proxy.administration.accounts import Accounts
 from mail_proxy.domain.account import Account
 from mail_proxy.domain.attempt import AccountRefused, HostFailed, Probed, ProbeResult, Step
 from mail_proxy.domain.errors import TooMany
-from mail_proxy.ports import Clock, Directory, Registry
+from mail_proxy.ports.clock import Clock
+from mail_proxy.ports.directory import Directory, Registry
 
 Probe = Callable[[Account], Awaitable[ProbeResult]]
 """Makes a session of its own, so that a test neither waits for those that send nor takes a place of theirs."""

@@ -10,7 +10,8 @@ from mail_proxy.administration.account_rules import DEFAULT_CONNECTIONS, changed
 from mail_proxy.administration.requests import AccountIn
 from mail_proxy.domain.account import Account
 from mail_proxy.domain.errors import Invalid, NotFound, Problem, StoreUnavailable
-from mail_proxy.ports import Directory, Registry, Stale
+from mail_proxy.ports.directory import Directory, Registry
+from mail_proxy.ports.queue import Stale
 
 MAX_TRIES = 8
 """How often a change is made anew because the account was set by somebody else in the same moment."""

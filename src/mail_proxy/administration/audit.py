@@ -14,7 +14,8 @@ import structlog
 
 from mail_proxy.domain.command_log import Entry, EntryFilter, Logged, LogPage, Position
 from mail_proxy.domain.errors import StoreBroken, StoreUnavailable
-from mail_proxy.ports import Clock, CommandLog
+from mail_proxy.ports.clock import Clock
+from mail_proxy.ports.command_log import CommandLog
 
 CAPACITY = 10_000
 """Entries that wait in memory while the database is away; of what comes then only the number is known."""  # G11

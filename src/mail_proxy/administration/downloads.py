@@ -10,7 +10,9 @@ from mail_proxy.domain.download_link import is_genuine, link_in
 from mail_proxy.domain.errors import Gone, NotFound, StoreUnavailable
 from mail_proxy.domain.large_file import LinkedFile, StorageKind, as_it_is_now
 from mail_proxy.domain.secret import Secret
-from mail_proxy.ports import Clock, Directory, FileLedger, FileStorage, StorageFailed, Storages, StoredRange
+from mail_proxy.ports.clock import Clock
+from mail_proxy.ports.directory import Directory
+from mail_proxy.ports.file_storage import FileLedger, FileStorage, StorageFailed, Storages, StoredRange
 
 REDIRECT_LASTS = 600.0
 """Seconds that the storage's own URL holds: long enough to begin a download, too short to be passed on."""

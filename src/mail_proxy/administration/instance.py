@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from mail_proxy.administration.requests import InstanceChanges
 from mail_proxy.domain.errors import Invalid, Problem
 from mail_proxy.domain.instance import InstanceSettings
-from mail_proxy.ports import Directory, Registry
+from mail_proxy.ports.directory import Directory, Registry
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import structlog
 
 from mail_proxy.domain.errors import StoreUnavailable
-from mail_proxy.ports import Clock, Seals
+from mail_proxy.ports.clock import Clock
+from mail_proxy.ports.secrets import Seals
 
 INTERVAL = 5.0
 """Seconds between looks at whether there is something to do."""

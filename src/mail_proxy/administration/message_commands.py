@@ -11,7 +11,9 @@ from mail_proxy.administration.accounts import Notify
 from mail_proxy.domain.errors import TooLarge
 from mail_proxy.domain.requeue import Skipped
 from mail_proxy.domain.tenant import Tenant
-from mail_proxy.ports import Clock, Deletion, Directory, Found, MessageChanges, RetryFilter
+from mail_proxy.ports.clock import Clock
+from mail_proxy.ports.directory import Directory
+from mail_proxy.ports.message_changes import Deletion, Found, MessageChanges, RetryFilter
 
 CHUNK = 100
 """Messages that are changed in one transaction; as long as that took, nothing is changed before the next one."""  # G11

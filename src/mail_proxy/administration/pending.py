@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mail_proxy.domain.backlog import MANY, Survey
-from mail_proxy.ports import Archive
+from mail_proxy.ports.archive import Archive
 
 
 class Pending:

@@ -9,7 +9,7 @@ from mail_proxy.administration.accounts import Notify
 from mail_proxy.administration.pending import Pending
 from mail_proxy.domain.errors import Conflict, NotFound
 from mail_proxy.domain.tenant import Suspension
-from mail_proxy.ports import Directory, Registry
+from mail_proxy.ports.directory import Directory, Registry
 
 MAX_BATCHES = 1000
 """Batches of a tenant that can be held at a time; each claim knows all of them."""

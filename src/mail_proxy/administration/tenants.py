@@ -14,7 +14,8 @@ from mail_proxy.domain.rate_limit import Limits
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.signing import Signing
 from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Tenant
-from mail_proxy.ports import Clock, Directory, Registry
+from mail_proxy.ports.clock import Clock
+from mail_proxy.ports.directory import Directory, Registry
 
 
 class Tenants:

@@ -6,7 +6,7 @@ import math
 import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 
-from mail_proxy.ports import Place
+from mail_proxy.ports.archive import Place
 
 CURSOR = r"^[A-Za-z0-9_-]{21}[AQgw]$"
 """What every cursor looks like: sixteen bytes as URL-safe base64."""

@@ -18,7 +18,7 @@ from mail_proxy.api.errors import answer
 from mail_proxy.api.queries import TenantQuery
 from mail_proxy.api.services import Services, services_of
 from mail_proxy.domain.errors import Invalid, Problem
-from mail_proxy.ports import RetryFilter
+from mail_proxy.ports.message_changes import RetryFilter
 
 router = APIRouter(prefix="/commands", tags=["commands"])
 

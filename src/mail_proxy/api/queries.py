@@ -12,7 +12,7 @@ from mail_proxy.api.cursors import CURSOR, place_at
 from mail_proxy.domain.command_log import EntryFilter, Position
 from mail_proxy.domain.message import Priority
 from mail_proxy.domain.search import TextFilter
-from mail_proxy.ports import MessageFilter, Place
+from mail_proxy.ports.archive import MessageFilter, Place
 from mail_proxy.reporting.feed import LONGEST_WAIT, Start
 
 MAX_PAGE = 1000

@@ -8,7 +8,7 @@ from functools import partial
 
 import structlog
 
-from mail_proxy.ports import Clock
+from mail_proxy.ports.clock import Clock
 
 LINES = 30
 """Lines of a kind in a minute; the rest is told by number, so that nobody fills a disk with them."""  # G11

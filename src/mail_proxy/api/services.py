@@ -24,7 +24,11 @@ from mail_proxy.api.security_log import SecurityLog
 from mail_proxy.domain.account import Account, Outage
 from mail_proxy.domain.explanation import Here
 from mail_proxy.intake.intake import Intake
-from mail_proxy.ports import Archive, Clock, Directory, Registry, Seals, Tracer
+from mail_proxy.ports.archive import Archive
+from mail_proxy.ports.clock import Clock
+from mail_proxy.ports.directory import Directory, Registry
+from mail_proxy.ports.observers import Tracer
+from mail_proxy.ports.secrets import Seals
 from mail_proxy.reporting.feed import Feed
 from mail_proxy.reporting.overview import SyncOverview
 from mail_proxy.runtime.admin_token import AdminToken

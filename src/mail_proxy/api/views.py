@@ -10,7 +10,7 @@ from mail_proxy.domain.message import Details, MessageState
 from mail_proxy.domain.report import recipient_view
 from mail_proxy.domain.settlement import error_code
 from mail_proxy.intake.receipt import Receipt
-from mail_proxy.ports import PastEvent
+from mail_proxy.ports.archive import PastEvent
 from mail_proxy.reporting.overview import TenantSync
 
 _ENDED_BADLY = frozenset({MessageState.FAILED, MessageState.EXPIRED, MessageState.CANCELLED})

@@ -21,7 +21,9 @@ from mail_proxy.attachments.cache_disk import DiskTier
 from mail_proxy.attachments.cache_memory import Content, MemoryTier, Scope
 from mail_proxy.attachments.spool import IN_MEMORY, Spooled
 from mail_proxy.domain.attachment import FetchMode
-from mail_proxy.ports import AttachmentSource, CacheMeter, CacheTier, Clock, Fetched, FetchFailed, Wanted
+from mail_proxy.ports.attachments import AttachmentSource, Fetched, FetchFailed, Wanted
+from mail_proxy.ports.clock import Clock
+from mail_proxy.ports.observers import CacheMeter, CacheTier
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mail_proxy.domain.attachment import Attachment
-from mail_proxy.ports import CacheMeter, CacheTier, Clock
+from mail_proxy.ports.clock import Clock
+from mail_proxy.ports.observers import CacheMeter, CacheTier
 
 ENTRY_OVERHEAD = 1000
 """Bytes that an entry counts for beside its content, so that very many small ones are bounded too."""

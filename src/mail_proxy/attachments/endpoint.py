@@ -11,7 +11,7 @@ from typing_extensions import override
 from mail_proxy.attachments.http import spooled
 from mail_proxy.attachments.spool import SpoolSettings
 from mail_proxy.domain.tenant import ClientAuth
-from mail_proxy.ports import AttachmentSource, Download, Downloader, Fetched, FetchFailed, Wanted
+from mail_proxy.ports.attachments import AttachmentSource, Download, Downloader, Fetched, FetchFailed, Wanted
 
 
 @dataclass(frozen=True, slots=True)

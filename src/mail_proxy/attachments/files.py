@@ -14,7 +14,7 @@ from pathlib import Path
 from typing_extensions import override
 
 from mail_proxy.attachments.spool import Spool, SpoolSettings, too_big
-from mail_proxy.ports import AttachmentSource, Fetched, FetchFailed, Wanted
+from mail_proxy.ports.attachments import AttachmentSource, Fetched, FetchFailed, Wanted
 
 _READ = 256 * 1024
 _THREADS = 8

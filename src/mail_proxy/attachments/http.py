@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from mail_proxy.attachments.spool import Spool, Spooled, SpoolSettings
 from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Tenant
-from mail_proxy.ports import AttachmentSource, Download, Downloader, Fetched, Wanted
+from mail_proxy.ports.attachments import AttachmentSource, Download, Downloader, Fetched, Wanted
 
 _PORTS = {"http": 80, "https": 443}
 

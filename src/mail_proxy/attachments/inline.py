@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from typing_extensions import override
 
 from mail_proxy.domain import attachment
-from mail_proxy.ports import AttachmentSource, Fetched, Wanted
+from mail_proxy.ports.attachments import AttachmentSource, Fetched, Wanted
 
 
 class Inline:

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from mail_proxy.attachments.spool import Spooled
 from mail_proxy.domain.attachment import FetchMode
-from mail_proxy.ports import AttachmentSource, Fetched, FetchFailed, Wanted
+from mail_proxy.ports.attachments import AttachmentSource, Fetched, FetchFailed, Wanted
 
 
 class Sources(AttachmentSource):

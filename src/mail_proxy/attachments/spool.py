@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mail_proxy.domain.byte_source import LINE
-from mail_proxy.ports import FetchFailed
+from mail_proxy.ports.attachments import FetchFailed
 
 IN_MEMORY = 100_000
 """Bytes up to which an attachment is held in memory."""

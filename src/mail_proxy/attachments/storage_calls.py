@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 import anyio
 
 from mail_proxy.domain.byte_source import ByteSource
-from mail_proxy.ports import StorageFailed
+from mail_proxy.ports.file_storage import StorageFailed
 
 ResultT = TypeVar("ResultT")
 

@@ -16,7 +16,8 @@ from mail_proxy.attachments.storage_calls import Calls
 from mail_proxy.domain.byte_source import ByteSource
 from mail_proxy.domain.filename import http_disposition
 from mail_proxy.domain.large_file import LONGEST_PRESIGNED
-from mail_proxy.ports import FileStorage, StorageFailed, StoredRange, Transfer, Transfers
+from mail_proxy.ports.attachments import Transfer, Transfers
+from mail_proxy.ports.file_storage import FileStorage, StorageFailed, StoredRange
 
 SLOWEST = 200_000
 """Bytes a second that a storage has to take."""

@@ -23,7 +23,7 @@ from typing_extensions import override
 
 from mail_proxy.attachments.storage_calls import BLOCK, Calls, Pulled, SourceBroke
 from mail_proxy.domain.byte_source import ByteSource
-from mail_proxy.ports import FileStorage, StorageFailed, StoredRange
+from mail_proxy.ports.file_storage import FileStorage, StorageFailed, StoredRange
 
 ResultT = TypeVar("ResultT")
 

@@ -15,7 +15,8 @@ from mail_proxy.attachments.storage_gs import GsSigner
 from mail_proxy.attachments.storage_s3 import S3Clients, S3Signer
 from mail_proxy.domain.errors import Problem
 from mail_proxy.domain.large_file import StorageKind, StoragePlace
-from mail_proxy.ports import FileStorage, StorageFailed, Storages, Transfers
+from mail_proxy.ports.attachments import Transfers
+from mail_proxy.ports.file_storage import FileStorage, StorageFailed, Storages
 
 EXTRAS: Mapping[StorageKind, tuple[str, str]] = {
     StorageKind.S3: ("s3", "botocore"),

@@ -21,7 +21,7 @@ from mail_proxy.cli.workers import Place, Workers
 from mail_proxy.delivery.journal import JournalLocked, JournalUnwritable
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.outbound.own_reporter import ReporterRefused
-from mail_proxy.ports import WrongKey
+from mail_proxy.ports.secrets import WrongKey
 from mail_proxy.runtime import environment
 from mail_proxy.runtime.app import App, open_app
 from mail_proxy.runtime.folders import FolderRefused

@@ -26,7 +26,7 @@ from mail_proxy.delivery.settings import DeliverySettings
 from mail_proxy.delivery.shares import Slots
 from mail_proxy.domain.claim import Claimed
 from mail_proxy.domain.errors import StoreUnavailable
-from mail_proxy.ports import Clock
+from mail_proxy.ports.clock import Clock
 
 MOST_WAITING = 100
 """Messages of one tenant that wait for a place; with more, nothing is claimed for it until they are fewer."""

@@ -19,7 +19,7 @@ from mail_proxy.domain.json_text import from_text
 from mail_proxy.domain.reply import printable
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.tenant import ClientAuth
-from mail_proxy.ports import AttachmentSource, Fetched, FetchFailed, Wanted
+from mail_proxy.ports.attachments import AttachmentSource, Fetched, FetchFailed, Wanted
 
 AT_A_TIME = 8
 """Attachments of one message that are fetched together."""

@@ -35,7 +35,8 @@ from mail_proxy.domain.large_file import (
     as_it_is_now,
 )
 from mail_proxy.domain.reply import printable
-from mail_proxy.ports import FetchFailed, FileStorage, StorageFailed, Wanted
+from mail_proxy.ports.attachments import FetchFailed, Wanted
+from mail_proxy.ports.file_storage import FileStorage, StorageFailed
 
 DOOMED_AT_ONCE = 20
 INTERVAL = 60.0

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mail_proxy.ports import Clock
+from mail_proxy.ports.clock import Clock
 
 
 class LeaseLost(Exception):

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mail_proxy.ports import (
-    AttachmentSource,
-    Cipher,
-    Clock,
-    Directory,
-    FileLedger,
-    Meter,
-    Queue,
-    Registry,
-    ReportSink,
-    Storages,
-    Tracer,
-    Transport,
-)
+from mail_proxy.ports.attachments import AttachmentSource
+from mail_proxy.ports.clock import Clock
+from mail_proxy.ports.directory import Directory, Registry
+from mail_proxy.ports.file_storage import FileLedger, Storages
+from mail_proxy.ports.observers import Meter, Tracer
+from mail_proxy.ports.queue import Queue
+from mail_proxy.ports.report_sink import ReportSink
+from mail_proxy.ports.secrets import Cipher
+from mail_proxy.ports.transport import Transport
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,9 @@ from mail_proxy.domain.message import MessageState
 from mail_proxy.domain.poison import reduced
 from mail_proxy.domain.report import EventType
 from mail_proxy.domain.settlement import Settlement
-from mail_proxy.ports import Clock, Meter, Queue
+from mail_proxy.ports.clock import Clock
+from mail_proxy.ports.observers import Meter
+from mail_proxy.ports.queue import Queue
 
 LONGEST_PAUSE = 5.0
 MOST_TOGETHER = 500

@@ -31,7 +31,7 @@ from mail_proxy.domain.poison import error_words, undecided
 from mail_proxy.domain.settlement import Policy, Settlement, expire, expired, settle
 from mail_proxy.domain.submission import build_message
 from mail_proxy.domain.value import value
-from mail_proxy.ports import Directory
+from mail_proxy.ports.directory import Directory
 
 log = structlog.get_logger(__name__)
 
@@ -226,8 +226,7 @@ class Sender:
         meter = self._needs.meter
         if claimed.attempts == 1 and not claimed.scheduled:
             meter.waited(Priority(claimed.priority), max(0.0, began - claimed.created_ts))
-        for phase, seconds in attempt.trace.seconds.items():
-            meter.phase(phase, seconds)
+        meter.phases(attempt.trace.seconds)
 
     def _note_reply(self, claimed: Claimed, attempt: Attempt) -> None:
         try:

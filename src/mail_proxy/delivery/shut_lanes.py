@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Iterable, Mapping
 
 from mail_proxy.delivery.lane import Lane
-from mail_proxy.ports import Clock
+from mail_proxy.ports.clock import Clock
 
 LONGEST = 30.0
 """Seconds after which a limit is looked at again in any case: it may have been raised meanwhile."""

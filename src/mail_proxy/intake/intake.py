@@ -16,7 +16,9 @@ from mail_proxy.intake import addresses
 from mail_proxy.intake.receipt import Receipt, Rejected, refusal
 from mail_proxy.intake.resolution import Resolver, Route, Unresolved, refuse_other_tenants
 from mail_proxy.intake.validation import DEFAULT_MAX_ATTACHMENT, Accepted, check
-from mail_proxy.ports import Clock, Directory, Queue, Stale, Taken
+from mail_proxy.ports.clock import Clock
+from mail_proxy.ports.directory import Directory
+from mail_proxy.ports.queue import Queue, Stale, Taken
 
 MAX_TRIES = 5
 """How often a batch is looked at again because the directory changed meanwhile."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mail_proxy.domain.account import Account
 from mail_proxy.domain.address import shown
 from mail_proxy.domain.errors import Forbidden
-from mail_proxy.ports import Directory
+from mail_proxy.ports.directory import Directory
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,9 @@ from mail_proxy.domain.oauth import Away, Grant, OAuth, Refused, understand
 from mail_proxy.domain.secret import Secret
 from mail_proxy.outbound.client import OutboundClient, Request
 from mail_proxy.outbound.errors import Blocked, OutboundError, Unusable
-from mail_proxy.ports import AccessTokens, Clock, Directory, Registry
+from mail_proxy.ports.clock import Clock
+from mail_proxy.ports.directory import Directory, Registry
+from mail_proxy.ports.transport import AccessTokens
 
 log = structlog.get_logger(__name__)
 

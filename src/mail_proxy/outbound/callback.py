@@ -14,7 +14,8 @@ from mail_proxy.domain.tenant import ClientAuth, Tenant
 from mail_proxy.outbound.client import OutboundClient, Request
 from mail_proxy.outbound.credentials import authorization
 from mail_proxy.outbound.errors import OutboundError, TooLong
-from mail_proxy.ports import Clock, ReportSink, SinkAnswer
+from mail_proxy.ports.clock import Clock
+from mail_proxy.ports.report_sink import ReportSink, SinkAnswer
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from mail_proxy.outbound.body import FRAMING, BodyCorrupt, BodyOverflow, Decoder
 from mail_proxy.outbound.client import OutboundClient, Request, Response
 from mail_proxy.outbound.credentials import authorization
 from mail_proxy.outbound.errors import Blocked, Broken, OutboundError, TooLong, Unusable
-from mail_proxy.ports import Download, Downloader, FetchFailed
+from mail_proxy.ports.attachments import Download, Downloader, FetchFailed
 
 MAX_REDIRECTS = 3
 _TEMPORARY = frozenset({408, 425, 429})  # RFC 9110, 15.5.9; RFC 8470, 5.2; RFC 6585, 4

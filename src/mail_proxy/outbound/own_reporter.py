@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from mail_proxy.domain.reply import printable
 from mail_proxy.domain.tenant import Tenant
-from mail_proxy.ports import ReportSink, SinkAnswer
+from mail_proxy.ports.report_sink import ReportSink, SinkAnswer
 from mail_proxy.reporters import GROUP, Report, Reporter
 
 BUILT_IN = "http"

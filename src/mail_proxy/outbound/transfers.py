@@ -12,7 +12,8 @@ from yarl import URL
 from mail_proxy.domain.byte_source import ByteSource
 from mail_proxy.outbound.client import OutboundClient, Request, Response
 from mail_proxy.outbound.errors import OutboundError, TimedOut
-from mail_proxy.ports import StorageFailed, Transfer, Transfers
+from mail_proxy.ports.attachments import Transfer, Transfers
+from mail_proxy.ports.file_storage import StorageFailed
 
 MAX_ANSWER = 64_000
 """Bytes of an answer; storages explain an error in some hundred."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NoReturn, TypeAlias
 
-from mail_proxy.ports import SinkAnswer
+from mail_proxy.ports.report_sink import SinkAnswer
 
 
 @dataclass(frozen=True, slots=True)

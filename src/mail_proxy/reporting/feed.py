@@ -10,9 +10,9 @@ from enum import Enum
 
 import anyio
 
-from mail_proxy import ports
 from mail_proxy.domain.errors import CursorTooOld, Invalid, Problem, StoreUnavailable
-from mail_proxy.ports import Clock
+from mail_proxy.ports import outbox
+from mail_proxy.ports.clock import Clock
 from mail_proxy.reporting.payload import spliced
 
 MAX_BYTES = 1_000_000
@@ -81,7 +81,7 @@ class Feed:
     wrote: one statement a second for all that wait, and none where nobody does.
     """
 
-    def __init__(self, events: ports.Feed, clock: Clock, most_waiting: int = 500) -> None:
+    def __init__(self, events: outbox.Feed, clock: Clock, most_waiting: int = 500) -> None:
         """At most `most_waiting` calls wait. Where one comes beyond, one of the tenant with the most is answered."""
         self._events = events
         self._clock = clock

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from mail_proxy.domain.sync_lease import MANY_EVENTS, SyncMemory, SyncRecord
-from mail_proxy.ports import Clock, SyncRecords
+from mail_proxy.ports.clock import Clock
+from mail_proxy.ports.outbox import SyncRecords
 from mail_proxy.reporting.lane import SyncStatus
 
 

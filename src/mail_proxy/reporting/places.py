@@ -16,7 +16,7 @@ from enum import Enum
 import anyio
 from anyio.abc import TaskGroup
 
-from mail_proxy.ports import Clock
+from mail_proxy.ports.clock import Clock
 from mail_proxy.reporting.settings import ReportingSettings
 
 PROMPT = 0.5

@@ -15,7 +15,11 @@ from anyio.abc import TaskGroup
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.domain.sync_lease import Behind, SyncMemory, SyncStanding, Waiting
 from mail_proxy.domain.tenant import Tenant
-from mail_proxy.ports import Clock, Directory, Observers, Outbox, ReportSink
+from mail_proxy.ports.clock import Clock
+from mail_proxy.ports.directory import Directory
+from mail_proxy.ports.observers import Observers
+from mail_proxy.ports.outbox import Outbox
+from mail_proxy.ports.report_sink import ReportSink
 from mail_proxy.reporting.answer import Answer
 from mail_proxy.reporting.backoff import LONGEST_FOR_STORE, pause_after
 from mail_proxy.reporting.lane import NOW, Lane, SyncStatus

@@ -15,7 +15,11 @@ from typing_extensions import assert_never
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.domain.report import StoredEvent
 from mail_proxy.domain.tenant import Tenant
-from mail_proxy.ports import Clock, Directory, Observers, Outbox, ReportSink, SinkAnswer
+from mail_proxy.ports.clock import Clock
+from mail_proxy.ports.directory import Directory
+from mail_proxy.ports.observers import Observers
+from mail_proxy.ports.outbox import Outbox
+from mail_proxy.ports.report_sink import ReportSink, SinkAnswer
 from mail_proxy.reporting.answer import Acknowledged, Answer, Paused, Refused, understand
 from mail_proxy.reporting.backoff import LONGEST_FOR_STORE, pause_after
 from mail_proxy.reporting.complaints import Complaints

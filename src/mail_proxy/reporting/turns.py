@@ -12,7 +12,8 @@ import structlog
 
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.domain.sync_lease import SyncLease
-from mail_proxy.ports import Clock, SyncLeases
+from mail_proxy.ports.clock import Clock
+from mail_proxy.ports.outbox import SyncLeases
 from mail_proxy.reporting.lane import Lane
 
 _TO_GIVE_BACK = 2.0

@@ -40,7 +40,9 @@ from mail_proxy.outbound.callback import Endpoint, HttpReportSink
 from mail_proxy.outbound.client import Limits, OutboundClient
 from mail_proxy.outbound.guard import Guarded, Trusted, refusal
 from mail_proxy.outbound.own_reporter import BUILT_IN, OwnReporterSink, load
-from mail_proxy.ports import Clock, Observers, ReportSink, Tracer
+from mail_proxy.ports.clock import Clock
+from mail_proxy.ports.observers import Observers, Tracer
+from mail_proxy.ports.report_sink import ReportSink
 from mail_proxy.reporters import Reporter as OwnReporter
 from mail_proxy.reporting.feed import Feed
 from mail_proxy.reporting.reporter import Reporter

@@ -21,7 +21,8 @@ from mail_proxy.outbound.client import Limits
 from mail_proxy.outbound.download import DownloadClient, HttpDownloader
 from mail_proxy.outbound.guard import Guarded, Trusted
 from mail_proxy.outbound.transfers import TransferClient
-from mail_proxy.ports import CacheTier, Clock
+from mail_proxy.ports.clock import Clock
+from mail_proxy.ports.observers import CacheTier
 from mail_proxy.runtime.folders import made
 from mail_proxy.runtime.settings import Settings
 from mail_proxy.runtime.telemetry import PrometheusMeter

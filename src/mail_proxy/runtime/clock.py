@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from mail_proxy.domain.errors import StoreUnavailable
-from mail_proxy.ports import Clock
+from mail_proxy.ports.clock import Clock
 
 ASK_EVERY = 5.0
 

@@ -10,7 +10,7 @@ from mail_proxy.administration.audit import AuditLog
 from mail_proxy.administration.key_rotation import KeyRotation
 from mail_proxy.attachments.cache import CachedSource
 from mail_proxy.delivery.delivery import Delivery
-from mail_proxy.ports import Clock
+from mail_proxy.ports.clock import Clock
 from mail_proxy.reporting.feed import Feed
 from mail_proxy.reporting.reporter import Reporter
 from mail_proxy.runtime.clock import DatabaseClock

@@ -19,7 +19,7 @@ from mail_proxy.domain.attempt import Phase
 from mail_proxy.domain.large_file import LargeFileAction
 from mail_proxy.domain.message import Priority
 from mail_proxy.domain.sync_lease import Behind, SyncStanding
-from mail_proxy.ports import CacheMeter, CacheTier, CommitMeter, Meter
+from mail_proxy.ports.observers import CacheMeter, CacheTier, CommitMeter, Meter
 from mail_proxy.runtime.histograms import Histogram
 from mail_proxy.runtime.tally import Labels, Page, Shape, Tally
 
@@ -56,7 +56,8 @@ _CACHE_MISSES = _TOTALS + 4 * len(CacheTier)
 _LARGE_FILES = {action: _CACHE_MISSES + 1 + n for n, action in enumerate(LargeFileAction)}
 _OLDEST, _IN_HAND, _SESSIONS, _JOURNAL = (_CACHE_MISSES + 1 + len(LargeFileAction) + n for n in range(4))
 """Gauges of each worker; the oldest message is that of the database, in milliseconds and one more; 0: not known yet."""
-_PHASES, _PRIORITIES = tuple(Phase), tuple(Priority)
+_PHASES = {phase: n for n, phase in enumerate(Phase)}
+_PRIORITIES = {priority: n for n, priority in enumerate(Priority)}
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _WAITING = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 15, 60, 300, 1800, 7200, 86400)
 _WAITED = Histogram(
@@ -121,6 +122,8 @@ class PrometheusMeter(Meter, CacheMeter, CommitMeter, Collector):
         self._max_series = max_series
         self._max_per_tenant = max_per_tenant
         self._lock = Lock()
+        self._commit_lock = Lock()
+        """Of its own, so that the event loop never waits for a writer's thread that has lost the interpreter."""
         self._tally = tally or new_tally(1, max_series, max_per_tenant)
         self._page = self._tally.pages[worker]
         self._page.take(os.getpid())
@@ -187,11 +190,14 @@ class PrometheusMeter(Meter, CacheMeter, CommitMeter, Collector):
 
     @override
     def waited(self, priority: Priority, seconds: float) -> None:
-        self._observe(_WAITED, _PRIORITIES.index(priority), seconds)
+        self._observe(_WAITED, _PRIORITIES[priority], seconds)
 
     @override
-    def phase(self, phase: Phase, seconds: float) -> None:
-        self._observe(_PHASE, _PHASES.index(phase), seconds)
+    def phases(self, seconds: Mapping[Phase, float]) -> None:
+        cells = self._spread[_PHASE]
+        with self._lock:
+            for phase, each in seconds.items():
+                _PHASE.observe(cells, _PHASES[phase], each)
 
     @override
     def reports_took(self, seconds: float, *, answered: bool) -> None:
@@ -199,8 +205,9 @@ class PrometheusMeter(Meter, CacheMeter, CommitMeter, Collector):
 
     @override
     def committed(self, writes: int, seconds: float) -> None:
-        self._observe(_COMMIT_WRITES, 0, writes)
-        self._observe(_COMMIT_SECONDS, 0, seconds)
+        with self._commit_lock:
+            _COMMIT_WRITES.observe(self._spread[_COMMIT_WRITES], 0, writes)
+            _COMMIT_SECONDS.observe(self._spread[_COMMIT_SECONDS], 0, seconds)
 
     def _observe(self, histogram: Histogram, index: int, value: float) -> None:
         with self._lock:

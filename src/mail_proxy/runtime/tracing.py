@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,8 @@ from mail_proxy.domain.message import MessageState
 from mail_proxy.domain.report import split_reply
 from mail_proxy.domain.settlement import Settlement
 from mail_proxy.domain.trace_context import traceparent as checked
-from mail_proxy.ports import Clock, Submitted, Tracer
+from mail_proxy.ports.clock import Clock
+from mail_proxy.ports.observers import Submitted, Tracer
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -39,8 +40,12 @@ class TracingRefused(Exception):
 
 
 @dataclass(slots=True)
-class _Kept:
+class _Kept(AbstractContextManager[Submitted]):
     traceparent: str | None
+
+    @override
+    def __exit__(self, *_: object) -> None:
+        pass
 
     def done(self, tenant_id: str | None, queued: int, rejected: int) -> None:
         """Nobody looks."""
@@ -50,9 +55,8 @@ class NoTracer(Tracer):
     """Sends nothing anywhere; what a caller has sent is kept with the message all the same."""
 
     @override
-    @contextmanager
-    def submission(self, traceparent: str | None) -> Iterator[Submitted]:
-        yield _Kept(checked(traceparent))
+    def submission(self, traceparent: str | None) -> AbstractContextManager[Submitted]:
+        return _Kept(checked(traceparent))
 
     @override
     def attempt(self, account: Account, claimed: Claimed, outcome: Settlement, trace: Trace, began: float) -> None:

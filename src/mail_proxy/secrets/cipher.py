@@ -18,7 +18,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from typing_extensions import override
 
-from mail_proxy.ports import CHECK_PLACE, Cipher, SealBroken, WrongKey
+from mail_proxy.ports.secrets import CHECK_PLACE, Cipher, SealBroken, WrongKey
 
 SCHEME = "ENC1"
 KEY_BYTES = 32

@@ -26,7 +26,7 @@ from mail_proxy.domain.attempt import (
 )
 from mail_proxy.domain.compose import Wire
 from mail_proxy.domain.reply import Reply
-from mail_proxy.ports import BeforeDot, Transport
+from mail_proxy.ports.transport import BeforeDot, Transport
 from mail_proxy.smtp.dot_stuffing import unstuff
 
 Rule = Callable[[str], Answer | Reply | None]

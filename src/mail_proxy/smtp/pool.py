@@ -24,7 +24,7 @@ from mail_proxy.domain.attempt import (
 )
 from mail_proxy.domain.compose import Wire
 from mail_proxy.domain.poison import error_words
-from mail_proxy.ports import AccessTokens, BeforeDot, Transport
+from mail_proxy.ports.transport import AccessTokens, BeforeDot, Transport
 from mail_proxy.smtp.account_sessions import AccountSessions, Ended
 from mail_proxy.smtp.connection import Loss, LossKind
 from mail_proxy.smtp.dialling import AddressRefusal, any_address

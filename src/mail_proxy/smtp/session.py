@@ -16,7 +16,7 @@ from mail_proxy.domain.account import Account
 from mail_proxy.domain.attempt import AccountRefused, HostFailed, Phase, Step
 from mail_proxy.domain.compose import Wire
 from mail_proxy.domain.secret import Secret
-from mail_proxy.ports import AccessTokens, BeforeDot
+from mail_proxy.ports.transport import AccessTokens, BeforeDot
 from mail_proxy.smtp.connection import Connection, ConnectionLost
 from mail_proxy.smtp.dialling import AddressRefusal, AddressRefused, address_literal, any_address, dial
 from mail_proxy.smtp.echoes import unechoed

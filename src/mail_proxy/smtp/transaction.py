@@ -11,7 +11,7 @@ from mail_proxy.domain.attempt import Answer, Phase, Stage
 from mail_proxy.domain.byte_source import ByteSource
 from mail_proxy.domain.compose import Wire
 from mail_proxy.domain.value import value
-from mail_proxy.ports import BeforeDot
+from mail_proxy.ports.transport import BeforeDot
 from mail_proxy.smtp.connection import Connection, ConnectionLost, Loss, LossKind, RawReply
 from mail_proxy.smtp.dot_stuffing import DotStuffer
 from mail_proxy.smtp.extensions import Extensions

@@ -22,7 +22,8 @@ from mail_proxy.domain.poison import MOST_CRASHES
 from mail_proxy.domain.report import EventType
 from mail_proxy.domain.requeue import BODY_REMOVED
 from mail_proxy.domain.settlement import RATE_LIMITED
-from mail_proxy.ports import Clock, MessageFilter, Page, PastEvent, Place
+from mail_proxy.ports.archive import MessageFilter, Page, PastEvent, Place
+from mail_proxy.ports.clock import Clock
 from mail_proxy.store import standing
 from mail_proxy.store.database import Database
 from mail_proxy.store.loading import recipient_of

@@ -27,7 +27,7 @@ from sqlalchemy.engine import URL
 
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.domain.report import Event
-from mail_proxy.ports import CommitMeter
+from mail_proxy.ports.observers import CommitMeter
 from mail_proxy.store.engines import postgresql_engine, repeatable, sqlite_engine
 from mail_proxy.store.errors import FsyncFailed, can_run_again, connection_lost, translate
 from mail_proxy.store.line import Call, Line, Patience

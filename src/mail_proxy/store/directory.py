@@ -18,7 +18,10 @@ from mail_proxy.domain.oauth import OAuth
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.signing import Signing
 from mail_proxy.domain.tenant import Suspension, Tenant
-from mail_proxy.ports import Cipher, Clock, KeyedTenant, Stale
+from mail_proxy.ports.clock import Clock
+from mail_proxy.ports.directory import KeyedTenant
+from mail_proxy.ports.queue import Stale
+from mail_proxy.ports.secrets import Cipher
 from mail_proxy.store.database import Database, Operation, Transaction
 from mail_proxy.store.directory_rows import DirectoryRows
 from mail_proxy.store.files import forget_links

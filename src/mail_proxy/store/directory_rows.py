@@ -14,7 +14,7 @@ from mail_proxy.domain.rate_limit import LimitBehavior, Limits
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.signing import EarlierSecret, Signing
 from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Suspension, Tenant
-from mail_proxy.ports import Cipher
+from mail_proxy.ports.secrets import Cipher
 from mail_proxy.store.sealed import DeclaredPlaces
 
 

@@ -32,7 +32,8 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from mail_proxy.domain.attachment_auth import place_of
 from mail_proxy.domain.message import Existing, MessageState, NewMessage, Verdict, resubmission
 from mail_proxy.domain.report import EventType
-from mail_proxy.ports import Cipher, Taken
+from mail_proxy.ports.queue import Taken
+from mail_proxy.ports.secrets import Cipher
 from mail_proxy.store.database import Transaction
 from mail_proxy.store.hints import Hint
 from mail_proxy.store.prepared import Prepared

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import BigInteger, Connection, Integer, Text, bindparam, func, select, text
 
 from mail_proxy.domain.report import Event, EventType, StoredEvent
-from mail_proxy.ports import Stretch
+from mail_proxy.ports.outbox import Stretch
 from mail_proxy.store.database import Database
 from mail_proxy.store.keyset import downwards, upwards
 from mail_proxy.store.rows import pack, packed, unpack, unpacked

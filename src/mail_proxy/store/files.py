@@ -29,7 +29,7 @@ from mail_proxy.domain.large_file import (
     StoragePlace,
 )
 from mail_proxy.domain.secret import Secret
-from mail_proxy.ports import Cipher
+from mail_proxy.ports.secrets import Cipher
 from mail_proxy.store.database import Database, Operation, Transaction
 from mail_proxy.store.schema import file_links, file_storages, kept_files
 from mail_proxy.store.sealed import DeclaredPlaces, key_of_the_database, sealed_as_the_database_is

@@ -18,7 +18,7 @@ import structlog
 from sqlalchemy import Text, bindparam, func, select
 
 from mail_proxy.domain.errors import StoreUnavailable
-from mail_proxy.ports import Clock
+from mail_proxy.ports.clock import Clock
 from mail_proxy.store.database import Database, Operation, Transaction
 
 CHANNEL = "mail_proxy"

@@ -9,7 +9,7 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 
-from mail_proxy.ports import Clock
+from mail_proxy.ports.clock import Clock
 from mail_proxy.store.engines import CONNECT_ARGUMENTS
 from mail_proxy.store.hints import CHANNEL, Hint, understood
 from mail_proxy.store.store import Store

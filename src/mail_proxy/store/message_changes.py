@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import BigInteger, ColumnElement, Connection, Select, Text, and_, bindparam, false, func, select, text
 
 from mail_proxy.domain.message import MessageState
-from mail_proxy.ports import Deletion, Found, Requeueing, RetryFilter
+from mail_proxy.ports.message_changes import Deletion, Found, Requeueing, RetryFilter
 from mail_proxy.store.database import Database, Operation
 from mail_proxy.store.keyset import upwards
 from mail_proxy.store.queue import ENQUEUES

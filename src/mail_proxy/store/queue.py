@@ -10,7 +10,8 @@ from mail_proxy.domain.backlog import Survey
 from mail_proxy.domain.claim import Claimed, Demand, Taking
 from mail_proxy.domain.message import NewMessage
 from mail_proxy.domain.settlement import Settlement
-from mail_proxy.ports import Cipher, Promotion, Stale, Taken
+from mail_proxy.ports.queue import Promotion, Stale, Taken
+from mail_proxy.ports.secrets import Cipher
 from mail_proxy.store import rescue
 from mail_proxy.store.bodies import BodiesRequest, RemoveBodies
 from mail_proxy.store.claim import Claim, ClaimRequest, refusal_token

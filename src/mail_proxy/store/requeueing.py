@@ -11,7 +11,7 @@ from sqlalchemy import BigInteger, Connection, Double, Integer, Text, false, sel
 
 from mail_proxy.domain.message import MessageState
 from mail_proxy.domain.requeue import Requeued, Skipped, requeue
-from mail_proxy.ports import Requeueing
+from mail_proxy.ports.message_changes import Requeueing
 from mail_proxy.store.database import Transaction
 from mail_proxy.store.hints import Hint
 from mail_proxy.store.loading import Loader

@@ -23,7 +23,7 @@ from sqlalchemy import (
 from mail_proxy.domain.claim import Claimed
 from mail_proxy.domain.message import MessageState, Priority
 from mail_proxy.domain.poison import MOST_CRASHES
-from mail_proxy.ports import Promotion
+from mail_proxy.ports.queue import Promotion
 from mail_proxy.store.database import Transaction
 from mail_proxy.store.keyset import each_value
 from mail_proxy.store.loading import Loader

@@ -14,7 +14,7 @@ from sqlalchemy import BigInteger, Column, ColumnElement, Connection, Table, Tex
 
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.domain.sealing import Resealed, SealCursor, SealStanding
-from mail_proxy.ports import CHECK_PLACE, Cipher, SealBroken, WrongKey
+from mail_proxy.ports.secrets import CHECK_PLACE, Cipher, SealBroken, WrongKey
 from mail_proxy.store.database import Database, Operation, Transaction
 from mail_proxy.store.rows import pack, unpacked
 from mail_proxy.store.schema import IDENTITY, SEALED, contents, instances, messages, metadata, settings

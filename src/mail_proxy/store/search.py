@@ -38,7 +38,7 @@ from sqlalchemy.dialects.postgresql import JSON
 
 from mail_proxy.domain.message import FINAL_STATES, WAITING_STATES, MessageState
 from mail_proxy.domain.search import TextFilter, Texts, fits
-from mail_proxy.ports import MessageFilter, Place
+from mail_proxy.ports.archive import MessageFilter, Place
 from mail_proxy.store.keyset import LAST, backwards, each_value
 from mail_proxy.store.rows import among, pack, packed, selected, unpack
 from mail_proxy.store.schema import ANY_MESSAGE, accounts, contents, messages, recipients

@@ -10,7 +10,8 @@ from functools import partial
 from sqlalchemy import select, text
 
 from mail_proxy.domain.errors import StoreUnavailable
-from mail_proxy.ports import Cipher, Clock
+from mail_proxy.ports.clock import Clock
+from mail_proxy.ports.secrets import Cipher
 from mail_proxy.store.archive import StoreArchive
 from mail_proxy.store.command_log import StoreCommandLog
 from mail_proxy.store.database import Database, Operation, Transaction

@@ -15,7 +15,7 @@ from sqlalchemy import literal_column as sql
 from sqlalchemy.dialects.postgresql import insert
 
 from mail_proxy.domain.sync_lease import SyncLease, SyncMemory
-from mail_proxy.ports import Clock
+from mail_proxy.ports.clock import Clock
 from mail_proxy.store.database import Database, Operation, Transaction
 from mail_proxy.store.prepared import Prepared
 from mail_proxy.store.rows import among, pack, packed, unpacked

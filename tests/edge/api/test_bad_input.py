@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from mail_proxy.api import bodies
 from mail_proxy.api.application import create_app
 from mail_proxy.domain.errors import StoreUnavailable
-from mail_proxy.ports import KeyedTenant
+from mail_proxy.ports.directory import KeyedTenant
 from tests.support.api import ADMIN_TOKEN, Instance, a_submission, new_tenant
 
 both_databases = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)

@@ -11,7 +11,7 @@ from mail_proxy.domain.download_link import token_of
 from mail_proxy.domain.errors import Problem
 from mail_proxy.domain.large_file import DAY, FileLink, LinkedFile, LinkWanted, StorageKind, StoragePlace
 from mail_proxy.domain.secret import Secret
-from mail_proxy.ports import StorageFailed
+from mail_proxy.ports.file_storage import StorageFailed
 from tests.support.api import Instance, new_tenant
 from tests.support.sources import Held
 

@@ -15,7 +15,7 @@ from mail_proxy.outbound.client import Request, Response
 from mail_proxy.outbound.download import DownloadClient, HttpDownloader
 from mail_proxy.outbound.guard import Guarded, Trusted, parse_networks
 from mail_proxy.outbound.resolver import AddressInfo, system_lookup
-from mail_proxy.ports import Download, FetchFailed
+from mail_proxy.ports.attachments import Download, FetchFailed
 from tests.support.callback_server import CallbackServer, Manner, Reply
 
 BEARER = ClientAuth(ClientAuthMethod.BEARER, token=Secret("s3cr3t-canary"))

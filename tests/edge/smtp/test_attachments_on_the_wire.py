@@ -21,7 +21,7 @@ from mail_proxy.domain.compose import compose
 from mail_proxy.domain.filename import safe_name
 from mail_proxy.domain.message import Identity
 from mail_proxy.intake.validation import Accepted, check
-from mail_proxy.ports import Fetched
+from mail_proxy.ports.attachments import Fetched
 from tests.edge.smtp.recording import Line, recorded_line
 from tests.flows.intake_fakes import item
 from tests.support.sources import Held

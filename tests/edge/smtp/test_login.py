@@ -16,7 +16,7 @@ from mail_proxy.domain.account import Account, AuthMethod, TlsMode
 from mail_proxy.domain.attempt import AccountRefused, HostFailed, Probed, Step
 from mail_proxy.domain.oauth import OAuth
 from mail_proxy.domain.secret import Secret
-from mail_proxy.ports import AccessTokens
+from mail_proxy.ports.transport import AccessTokens
 from mail_proxy.smtp.login import mechanisms
 from mail_proxy.smtp.pool import SmtpTransport
 from tests.edge.smtp.conftest import SHORT

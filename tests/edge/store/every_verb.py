@@ -23,7 +23,8 @@ from mail_proxy.domain.search import TextFilter
 from mail_proxy.domain.settlement import Policy, Settlement, settle
 from mail_proxy.domain.sync_lease import SyncMemory
 from mail_proxy.domain.tenant import Suspension
-from mail_proxy.ports import Deletion, MessageFilter, RetryFilter
+from mail_proxy.ports.archive import MessageFilter
+from mail_proxy.ports.message_changes import Deletion, RetryFilter
 from mail_proxy.store.claim import Claim, ClaimRequest
 from mail_proxy.store.database import Transaction
 from mail_proxy.store.store import Store

@@ -1,0 +1,1 @@
+"""What the flows need from the world, as promises. Each Protocol is kept by one package below the flows."""
