@@ -13,7 +13,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import MetaData, create_engine, text
 
-from mail_proxy.store import opening
+from mail_proxy.store import engines, opening
 from mail_proxy.store.opening import MIGRATIONS, StoreRefused, database_url
 from tests.acceptance.sinks import running_sink
 from tests.support.instance import Instance, a_message, run
@@ -202,6 +202,14 @@ async def test_a_new_schema_waits_until_the_old_version_has_ended(at_an_older_sc
     assert time.monotonic() - began >= 0.3
     await store.close()
     engine.dispose()
+
+
+async def test_the_look_at_others_is_no_transaction_that_was_left_open(
+    at_an_older_schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(engines.POSTGRESQL_SESSION, "idle_in_transaction_session_timeout", "100ms")
+    store = await open_test_store(at_an_older_schema)
+    await store.close()
 
 
 def test_how_long_it_looks_goes_by_the_lease(at_an_older_schema: str, monkeypatch: pytest.MonkeyPatch) -> None:

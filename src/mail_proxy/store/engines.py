@@ -21,7 +21,7 @@ from the system's cache."""
 
 # Each statement of the queue takes a few rows by an index, in the index's order. PostgreSQL keeps a prepared
 # statement's plan, and one made while the tables were empty would read them from end to end once they are full.
-_POSTGRESQL_SESSION = {
+POSTGRESQL_SESSION = {
     "enable_seqscan": "off",
     "enable_bitmapscan": "off",
     "enable_hashjoin": "off",
@@ -96,7 +96,7 @@ def postgresql_engine(url: URL, *, connections: int) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _configure(connection: DBAPIConnection, _record: object) -> None:
-        settings = [f"set_config('{name}', '{value}', false)" for name, value in _POSTGRESQL_SESSION.items()]
+        settings = [f"set_config('{name}', '{value}', false)" for name, value in POSTGRESQL_SESSION.items()]
         cursor = connection.cursor()
         cursor.execute(f"SELECT {', '.join([*settings, _WAIT_FOR_THE_DISK])}")
         cursor.close()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -41,6 +42,8 @@ A_COMMAND = "a command of mail-proxy"
 """What a process that has a store open for a moment gives as its address."""
 COMMAND_PATIENCE = 5.0
 """Seconds to wait for such a one."""
+
+log = structlog.get_logger(__name__)
 
 
 class StoreRefused(Exception):
@@ -166,6 +169,7 @@ def _migrate(connection: Connection, dialect: str, two_beats: float) -> None:
     scripts = ScriptDirectory.from_config(config)
     if dialect == "postgresql":
         connection.execute(text("SET LOCAL lock_timeout = 0"))
+        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))  # two beats may take longer
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
     current = MigrationContext.configure(connection).get_current_revision()
     if current is not None and current not in {script.revision for script in scripts.walk_revisions()}:
@@ -185,6 +189,7 @@ def _refuse_while_others_work(connection: Connection, why: str, two_beats: float
     before = {row.id: row.counter for row in connection.execute(listed)}
     if not before:
         return
+    log.info("waiting to see whether instances of the version before are at work", seconds=two_beats)
     time.sleep(two_beats)  # no clock of another machine is trusted
     alive = [row.id for row in connection.execute(listed) if row.counter != before.get(row.id)]
     if alive:
