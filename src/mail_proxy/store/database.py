@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Connection, Engine, make_url
@@ -61,6 +62,18 @@ class Transaction:
         self.events.extend(events)
 
 
+class Company(Enum):
+    """What an operation may share a transaction with, where there are several writers.
+
+    Each operation locks messages in one order, but not two of them together: so those that lock messages which others
+    may want as well keep to themselves, and nobody waits in a circle.
+    """
+
+    ANY = "any"
+    OWN = "its own kind"
+    NONE = "nothing"
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Operation(Generic[ItemT, ResultT]):
     """A kind of write: takes many items in one transaction and answers one result for each, in order.
@@ -68,9 +81,7 @@ class Operation(Generic[ItemT, ResultT]):
     It may be run again, with more or fewer items, and must then come to the same end; after a lost connection only if
     it `repeats`. `unanswered` is told, on the event loop, each item that was or may have been committed without its
     caller hearing of it. Those of a lower `rank` run first in their group: so every
-    group takes its locks in the same order. One that is `alone` locks messages that another writer may want as well:
-    where there are several writers, each item of it has a transaction of its own, which waits for others and is never
-    waited for in a circle. `patience`: seconds that an item may wait for others to be committed with,
+    group takes its locks in the same order. `patience`: seconds that an item may wait for others to be committed with,
     where nobody waits for it.
     """
 
@@ -80,7 +91,7 @@ class Operation(Generic[ItemT, ResultT]):
     unanswered: Callable[[ItemT], None] = lambda _item: None
     rank: int = 9
     repeats: bool = True
-    alone: bool = False
+    company: Company = Company.ANY
     patience: float = 0.0
 
 
@@ -183,13 +194,19 @@ class Database:
             operation,
             item,
             weight=operation.weigh(item),
-            alone=operation.alone and self._writer_count > 1,
+            company=self._company(operation),
             start_by=time.monotonic() + operation.patience if operation.patience else 0.0,
         )
         self._writes.add(call)
         self._write_patience.watch(call)
         result: ResultT = await call.future
         return result
+
+    def _company(self, operation: Operation[Any, Any]) -> object:
+        """Return what the calls have in common that may be committed together."""
+        if self._writer_count == 1 or operation.company is Company.ANY:
+            return None
+        return operation if operation.company is Company.OWN else object()
 
     async def drained(self) -> None:
         """Return when nothing that was handed over is still on its way, whether or not somebody waits for it."""

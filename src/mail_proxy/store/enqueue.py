@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
@@ -19,6 +19,7 @@ from sqlalchemy import (
     case,
     delete,
     exists,
+    func,
     insert,
     literal,
     or_,
@@ -37,12 +38,15 @@ from mail_proxy.ports.secrets import Cipher
 from mail_proxy.store.database import Transaction
 from mail_proxy.store.hints import Hint
 from mail_proxy.store.prepared import Prepared
-from mail_proxy.store.rows import ALONE, one_of, pack, packed, selected, unpacked
+from mail_proxy.store.rows import ALONE, among, one_of, pack, packed, selected, unpacked
 from mail_proxy.store.schema import contents, events, messages, recipients
 from mail_proxy.store.sealed import sealed_as_the_database_is
 from mail_proxy.store.version import hold_version
 
 _ATTEMPTED = [each.value for each in (EventType.SENT, EventType.FAILED, EventType.EXPIRED, EventType.UNCERTAIN)]
+
+_NUMBERS = "messages_pk_seq"
+"""PostgreSQL: where the numbers of messages come from."""
 
 Key = tuple[str, str]
 
@@ -65,6 +69,12 @@ class _Row:
     pk: int
     new: bool
     existing: Existing
+
+    def replaced_by(self, given: Sequence[NewMessage]) -> bool:
+        """Say whether one of these takes its place."""
+        return not self.new and any(
+            resubmission(self.existing, message.digest)[0] is Verdict.REPLACED for message in given
+        )
 
 
 class Enqueue:
@@ -91,8 +101,15 @@ class Enqueue:
                 "created_ts": Double(),
             },
         )
-        columns = [*new.c.keys(), "attempts", "token"]
-        source = select(*new.c, literal(0), bindparam("nonce", type_=Text)).where(true())
+        rest = (literal(0), bindparam("nonce", type_=Text))
+        if dialect == "postgresql":
+            # numbered as they come, and written in the order of their keys: two that write the same ones wait in turn
+            numbered = select(func.nextval(_NUMBERS, type_=BigInteger).label("pk"), *new.c).subquery("numbered")
+            source = select(*numbered.c, *rest).order_by(numbered.c.tenant_id, numbered.c.id)
+            columns = [*numbered.c.keys(), "attempts", "token"]
+        else:
+            source = select(*new.c, *rest).where(true())
+            columns = [*new.c.keys(), "attempts", "token"]
         self.insert_messages = Prepared(
             into(messages).from_select(columns, source).on_conflict_do_nothing(index_elements=["tenant_id", "id"])
         )
@@ -114,11 +131,11 @@ class Enqueue:
                 case((new_or_counted, messages.c.attempts), (or_(served, has_ended), 1), else_=0).label("attempts"),
             )
             .where(selected(dialect, messages.c.pk, select(number.scalar_subquery()).select_from(keys)))
-            .order_by(messages.c.pk)
-            .with_for_update(of=messages)
             .subquery("found")
         )
         self.find = Prepared(packed(dialect, found))
+        lock = select(messages.c.pk).where(among(dialect, messages.c.pk)).order_by(messages.c.pk).with_for_update()
+        self.lock = Prepared(packed(dialect, lock.subquery("locked"))) if dialect == "postgresql" else None
         wide = unpacked(
             dialect,
             {
@@ -162,12 +179,12 @@ class Enqueue:
         """Answer each batch with what was made of its messages, or None where the directory has changed."""
         version = hold_version(transaction.connection)
         current = [batch for batch in batches if batch.directory_version == version]
-        first: dict[Key, NewMessage] = {}
+        wanted: dict[Key, list[NewMessage]] = {}
         for batch in current:
             for message in batch.messages:
-                first.setdefault((message.tenant_id, message.id), message)
-        rows = self._insert(transaction, first) if first else {}
-        if any(message.due is None for message in first.values()):
+                wanted.setdefault((message.tenant_id, message.id), []).append(message)
+        rows = self._insert(transaction, wanted) if wanted else {}
+        if any(of_key[0].due is None for of_key in wanted.values()):
             transaction.hints.add(Hint.READY.value)
         return [
             tuple(self._take(transaction, message, rows) for message in batch.messages)
@@ -176,22 +193,35 @@ class Enqueue:
             for batch in batches
         ]
 
-    def _insert(self, transaction: Transaction, first: dict[Key, NewMessage]) -> dict[Key, _Row]:
-        """Insert those whose id is free; answer the row that stands under each id now, which is locked."""
+    def _insert(self, transaction: Transaction, wanted: Mapping[Key, Sequence[NewMessage]]) -> dict[Key, _Row]:
+        """Insert the first of each id that is free; answer the row that stands under each id now.
+
+        It is locked where it is to be replaced. Whoever only repeats a message waits for nothing.
+        """
         connection, nonce = transaction.connection, uuid4().hex
         rows: dict[Key, _Row] = {}
-        missing = first
+        missing = wanted
         while missing:  # once more where another transaction has removed what was in the way of the insert
-            narrow = pack(_narrow(m) for m in missing.values())
+            narrow = pack(_narrow(of_key[0]) for of_key in missing.values())
             self.insert_messages.run(connection, {"rows": narrow, "nonce": nonce})
-            for pk, tenant_id, id_, token, digest, state, attempts in self.find.rows(
-                connection, {"keys": pack(missing), "nonce": nonce}
-            ):
-                existing = Existing(digest, MessageState(state), attempts)
-                rows[tenant_id, id_] = _Row(pk, token == nonce, existing)
-            missing = {key: message for key, message in missing.items() if key not in rows}
-        self._insert_wide(transaction, [(rows[key].pk, m) for key, m in first.items() if rows[key].new])
+            found = self._find(connection, missing, nonce)
+            replaced = {key: row.pk for key, row in found.items() if row.replaced_by(missing[key])}
+            if replaced and self.lock is not None:
+                self.lock.run(connection, {"pks": pack(replaced.values())})
+                now = self._find(connection, replaced, nonce)  # what it has become until it was locked
+                held = {key: row for key, row in now.items() if row.pk == replaced[key]}
+                found = {key: row for key, row in found.items() if key not in replaced} | held
+            rows |= found
+            missing = {key: of_key for key, of_key in missing.items() if key not in rows}
+        self._insert_wide(transaction, [(rows[key].pk, of_key[0]) for key, of_key in wanted.items() if rows[key].new])
         return rows
+
+    def _find(self, connection: Connection, keys: Iterable[Key], nonce: str) -> dict[Key, _Row]:
+        found = self.find.rows(connection, {"keys": pack(keys), "nonce": nonce})
+        return {
+            (tenant_id, id_): _Row(pk, token == nonce, Existing(digest, MessageState(state), attempts))
+            for pk, tenant_id, id_, token, digest, state, attempts in found
+        }
 
     def _insert_wide(self, transaction: Transaction, new: Sequence[tuple[int, NewMessage]]) -> None:
         if not new:

@@ -27,14 +27,14 @@ class Call:
     """One call: its caller awaits `future`; a thread leaves `result` or `error`.
 
     `start_by`: when (monotonic) it is to be taken, also where none has come that does not want to wait.
-    `alone`: nothing is to be taken with it.
+    `company`: only what has the same one is taken with it.
     `given_up`: its caller was told that the database does not answer while a thread was at work on it.
     """
 
     future: asyncio.Future[Any]
     start_by: float = field(default=0.0, kw_only=True)
     weight: int = field(default=1, kw_only=True)
-    alone: bool = field(default=False, kw_only=True)
+    company: object = field(default=None, kw_only=True)
     deadline: float = field(default=0.0, kw_only=True)
     given_up: bool = field(default=False, kw_only=True)
     result: Any = field(default=None, kw_only=True)
@@ -84,24 +84,43 @@ class Line(Generic[CallT]):
 
     def take(self, most: int = 1, weight: int = 0) -> list[CallT]:
         """Wait until something is to be taken, and take as much as goes together; at the end nothing."""
-        taken: list[CallT] = []
         with self._news:
             while not self._ended and (pause := self._start_by - time.monotonic()) > 0:
                 self._news.wait(None if pause == NEVER else pause)
-            for call in self._calls:
-                if taken and (call.alone or taken[0].alone):
-                    continue
-                weight -= call.weight
-                if taken and (weight < 0 or len(taken) >= most):
-                    break
-                taken.append(call)
+            taken = self._together(most, weight)
             for call in taken:
                 del self._calls[call]
                 self._weight -= call.weight
-            self._start_by = 0.0 if self._calls else NEVER
+            self._start_by = self._earliest()
             if self._calls:
                 self._news.notify()
         return taken
+
+    def _together(self, most: int, weight: int) -> list[CallT]:
+        """Return the first that is due, or else the first of all, and what goes with it."""
+        now = time.monotonic()
+        first = next((call for call in self._calls if call.start_by <= now), next(iter(self._calls), None))
+        if first is None:
+            return []
+        together = [first]
+        weight -= first.weight
+        for call in self._calls:
+            if call is first or call.company is not first.company:
+                continue
+            weight -= call.weight
+            if weight < 0 or len(together) >= most:
+                break
+            together.append(call)
+        return together
+
+    def _earliest(self) -> float:
+        """Return when the first of those that are left is to be taken."""
+        earliest = NEVER
+        for call in self._calls:
+            if not call.start_by:
+                return 0.0
+            earliest = min(earliest, call.start_by)
+        return earliest
 
 
 class Patience:

@@ -9,7 +9,7 @@ from sqlalchemy import BigInteger, ColumnElement, Connection, Select, Text, and_
 
 from mail_proxy.domain.message import MessageState
 from mail_proxy.ports.message_changes import Deletion, Found, Requeueing, RetryFilter
-from mail_proxy.store.database import Database, Operation
+from mail_proxy.store.database import Company, Database, Operation
 from mail_proxy.store.keyset import upwards
 from mail_proxy.store.queue import ENQUEUES
 from mail_proxy.store.removal import Clean, CleanRequest, Delete, DeleteRequest
@@ -38,13 +38,18 @@ class StoreMessageChanges:
         )
         self._find = packed(dialect, found.subquery("found"))
         self._delete_op = Operation(
-            "delete_messages", Delete(dialect).run, lambda request: request.weight, repeats=False, alone=True
+            "delete_messages", Delete(dialect).run, lambda request: request.weight, repeats=False, company=Company.NONE
         )
         self._requeue_op = Operation(
-            "requeue", Requeue(dialect).run, lambda request: request.weight, rank=ENQUEUES, repeats=False, alone=True
+            "requeue",
+            Requeue(dialect).run,
+            lambda request: request.weight,
+            rank=ENQUEUES,
+            repeats=False,
+            company=Company.NONE,
         )
         self._clean_op = Operation(
-            "clean", Clean(dialect).run, lambda request: request.weight, repeats=False, alone=True
+            "clean", Clean(dialect).run, lambda request: request.weight, repeats=False, company=Company.NONE
         )
 
     async def find(self, tenant_id: str, ids: Sequence[str]) -> Mapping[str, int]:

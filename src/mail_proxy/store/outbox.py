@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, Connection, Double, Integer, Text, bindparam,
 from mail_proxy.domain.message import FINAL_STATES
 from mail_proxy.domain.report import Event, EventType, StoredEvent
 from mail_proxy.domain.sync_lease import SyncLease, Waiting
-from mail_proxy.store.database import Database, Operation, Transaction
+from mail_proxy.store.database import Company, Database, Operation, Transaction
 from mail_proxy.store.keyset import upwards
 from mail_proxy.store.prepared import Prepared
 from mail_proxy.store.rows import among, one_of, pack, packed, selected, unpack
@@ -20,8 +20,6 @@ from mail_proxy.store.sync_notes import memory_columns, read_memory
 
 ACKNOWLEDGEMENTS_WAIT = 0.02
 """Seconds: one that is lost in that time is told again, as one whose answer was lost."""
-ACKNOWLEDGES = 10
-"""Rank of the operation: what else is in its group has locked its messages by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +92,7 @@ class StoreOutbox:
             update(messages).where(selected(dialect, messages.c.pk, done)).values(reported_ts=now)
         )
         self._holders = Holders(dialect)
-        self._acknowledge = Operation("acknowledge", self._run, rank=ACKNOWLEDGES, patience=ACKNOWLEDGEMENTS_WAIT)
+        self._acknowledge = Operation("acknowledge", self._run, company=Company.OWN, patience=ACKNOWLEDGEMENTS_WAIT)
 
     async def tenants_with_events(self) -> Sequence[Waiting]:
         """See `Outbox.tenants_with_events`."""

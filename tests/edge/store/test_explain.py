@@ -42,10 +42,10 @@ SORTS_ITS_CHUNK = frozenset(
     {
         *("claim", "claim urgent", "claim and park", "claim again", "claim within a limit", "claim beyond a limit"),
         *("claim_expired", "claim_waited_out", "rescue", "delete account"),
-        *("delete messages", "requeue", "clean"),
+        *("delete messages", "requeue", "clean", "enqueue"),
     }
 )
-"""Verbs that read a chunk by its numbers and put it in order."""
+"""Verbs that read a chunk by its numbers, or are given one, and put it in order."""
 BOUNDED_BEYOND_THIS = COUNTS_UP_TO_MANY | LOOKS_AT_MORE_THAN_IT_SHOWS
 STARTS_AT_THE_FIRST = frozenset({"ready_accounts", "survey", "claim_waited_out"})
 """Verbs that take the first row of an index, and go on from value to value."""

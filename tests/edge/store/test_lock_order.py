@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 
 from mail_proxy.store.store import Store
 from tests.conformance.steps import ACCEPTED, NOW, REFUSED, claim, settle_all
-from tests.support.stores import a_message, enqueue, with_account
+from tests.support.stores import a_message, enqueue, open_test_store, with_account
 
 MESSAGES, ROUNDS, AT_ONCE = 40, 10, 60
 
@@ -55,3 +55,35 @@ async def test_changes_of_the_same_messages_wait_for_one_another(postgresql_stor
     await asyncio.sleep(1.1)  # a session tells its counts once a second
     await store.queue.beat(NOW)
     assert await store.database.read(deadlocks) == before
+
+
+async def test_new_messages_in_opposite_orders_wait_for_one_another(postgresql_store: Store, postgres_url: str) -> None:
+    store = postgresql_store
+    account = await with_account(store)
+    before = await store.database.read(deadlocks)
+    other = await open_test_store(postgres_url, instance_id="other")
+    for round_ in range(ROUNDS):
+        new = [a_message(f"M{round_}-{n:03}", account) for n in range(300)]
+        verdicts = await asyncio.gather(enqueue(store, *new), enqueue(other, *new[::-1]))
+        assert sum(each.count("queued") for each in verdicts) == len(new)
+    await other.close()  # with which its sessions tell their counts
+    await asyncio.sleep(1.1)  # else they do so once a second
+    await store.queue.beat(NOW)
+    assert await store.database.read(deadlocks) == before
+
+
+async def test_messages_go_out_in_the_order_in_which_they_came(store: Store) -> None:
+    account = await with_account(store)
+    ids = [f"M{n}" for n in (3, 1, 2, 11, 0)]
+    await enqueue(store, *(a_message(id_, account) for id_ in ids))
+    assert [claimed.identity.mail_id for claimed in await claim(store, account)] == ids
+
+
+async def test_a_message_that_is_repeated_does_not_wait_for_what_is_done_with_it(postgresql_store: Store) -> None:
+    store = postgresql_store
+    account = await with_account(store)
+    await enqueue(store, a_message("M1", account))
+    with store.database.engine.connect() as another:  # as its settling does
+        another.exec_driver_sql("SELECT pk FROM messages FOR UPDATE")
+        assert await enqueue(store, a_message("M1", account)) == ["duplicate"]
+        another.rollback()
