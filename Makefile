@@ -15,7 +15,7 @@ CODE := src tests tools $(wildcard bench)
 
 export PYTHON
 
-.PHONY: help setup setup-runtime demo test check format fuzz faults bench bench-full docs docs-serve clean
+.PHONY: help setup setup-runtime demo test check format fuzz faults bench bench-full package docs docs-serve clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -60,8 +60,16 @@ bench-full: setup ## Measure all of its forms (twenty minutes or so), and draw t
 	@$(RUN) bench --full --json docs/figures.json
 	@$(RUN) bench.plots docs/figures.json docs/plots
 
+package: setup-runtime ## Build the wheel and the sdist of the program, and the wheel of the client, into dist/
+	@$(RUN) hatchling build -t sdist -t wheel -d dist
+	@cd client && ../$(RUN) hatchling build -t wheel -d ../dist
+
+# The theme warns at length of MkDocs 2, which pyproject.toml keeps out.
+docs docs-serve: export NO_MKDOCS_2_WARNING := 1
+
 docs: setup ## Build the documentation as a site, into build/site
 	@$(RUN) mkdocs --quiet build
+	@echo "The site: $(CURDIR)/build/site/index.html"
 
 docs-serve: setup ## Show it at http://127.0.0.1:8001 while it is written
 	@$(RUN) mkdocs serve --dev-addr 127.0.0.1:8001

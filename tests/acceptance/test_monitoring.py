@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import pytest
 from tests.acceptance.conftest import NewInstance
 from tests.acceptance.sinks import running_sink
 from tests.acceptance.tenants import new_tenant
-from tests.docs.pages import ROOT
+from tests.docs.pages import ROOT, page
 from tests.support.callback_server import CallbackServer
 from tests.support.cloud_servers import free_port
 from tests.support.instance import Instance, a_message, eventually
@@ -53,6 +54,13 @@ def test_the_rules_are_such_and_each_fires_on_what_it_is_for() -> None:
     promtool("check", "config", "prometheus.yml")
     tried = (RULES / "mail-proxy.rules.test.yml").read_text(encoding="utf-8")
     assert {name for name in alerts if f"alertname: {name}\n        exp_alerts:\n" not in tried} == set()
+
+
+def test_the_configuration_of_the_page_is_one(tmp_path: Path) -> None:
+    (shown,) = (block for block in page("docs/metrics.md").blocks if block.mark == "prometheus.yml")
+    (tmp_path / "prometheus.yml").write_text(shown.text, encoding="utf-8")
+    shutil.copy(RULES / "mail-proxy.rules.yml", tmp_path)
+    assert "1 rule files found" in promtool("check", "config", str(tmp_path / "prometheus.yml"))
 
 
 def test_the_dashboard_is_the_one_that_is_made() -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from typing import Any
 
+import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from mail_proxy.runtime.tracing import OtlpTracer, TracingRefused
 from tests.acceptance.conftest import NewInstance
 from tests.acceptance.sinks import running_sink
 from tests.acceptance.tenants import new_tenant
 from tests.support.callback_server import CallbackServer, Manner, Reply
+from tests.support.fake_clock import FakeClock
 from tests.support.instance import a_message, eventually, run
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -102,6 +107,12 @@ async def test_a_collector_that_hangs_or_is_away_holds_nothing_up(new_instance: 
             await sink.wait_for(500)
         await collector.stop()
         assert await instance.stop() == 0
+
+
+def test_where_the_extra_is_missing_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry", None)
+    with pytest.raises(TracingRefused, match=re.escape("the extra [otel]: pip install '.[otel]'")):
+        OtlpTracer("http://127.0.0.1:4318/v1/traces", 1.0, "a", FakeClock())
 
 
 async def test_a_collector_that_cannot_be_one_stops_the_start(new_instance: NewInstance) -> None:

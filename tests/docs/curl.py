@@ -1,4 +1,4 @@
-"""As much of curl as the pages use, for machines without it: `-H`, `-d`, `-X`, one URL."""
+"""As much of curl as the pages use, for machines without it: `-sS`, `-w`, `-H`, `-d`, `-X`, one URL."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ def main() -> int:
     parser.add_argument("-H", dest="headers", action="append", default=[])
     parser.add_argument("-d", dest="data")
     parser.add_argument("-X", dest="method")
+    parser.add_argument("-sS", action="store_true")  # it shows neither progress nor more than its errors anyway
+    parser.add_argument("-w", dest="after", default="")
     parser.add_argument("url")
     given = parser.parse_args()
     data = None if given.data is None else given.data.encode()
@@ -29,6 +31,8 @@ def main() -> int:
         sys.stdout.buffer.write(error.read())
     except OSError:
         return 7
+    sys.stdout.flush()
+    sys.stdout.buffer.write(given.after.replace("\\n", "\n").encode())
     return 0
 
 

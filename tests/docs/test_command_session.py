@@ -39,3 +39,29 @@ def _without_chance(text: str) -> str:
     for pattern, instead in _SAME:
         text = re.sub(pattern, instead, text, flags=re.MULTILINE)
     return text
+
+
+async def test_exit_codes_tell_what_cannot_be_done_from_what_was_asked_wrongly(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "home")
+    try:
+        assert (await machine.run("start", "box", "--background")).code == 0
+        failed = (
+            ("box", "nobody", "messages", "list"),
+            ("status", "nosuch"),
+            ("box", "config", "set", "MAX_RETRIE=3"),
+        )
+        wrong = (
+            ("nosuch", "tenants", "list"),
+            ("box", "tenants", "lst"),
+            ("box", "tenants", "list", "--colour"),
+            ("box", "tenants", "add"),
+            ("box", "command-log", "--since", "yesterdays"),
+            ("start", "other", "--set", "MAX_RETRIE=3"),
+        )
+        for code, commands in ((1, failed), (2, wrong)):
+            assert {command: (await machine.run(*command)).code for command in commands} == dict.fromkeys(
+                commands, code
+            )
+        assert (await machine.run("serve", GMP_MAX_RETRIE="3")).code == 2
+    finally:
+        await machine.stop()

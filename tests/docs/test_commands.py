@@ -51,6 +51,9 @@ def test_getting_started_leads_to_reports(reading: Session) -> None:
     (reading.folder / "receiver.py").write_text(reading.text(receiver), encoding="utf-8")
     follow(page("docs/getting-started.md"), reading, lambda server: _until_it_serves(reading, server))
     mail_server, reports, instance = reading.servers
+    assert (reading.folder / "acme.json").stat().st_mode & 0o777 == 0o600
+    (another_token,) = (block for block in page("docs/getting-started.md").blocks if block.mark == "again")
+    reading.run(another_token)
     for id_ in ("order-1042", "reminder-7", "code-99", "spring-1", "invoice-2026-17"):
         eventually(lambda: f"{id_} sent\n" in reports.text, f"{id_} is reported: {reports.text}")  # noqa: B023
         assert mail_server.text.count(f"X-Genro-Mail-ID: {id_}\n") == 1
@@ -86,10 +89,15 @@ def test_the_receiver_refuses_strangers_and_takes_an_event_once(reading: Session
     port = reading.instead["127.0.0.1:9000"].rpartition(":")[2]
     eventually(lambda: listens(int(port)), "the receiver listens")
     report = '{"delivery_report": [{"event_id": "1", "id": "M1", "event": "sent"}]}'
-    assert '"ok": false' in _curl(f"127.0.0.1:{port}", "-d", report, "-H", "Authorization: Bearer wrong")
+    authorization = "Authorization: Bearer the-token-of-my-endpoint"
+    assert '"ok": false' in _curl(
+        f"127.0.0.1:{port}/mail-proxy/sync", "-d", report, "-H", "Authorization: Bearer wrong"
+    )
     for _ in range(2):
-        answer = _curl(f"127.0.0.1:{port}", "-d", report, "-H", "Authorization: Bearer the-token-of-my-endpoint")
-        assert answer == '{"ok": true}'
+        assert _curl(f"127.0.0.1:{port}/mail-proxy/sync", "-d", report, "-H", authorization) == '{"ok": true}'
+    asked = '{"storage_path": "doc_id=123"}'
+    assert _curl(f"127.0.0.1:{port}/mail-proxy/attachments", "-d", asked, "-H", authorization) == '{"ok": false}'
+    assert "Traceback" not in server.text
     assert server.text == "M1 sent\n"
 
 
@@ -97,8 +105,9 @@ async def test_the_stand_in_for_curl_asks_as_curl_does() -> None:
     import asyncio  # noqa: PLC0415
 
     async with CallbackServer() as server:
-        answer = await asyncio.to_thread(_curl, f"{server.url}/a?b=c", "-X", "PUT", "-H", "X-API-Token: t", "-d", "{}")
-        assert answer == '{"ok": true}'
+        words = ("-sS", "-w", "\\n", "-X", "PUT", "-H", "X-API-Token: t", "-d", "{}")
+        answer = await asyncio.to_thread(_curl, f"{server.url}/a?b=c", *words)
+        assert answer == '{"ok": true}\n'
         (request,) = server.requests
     assert (request.method, request.path, request.body) == ("PUT", "/a?b=c", b"{}")
     assert request.headers["x-api-token"] == "t"

@@ -6,6 +6,7 @@ import re
 import sqlite3
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -40,13 +41,14 @@ async def test_a_backup_made_while_the_store_is_open_holds_what_was_accepted(tmp
     account = await with_account(store)
     await enqueue(store, a_message("M1", account))
     with session(tmp_path, {"/tmp/operations": str(data)}) as reading:  # noqa: S108 - what stands in the page
-        reading.run(command)
+        copy = data / reading.run(command).strip()
+    assert copy.stat().st_mode & 0o777 == 0o600
     await enqueue(store, a_message("M2", account))
     await store.close()
 
     restored = tmp_path / "restored"
     restored.mkdir()
-    (data / "copy.db").rename(restored / "mail_service.db")
+    copy.rename(restored / "mail_service.db")
     store = await open_test_store(database_url(str(restored / "mail_service.db")))
     try:
         assert await store.archive.message("acme", "M1") is not None
@@ -54,6 +56,14 @@ async def test_a_backup_made_while_the_store_is_open_holds_what_was_accepted(tmp
         assert [each.id for each in await store.directory.accounts_of("acme")] == ["main"]
     finally:
         await store.close()
+
+
+def test_a_backup_of_what_is_not_there_is_refused_in_a_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    (command,) = (block for block in OPERATIONS.blocks if block.mark == "run")
+    with session(tmp_path, {"/tmp/operations": str(tmp_path)}) as reading:  # noqa: S108 - what stands in the page
+        said = reading.run(replace(command, text=f"! {command.text}"))
+    assert said.strip() == f"no copy of {tmp_path}/mail_service.db: unable to open database file"
+    assert list(tmp_path.glob("*.db")) == []
 
 
 async def test_the_files_of_an_instance_are_those_of_the_page_and_private(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import mail_proxy
-from tests.docs.pages import ROOT, Page, page, pages
+from tests.docs.pages import ROOT, Page, page, pages, table_rows
 
 SOURCE = ROOT / "src" / "mail_proxy"
 
@@ -69,6 +69,28 @@ def test_every_page_is_reached_from_the_index() -> None:
         new = {path for path in found - reached if path.is_file()}
         reached |= new
     assert {each.path for each in pages()} - reached == set()
+
+
+def test_every_decision_is_in_the_index() -> None:
+    linked = {link for link in page("docs/index.md").links if link.startswith("adr/")}
+    assert linked == {f"adr/{path.name}" for path in ROOT.glob("docs/adr/*.md")}
+
+
+def test_every_alert_is_explained_and_its_runbook_is_there() -> None:
+    rules = (ROOT / "deploy" / "prometheus" / "mail-proxy.rules.yml").read_text(encoding="utf-8")
+    section = page("docs/operations.md").text.partition("\n## Alerts\n")[2].partition("\n## ")[0]
+    explained = [row[0].strip("`") for row in table_rows(section)][1:]
+    assert explained == re.findall(r"- alert: (\w+)", rules)
+    for file, anchor in re.findall(r"runbook: ([\w./-]+)#(\S+)", rules):
+        assert anchor in page(file).anchors
+    assert len(re.findall(r"runbook: \S+#\S+", rules)) == len(explained)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_nothing_is_installed_by_a_name_that_is_somebody_elses(page: Page) -> None:
+    """Until 0.1.0 is published, PyPI has another program by the name."""
+    if page.path.parent.name != "adr":
+        assert re.findall(r"pip install [^`\n]*(?<![\w./-])genro-mail-proxy.*", page.text) == []
 
 
 @pytest.mark.parametrize("page", PAGES)

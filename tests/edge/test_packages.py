@@ -85,6 +85,14 @@ def test_the_wheel_says_what_it_is_and_what_it_needs(wheel: Path) -> None:
     )
 
 
+def test_what_an_index_shows_of_the_wheel_has_no_link_that_leads_nowhere_there(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (metadata,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        shown = archive.read(metadata).decode().partition("\n\n")[2]
+    assert "A mail proxy for applications" in shown
+    assert re.findall(r"\]\((?!https:)[^)]*\)", shown) == []
+
+
 def test_every_module_of_the_wheel_can_be_imported(installed: Path) -> None:
     program = (
         "import importlib, pkgutil, mail_proxy\n"
@@ -110,6 +118,8 @@ def test_the_sdist_makes_the_same_wheel_and_has_what_it_takes_to_test_it(wheel: 
     source = tmp_path / sdist.name.removesuffix(".tar.gz")
     for name in ("Makefile", "LICENSE", "tests/conftest.py", "bench/__main__.py", "deploy/docker/Dockerfile"):
         assert (source / name).is_file(), name
+    run(sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", cwd=source)
+    assert (source / "build" / "site" / "index.html").is_file()
     other = build(source, "wheel", tmp_path / "other")
     contents = []
     for file in (wheel, other):

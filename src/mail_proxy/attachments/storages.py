@@ -70,7 +70,7 @@ class OpenStorages(Storages):
         extra, module = EXTRAS[place.kind]
         if _is_there(module):
             return None
-        needed = f"needs an extra: pip install 'genro-mail-proxy[{extra}]', or [large-files] for all clouds"
+        needed = f"needs the extra [{extra}], or [large-files] for all clouds: pip install '.[{extra}]' in a checkout"
         return Problem("storage_url", needed)
 
     @override

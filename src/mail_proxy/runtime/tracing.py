@@ -81,9 +81,7 @@ class OtlpTracer(Tracer):
             from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased  # noqa: PLC0415
             from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
         except ImportError:
-            raise TracingRefused(
-                "GMP_TRACES_URL needs what comes with an extra: pip install 'genro-mail-proxy[otel]'"
-            ) from None
+            raise TracingRefused("GMP_TRACES_URL needs the extra [otel]: pip install '.[otel]' in a checkout") from None
         about = {"service.name": "genro-mail-proxy", "service.version": mail_proxy.__version__}
         resource = Resource.create({**about, "service.instance.id": instance})
         self._provider: TracerProvider = TracerProvider(

@@ -290,7 +290,7 @@ async def test_what_is_wrong_is_refused_by_its_field(
 
 
 async def test_a_storage_that_cannot_be_used_here_is_refused_with_what_to_do(instance: Instance) -> None:
-    needed = "needs an extra: pip install 'genro-mail-proxy[s3]', or [large-files] for all clouds"
+    needed = "needs the extra [s3], or [large-files] for all clouds: pip install '.[s3]' in a checkout"
     instance.storages.refused = Problem("storage_url", needed)
     async with instance.client() as client:
         await new_tenant(client, "acme")
