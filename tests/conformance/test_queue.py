@@ -11,7 +11,7 @@ import pytest
 from mail_proxy.domain.account import Hold, OnUncertain
 from mail_proxy.domain.attempt import Answer, Attempt, HostFailed, Stage
 from mail_proxy.domain.claim import Claimed, Demand
-from mail_proxy.domain.message import MessageState
+from mail_proxy.domain.message import FoundBy, MessageState, Verdict
 from mail_proxy.domain.recipient import RecipientKind, RecipientState
 from mail_proxy.domain.reply import Reply
 from mail_proxy.domain.report import EventType
@@ -161,10 +161,49 @@ async def test_ids_of_two_tenants_do_not_meet(store: Store) -> None:
     assert await enqueue(store, a_message("M1", ours), a_message("M1", theirs)) == ["queued", "queued"]
 
 
-async def test_a_message_checked_against_an_old_directory_is_not_stored(store: Store) -> None:
+async def test_a_change_that_is_none_of_its_concern_does_not_hold_a_message_up(store: Store) -> None:  # G11
     account = await with_account(store)
     before = store.directory.version
-    await store.directory.put_tenant(Tenant("new"), None)
+    await with_account(store, "neighbour")
+    await with_account(store, "acme", "other")
+    (taken,) = await store.queue.enqueue([a_message("M1", account)], before)
+    assert taken.verdict is Verdict.QUEUED
+
+
+async def test_a_message_is_not_stored_once_its_account_is_another_one(store: Store) -> None:
+    account = await with_account(store)
+    default = await with_account(store, "acme", "default", is_default=True)
+    before = store.directory.version
+    await store.directory.delete_account("acme", "main", force=True)
+    again = await with_account(store)
+    for stale in (
+        a_message("M1", account),
+        a_message("M2", replace(again, pk=default.pk)),
+        a_message("M3", again, found_by=FoundBy.DEFAULT),
+        a_message("M4", default, found_by=FoundBy.ELIMINATION),
+    ):
+        with pytest.raises(Stale):
+            await store.queue.enqueue([a_message("M0", default), stale], before)
+    assert await claim(store, default.pk) == []
+    (taken,) = await store.queue.enqueue([a_message("M5", default, found_by=FoundBy.DEFAULT)], before)
+    assert taken.verdict is Verdict.QUEUED
+
+
+async def test_an_only_account_is_the_default_until_there_is_another(store: Store) -> None:
+    account = await with_account(store)
+    before = store.directory.version
+    await with_account(store, "neighbour")
+    (taken,) = await store.queue.enqueue([a_message("M1", account, found_by=FoundBy.DEFAULT)], before)
+    assert taken.verdict is Verdict.QUEUED
+    await with_account(store, "acme", "other")
+    with pytest.raises(Stale):
+        await store.queue.enqueue([a_message("M2", account, found_by=FoundBy.DEFAULT)], before)
+
+
+async def test_a_message_is_not_stored_once_its_tenant_is_inactive(store: Store) -> None:
+    account = await with_account(store)
+    before = store.directory.version
+    await store.directory.put_tenant(Tenant("acme", active=False), None)
     with pytest.raises(Stale):
         await store.queue.enqueue([a_message("M1", account)], before)
     assert await claim(store, account.pk) == []

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import cast
 
 from mail_proxy.domain.account import Account
-from mail_proxy.domain.message import Existing, MessageState, NewMessage, Priority, Verdict, resubmission
+from mail_proxy.domain.message import Existing, FoundBy, MessageState, NewMessage, Priority, Verdict, resubmission
 from mail_proxy.domain.tenant import Tenant
 from mail_proxy.intake.intake import Intake, IntakeSettings
 from mail_proxy.ports.directory import Directory
@@ -39,6 +39,15 @@ class MemoryDirectory:
     def remove(self, tenant_id: str) -> None:
         del self._stored[tenant_id]
         self.stored_version += 1
+
+    def stands(self, message: NewMessage) -> bool:
+        """True while a message goes where it went when it was checked."""
+        if message.tenant_id not in self._stored or message.found_by is FoundBy.ELIMINATION:
+            return False
+        tenant, accounts = self._stored[message.tenant_id]
+        mine = [each for each in accounts if each.pk == message.account_pk and each.id == message.account_id]
+        by_name = message.found_by is FoundBy.NAME
+        return tenant.active and any(by_name or each.is_default or len(accounts) == 1 for each in mine)
 
     async def refresh(self) -> int:
         self.refreshed += 1
@@ -83,7 +92,8 @@ class MemoryQueue:
         self.calls.append(messages)
         if self.before is not None:
             await self.before()
-        if directory_version != self._directory.stored_version:
+        stale = directory_version != self._directory.stored_version
+        if stale and not all(self._directory.stands(message) for message in messages):
             raise Stale
         return [self._take(message) for message in messages]
 

@@ -336,7 +336,7 @@ async def test_a_change_before_the_commit_makes_the_batch_looked_at_again(desk: 
 
 async def test_the_second_look_keeps_identity_and_digest(desk: Desk) -> None:
     async def touch() -> None:
-        desk.directory.put("initech", ["x"])
+        desk.directory.put("acme", ["main"])
         if len(desk.queue.calls) == 2:
             desk.queue.before = None
 
@@ -352,9 +352,9 @@ async def test_an_account_that_another_instance_just_made_is_found(desk: Desk) -
     assert (await desk.intake.submit("acme", [item(account_id="fresh")])).queued == 1
 
 
-async def test_a_directory_that_never_rests_ends_as_store_unavailable(desk: Desk) -> None:
+async def test_an_account_that_never_rests_ends_as_store_unavailable(desk: Desk) -> None:
     async def touch() -> None:
-        desk.directory.put("initech", ["x"])
+        desk.directory.put("acme", ["bulk", "main"], default="main")  # made anew each time
 
     desk.queue.before = touch
     with pytest.raises(StoreUnavailable):
@@ -362,6 +362,27 @@ async def test_a_directory_that_never_rests_ends_as_store_unavailable(desk: Desk
     assert len(desk.queue.calls) == MAX_TRIES
     assert desk.queue.messages == {}
     assert desk.woken == []
+
+
+async def test_neighbours_that_never_rest_hold_nobody_up(desk: Desk) -> None:  # G11
+    async def touch() -> None:
+        desk.directory.put("initech", ["x"])
+
+    desk.queue.before = touch
+    assert (await desk.intake.submit("acme", [item()])).queued == 1
+    assert len(desk.queue.calls) == 1
+
+
+async def test_what_is_not_there_is_refused_while_neighbours_never_rest(desk: Desk) -> None:  # G11
+    refresh = desk.directory.refresh
+
+    async def touched() -> int:
+        desk.directory.put("initech", ["x"])
+        return await refresh()
+
+    desk.directory.refresh = touched  # type: ignore[method-assign]
+    (refused,) = (await desk.intake.submit("acme", [item(account_id="nowhere")])).rejected
+    assert refused.code == "unknown_account"
 
 
 async def test_the_directory_is_not_asked_again_while_all_is_well(desk: Desk) -> None:

@@ -102,6 +102,16 @@ class Identity:
     """Unix seconds; goes out as `Date`."""
 
 
+class FoundBy(str, Enum):
+    """How it was found whose a message is, and which account sends it."""
+
+    NAME = "name"
+    DEFAULT = "default"
+    """The tenant was named, and the account is its default or its only one."""
+    ELIMINATION = "elimination"
+    """There was no other tenant that it could be."""
+
+
 @value
 class NewMessage:
     """A checked message on its way into the queue. `fields` is the submission as JSON text; `due` None: at once.
@@ -125,6 +135,7 @@ class NewMessage:
     expires_ts: float | None = None
     by_tenant: bool = True
     auths: Secret | None = None
+    found_by: FoundBy = FoundBy.NAME
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,22 +92,27 @@ class Intake:
         now = self._clock.now()
         default = self._settings.default_priority if default_priority is None else default_priority
         drafts, rejected = await self._drafts(items, default, now, traceparent)
+        up_to_date = False
+        """True when the directory was asked since the batch came: what it does not have then is not there."""
         for _ in range(MAX_TRIES):
             # Taken first: what changes between this and the commit makes the queue say Stale.
             version = self._directory.version
             placed, unresolved = await self._place([d for d in drafts if not d.accepted.too_late], caller_tenant, now)
             late, too_late = await self._late([d for d in drafts if d.accepted.too_late], caller_tenant, now)
             unresolved += too_late
-            if unresolved and await self._directory.refresh() != version:
-                continue  # What was not found may have come by another instance.
+            if unresolved and not up_to_date:
+                up_to_date = True
+                if await self._directory.refresh() != version:
+                    continue  # What was not found may have come by another instance.
             try:
                 taken = await self._queue.enqueue([message for _, message in placed], version) if placed else ()
             except Stale:
+                up_to_date = True
                 await self._directory.refresh()
                 continue
             self._wake(placed, taken)
             return _receipt([*placed, *late], [*taken, *(KNOWN for _ in late)], [*rejected, *unresolved])
-        raise StoreUnavailable("tenants and accounts keep changing; nothing was stored, try again")
+        raise StoreUnavailable("the tenant's accounts keep changing; nothing was stored, try again")
 
     async def _drafts(
         self, items: Sequence[object], default_priority: Priority, now: float, traceparent: str | None
@@ -235,6 +240,7 @@ def _new_message(draft: _Draft, route: Route, now: float, *, by_tenant: bool) ->
         expires_ts=accepted.expires_ts,
         by_tenant=by_tenant,
         auths=accepted.auths,
+        found_by=route.found_by,
     )
 
 

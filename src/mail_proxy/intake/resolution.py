@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from mail_proxy.domain.account import Account
 from mail_proxy.domain.address import shown
 from mail_proxy.domain.errors import Forbidden
+from mail_proxy.domain.message import FoundBy
 from mail_proxy.ports.directory import Directory
 
 
@@ -18,6 +19,7 @@ class Route:
     tenant_id: str
     account_pk: int
     account_id: str
+    found_by: FoundBy
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,12 @@ class Resolver:
         if not tenant.active:
             return Unresolved("tenant_id", f"the tenant {shown(meant)} is not active", "tenant_inactive")
         account = await self._account_meant(meant, account_id)
-        return account if isinstance(account, Unresolved) else Route(meant, account.pk, account.id)
+        if isinstance(account, Unresolved):
+            return account
+        found_by = FoundBy.DEFAULT if account_id is None else FoundBy.NAME
+        if tenant_id is None and self._caller_tenant is None:
+            found_by = FoundBy.ELIMINATION
+        return Route(meant, account.pk, account.id, found_by)
 
     async def _tenant_meant(self, tenant_id: str | None, account_id: str | None) -> str | Unresolved:
         named = tenant_id if self._caller_tenant is None else self._caller_tenant

@@ -43,7 +43,8 @@ class Queue(Protocol):
     async def enqueue(self, messages: Sequence[NewMessage], directory_version: int) -> Sequence[Taken]:
         """Write messages down together and answer for each, in order. G1, G2, G3.
 
-        Raises `Stale` when the directory is no longer at that version.
+        Raises `Stale` when the directory is no longer at that version, and a message has no longer the tenant, active,
+        and the account that it had then.
         """
         ...
 

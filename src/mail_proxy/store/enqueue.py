@@ -15,6 +15,7 @@ from sqlalchemy import (
     Integer,
     SmallInteger,
     Text,
+    and_,
     bindparam,
     case,
     delete,
@@ -31,7 +32,7 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from mail_proxy.domain.attachment_auth import place_of
-from mail_proxy.domain.message import Existing, MessageState, NewMessage, Verdict, resubmission
+from mail_proxy.domain.message import Existing, FoundBy, MessageState, NewMessage, Verdict, resubmission
 from mail_proxy.domain.report import EventType
 from mail_proxy.ports.queue import Taken
 from mail_proxy.ports.secrets import Cipher
@@ -39,7 +40,7 @@ from mail_proxy.store.database import Transaction
 from mail_proxy.store.hints import Hint
 from mail_proxy.store.prepared import Prepared
 from mail_proxy.store.rows import ALONE, among, one_of, pack, packed, selected, unpacked
-from mail_proxy.store.schema import contents, events, messages, recipients
+from mail_proxy.store.schema import accounts, contents, events, messages, recipients, tenants
 from mail_proxy.store.sealed import sealed_as_the_database_is
 from mail_proxy.store.version import hold_version
 
@@ -49,6 +50,8 @@ _NUMBERS = "messages_pk_seq"
 """PostgreSQL: where the numbers of messages come from."""
 
 Key = tuple[str, str]
+Route = tuple[str, int, str, str]
+"""Tenant, account by number and id, and how they were found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,11 @@ class Batch:
 
     messages: tuple[NewMessage, ...]
     directory_version: int
+
+    @property
+    def routes(self) -> Iterable[Route]:
+        """By what it goes, if that is all that it was checked against."""
+        return {(m.tenant_id, m.account_pk, m.account_id, m.found_by.value) for m in self.messages}
 
     @property
     def weight(self) -> int:
@@ -136,6 +144,22 @@ class Enqueue:
         self.find = Prepared(packed(dialect, found))
         lock = select(messages.c.pk).where(among(dialect, messages.c.pk)).order_by(messages.c.pk).with_for_update()
         self.lock = Prepared(packed(dialect, lock.subquery("locked"))) if dialect == "postgresql" else None
+        route = unpacked(
+            dialect,
+            {"tenant_id": Text(), "account_pk": BigInteger(), "account_id": Text(), "found_by": Text()},
+            "routes",
+        )
+        another = accounts.alias("another")
+        others = exists().where(another.c.tenant_id == accounts.c.tenant_id, another.c.pk != accounts.c.pk)
+        by_default = and_(route.c.found_by == FoundBy.DEFAULT.value, or_(accounts.c.is_default, ~others))
+        standing = (
+            select(*route.c)
+            .join_from(route, accounts, accounts.c.pk == route.c.account_pk)
+            .join(tenants, tenants.c.id == accounts.c.tenant_id)
+            .where(accounts.c.tenant_id == route.c.tenant_id, accounts.c.id == route.c.account_id, tenants.c.active)
+            .where(or_(route.c.found_by == FoundBy.NAME.value, by_default))
+        )
+        self.standing = Prepared(packed(dialect, standing.subquery("standing")))
         wide = unpacked(
             dialect,
             {
@@ -176,21 +200,32 @@ class Enqueue:
         self.delete_recipients = delete(recipients).where(recipients.c.message_pk == bindparam("message"))
 
     def run(self, transaction: Transaction, batches: Sequence[Batch]) -> Sequence[tuple[Taken, ...] | None]:
-        """Answer each batch with what was made of its messages, or None where the directory has changed."""
-        version = hold_version(transaction.connection)
-        current = [batch for batch in batches if batch.directory_version == version]
+        """Answer each batch with what was made of its messages, or None where what it goes by has changed."""
+        current = self._current(transaction.connection, batches)
         wanted: dict[Key, list[NewMessage]] = {}
-        for batch in current:
-            for message in batch.messages:
+        for batch, stands in zip(batches, current, strict=True):
+            for message in batch.messages if stands else ():
                 wanted.setdefault((message.tenant_id, message.id), []).append(message)
         rows = self._insert(transaction, wanted) if wanted else {}
         if any(of_key[0].due is None for of_key in wanted.values()):
             transaction.hints.add(Hint.READY.value)
         return [
-            tuple(self._take(transaction, message, rows) for message in batch.messages)
-            if batch.directory_version == version
-            else None
-            for batch in batches
+            tuple(self._take(transaction, message, rows) for message in batch.messages) if stands else None
+            for batch, stands in zip(batches, current, strict=True)
+        ]
+
+    def _current(self, connection: Connection, batches: Sequence[Batch]) -> Sequence[bool]:
+        """Say of each batch whether what it was checked against still holds; it does until the transaction ends.
+
+        The directory may have changed where it is none of the batch's concern: all tenants share its version.
+        """  # G11
+        version = hold_version(connection)
+        doubtful = {route for batch in batches if batch.directory_version != version for route in batch.routes}
+        standing = (
+            {tuple(row) for row in self.standing.rows(connection, {"routes": pack(doubtful)})} if doubtful else ()
+        )
+        return [
+            batch.directory_version == version or all(route in standing for route in batch.routes) for batch in batches
         ]
 
     def _insert(self, transaction: Transaction, wanted: Mapping[Key, Sequence[NewMessage]]) -> dict[Key, _Row]:
