@@ -185,6 +185,20 @@ async def test_messages_of_before_the_start_are_found(bench: Bench) -> None:
         await bench.until_state("M1", MessageState.SENT)
 
 
+async def test_few_messages_are_taken_up_for_a_server_that_takes_none(bench: Bench) -> None:  # G6
+    bench.settings = replace(SETTINGS, batch_size=100)
+    account = await with_account(bench.store, max_connections=4)
+    bench.transport.gate.clear()
+    async with bench.delivering() as delivery:
+        await bench.submit(delivery, account, *(f"M{n}" for n in range(60)))
+        await bench.until_state("M3", MessageState.SENDING)
+        await bench.clock.advance(10)
+        states = [(await bench.details(f"M{n}")).state for n in range(60)]
+        assert states.count(MessageState.SENDING) <= 3 * 2 * 4  # the rest is there for other instances
+        bench.transport.gate.set()
+        await bench.until_state("M59", MessageState.SENT)
+
+
 async def test_an_account_has_as_many_messages_taken_up_as_its_batch_size_says(bench: Bench) -> None:
     account = await with_account(bench.store, max_connections=1, batch_size=3)
     bench.transport.gate.clear()

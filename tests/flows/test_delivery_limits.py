@@ -220,10 +220,10 @@ async def test_a_limit_holds_for_what_was_claimed_before_there_was_one(bench: Be
     bench.transport.gate.clear()
     async with bench.delivering() as delivery:
         await bench.submit(delivery, account, *(f"M{n}" for n in range(8)))
-        await bench.until_state("M7", MessageState.SENDING)
+        await bench.until_state("M1", MessageState.SENDING)
         await bench.store.directory.put_account(replace(account, limits=Limits(per_hour=2)))
         delivery.notify({account.pk})
-        await bench.until_state("M7", MessageState.READY)
+        await bench.until_state("M1", MessageState.READY)
         bench.transport.gate.set()
         await until_sent(bench, 3)  # the one that was on its way was not counted
         await bench.clock.advance(600)

@@ -302,7 +302,7 @@ class AccountIn(Request):
         None,
         ge=1,
         le=10_000,
-        description="Messages taken up at a time. Null: the instance's `GMP_BATCH_SIZE_PER_ACCOUNT`.",
+        description="Messages taken up at a time, at the most. Null: the instance's `GMP_BATCH_SIZE_PER_ACCOUNT`.",
         examples=[100],
     )
     limit_per_minute: Limit | None = Field(

@@ -498,7 +498,9 @@ class AccountOut(BaseModel):
     verify_tls: bool = Field(description="Whether the certificate must be valid.", examples=[True])
     ttl: float = Field(description="Seconds that an idle session is kept.", examples=[300])
     max_connections: int = Field(description="Sessions at a time, for each instance.", examples=[4])
-    batch_size: int | None = Field(description="Messages taken up at a time; null: the instance's.", examples=[None])
+    batch_size: int | None = Field(
+        description="Messages taken up at a time, at the most; null: the instance's.", examples=[None]
+    )
     on_uncertain: Literal["resend", "fail"] | None = Field(description="Null: the tenant's choice.", examples=[None])
     is_default: bool = Field(description="Whether messages that name no account go by it.", examples=[True])
     limit_per_minute: int | None = Field(description="SMTP transactions in any minute; null: no limit.", examples=[60])

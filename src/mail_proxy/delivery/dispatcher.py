@@ -225,6 +225,7 @@ class Dispatcher:
             in_time = lane.just_in_time and found[demand.account_pk]
             behind_parked = demand.account_pk in taking.parked and demand.account_pk not in taking.limited
             took_all = found[demand.account_pk] >= demand.limit
+            lane.reach.took(anyio.current_time(), all_=took_all and not demand.urgent_only)
             heavy = demand.account_pk in taking.heavy
             if heavy:
                 self._in_hand.left_heavy(demand.account_pk)
@@ -333,7 +334,16 @@ class Dispatcher:
             await self._give_back(lane)
         if lane.just_in_time:
             return lane.account.max_connections - lane.senders - lane.in_hand
-        return lane.account.batch_size or self._settings.batch_size
+        if lane.in_hand <= self._ahead(lane) // 2:
+            lane.reach.half_gone(anyio.current_time(), *self._bounds(lane))
+        return self._ahead(lane)
+
+    def _bounds(self, lane: Lane) -> tuple[int, int]:
+        """Return how many sessions it may have, and how many messages may be taken up at a time for it."""
+        return lane.account.max_connections, lane.account.batch_size or self._settings.batch_size
+
+    def _ahead(self, lane: Lane) -> int:
+        return lane.reach.ahead(*self._bounds(lane))
 
     def _want(self, account_pk: int) -> None:
         self._news[account_pk] = None
@@ -443,8 +453,7 @@ class Dispatcher:
 
     def _look_for_more(self, lane: Lane) -> None:
         """Have more claimed for a lane that has just come to half of what it may have in hand."""
-        half = (lane.account.batch_size or self._settings.batch_size) // 2
-        if (self._wanted or self._news) and lane.in_hand == half:
+        if (self._wanted or self._news) and lane.in_hand == self._ahead(lane) // 2:
             self._wake.set()
 
     async def _fetched(self, lane: Lane, job: Job, end: FetchEnd) -> None:

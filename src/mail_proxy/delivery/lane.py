@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from mail_proxy.delivery.breaker import Breaker
 from mail_proxy.delivery.files import Files
+from mail_proxy.delivery.reach import Reach
 from mail_proxy.domain.account import Account
 from mail_proxy.domain.claim import Claimed
 
@@ -67,6 +68,7 @@ class Lane:
     """True when a message is claimed only for a session that is free."""
     shut_until: float | None = None
     """Until when (monotonic) a rate limit lets nothing through; None: open."""  # G10
+    reach: Reach = field(default_factory=Reach)
     _jobs: list[Job] = field(default_factory=list)
 
     def adopt(self, account: Account) -> None:

@@ -155,7 +155,10 @@ class Settings(BaseSettings):
         2, description="Seconds between looks at the queue when nothing else says that there is something to send."
     )
     batch_size_per_account: int = Field(
-        100, ge=1, le=10_000, description="Messages taken up at a time for an account without `batch_size`."
+        100,
+        ge=1,
+        le=10_000,
+        description="Messages taken up at a time, at the most, for an account without `batch_size`.",
     )
     max_concurrent_sends: int = Field(
         200, ge=1, le=10_000, description="SMTP transactions at a time, over all accounts of this instance."

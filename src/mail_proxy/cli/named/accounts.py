@@ -74,7 +74,7 @@ def settings(command: Callable[..., None]) -> Callable[..., None]:
                 type=click.Choice(BEHAVIOURS),
                 help="Beyond a limit: wait, or fail. [default: defer]",
             ),
-            click.option("--batch-size", type=int, metavar="N", help="Messages taken up at a time."),
+            click.option("--batch-size", type=int, metavar="N", help="Messages taken up at a time, at the most."),
             click.option(
                 "--ttl", type=float, metavar="SECONDS", help="How long an idle session is kept. [default: 300]"
             ),
