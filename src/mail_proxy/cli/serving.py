@@ -159,7 +159,8 @@ async def _serve(settings: Settings, listening: socket.socket, place: Place, tal
     async with open_app(settings, address, place.worker, tally) as app:
         room = _room_for_connections(settings)
         app.feed.most_waiting = max(1, room // 2)  # G11
-        server = HttpServer(create_app(services_from(app)), listening, room)
+        services = services_from(app)
+        server = HttpServer(create_app(services), listening, room, services.security_log.request_refused)
         app.supervisor.add("http", server.run)
 
         def stop() -> None:
