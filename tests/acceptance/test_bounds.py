@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 
 import httpx
@@ -13,6 +14,29 @@ from tests.support.instance import Instance, a_message
 
 BODIES, MEGABYTES = 12, 8
 PATH = "/commands/add-messages"
+
+
+GARBAGE = b"garbage\r\n\r\n"
+UPGRADE = b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"  # uvicorn warns of it
+
+
+async def test_what_is_no_request_cannot_fill_the_log(new_instance: NewInstance) -> None:
+    instance = new_instance()
+    await instance.start()
+    before = len(instance.read_log())
+    host, port = instance.address.removeprefix("http://").split(":")
+    ids = []
+    for data in (GARBAGE, UPGRADE) * 100:
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(data)
+        head = await reader.readuntil(b"\r\n\r\n")
+        ids += re.findall(rb"x-request-id: (\w+)", head) if data is GARBAGE else []
+        writer.close()
+    assert await instance.stop() == 0
+    told = instance.logged("request refused", address="127.0.0.1", code="bad_request", level="warning")
+    assert [line["request_id"] for line in told] == [each.decode() for each in ids[:30]]
+    assert len(ids) == 100
+    assert not [line for line in instance.read_log()[before:] if "logger" in line]
 
 
 def resident(instance: Instance, which: str) -> int:

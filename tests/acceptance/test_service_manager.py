@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -61,23 +63,66 @@ async def test_it_is_told_of_each_turn_of_a_life(manager: tuple[Told, str], new_
     assert "STOPPING=1" in told.states
 
 
-async def test_workers_are_ready_when_all_of_them_are(
-    manager: tuple[Told, str], postgres_url: str, tmp_path: Path
-) -> None:
-    told, path = manager
+@pytest.fixture
+async def several(manager: tuple[Told, str], postgres_url: str, tmp_path: Path) -> AsyncIterator[Instance]:
+    """Two workers that systemd waits 3 s for, started."""
     folder = tmp_path / "workers"
     folder.mkdir()
     instance = Instance(folder, postgres_url, WORKERS="2")
-    instance.variables = {"NOTIFY_SOCKET": path}
-    try:
-        await instance.start()
-        await eventually(lambda: "READY=1" in told.states, "it says that it serves")
-        assert told.states.count("READY=1") == 1
-        assert len(instance.logged("worker serving")) == 2
-        assert await instance.stop() == 0
-        assert "STOPPING=1" not in told.states  # a worker that ends is not the service's end
-    finally:
-        instance.close()
+    instance.variables = {"NOTIFY_SOCKET": manager[1], "WATCHDOG_USEC": "3000000"}
+    await instance.start()
+    yield instance
+    instance.close()
+
+
+def processes(instance: Instance) -> list[int]:
+    """The workers, the latest of each last."""
+    return [line["pid"] for line in instance.logged("worker serving")]
+
+
+async def test_the_parent_speaks_for_all_workers(manager: tuple[Told, str], several: Instance) -> None:
+    told, _ = manager
+    await eventually(lambda: "READY=1" in told.states, "it says that they serve")
+    assert len(processes(several)) == 2
+    said = told.states.count("WATCHDOG=1")
+    await eventually(lambda: told.states.count("WATCHDOG=1") > said + 2, "it says that they live")
+    several.freeze()  # the parent; the workers go on
+    said = len(told.states)
+    await asyncio.sleep(1)
+    assert len(told.states) == said
+    several.thaw()
+    assert await several.stop() == 0
+    assert told.states.count("READY=1") == told.states.count("STOPPING=1") == 1
+
+
+async def test_the_service_goes_on_living_while_a_hung_worker_is_replaced(
+    manager: tuple[Told, str], several: Instance
+) -> None:
+    told, _ = manager
+    os.kill(processes(several)[0], signal.SIGSTOP)
+    await eventually(lambda: len(processes(several)) == 3, "another worker takes its place", 30)
+    said = told.states.count("WATCHDOG=1")
+    assert said >= 10
+    await eventually(lambda: told.states.count("WATCHDOG=1") > said, "it says that all live")
+    assert told.states.count("READY=1") == 1
+    assert await several.stop() == 0
+
+
+async def test_nobody_is_taken_for_hung_who_stood_still_with_the_whole_machine(
+    manager: tuple[Told, str], several: Instance
+) -> None:
+    told, _ = manager
+    everybody = [several.pid, *processes(several)]
+    for pid in everybody:
+        os.kill(pid, signal.SIGSTOP)
+    await asyncio.sleep(4)  # longer than anybody may be silent
+    said = told.states.count("WATCHDOG=1")
+    for pid in everybody:
+        os.kill(pid, signal.SIGCONT)
+    await eventually(lambda: told.states.count("WATCHDOG=1") > said + 2, "it looks at them again")
+    assert await several.stop() == 0
+    assert not several.logged("worker hangs and is killed")
+    assert processes(several) == everybody[1:]
 
 
 async def test_nobody_there_keeps_nobody_from_serving(new_instance: NewInstance, tmp_path: Path) -> None:

@@ -146,6 +146,30 @@ async def test_a_worker_that_is_killed_is_started_anew_and_nothing_is_lost_or_co
         assert await instance.stop() == 0
 
 
+async def test_a_worker_that_hangs_is_killed_and_started_anew(postgres_url: str, tmp_path: Path) -> None:
+    instance = Instance(tmp_path, postgres_url, WORKERS="2", SHUTDOWN_GRACE="2")
+    instance.variables = {"WATCHDOG_USEC": "4000000"}  # and nobody who listens
+    await instance.start()
+    try:
+        async with running_sink() as sink, new_tenant(instance, sink.port) as acme:
+            first = workers(instance)
+            os.kill(first[1], signal.SIGSTOP)
+            await eventually(lambda: workers(instance)[1] != first[1], "another worker takes its place", 30)
+            assert not alive(first[1])
+            (line,) = instance.logged("worker hangs and is killed")
+            assert (line["worker"], line["pid"], line["silent"]) == (1, first[1], 4)
+            (line,) = instance.logged("worker ended")
+            assert (line["worker"], line["pid"], line["code"]) == (1, first[1], -signal.SIGKILL)
+            assert workers(instance)[0] == first[0]
+            with only(instance, 1):
+                async with instance.client(acme.token) as client:
+                    await client.submit(a_message("M1"))
+                    await client.message_when("M1", "sent")
+        assert await instance.stop() == 0
+    finally:
+        await closed(instance)
+
+
 async def test_workers_end_in_good_order_when_their_parent_is_killed(instance: Instance) -> None:
     async with running_sink() as sink, new_tenant(instance, sink.port) as acme:
         await acme.client.submit(a_message("M1"))

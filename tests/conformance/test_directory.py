@@ -14,7 +14,7 @@ from mail_proxy.administration.accounts import Accounts
 from mail_proxy.administration.requests import AccountIn
 from mail_proxy.administration.scheduling import activated, suspended
 from mail_proxy.domain.account import Account, AuthMethod, Hold, OnUncertain, TlsMode
-from mail_proxy.domain.errors import Conflict
+from mail_proxy.domain.errors import Conflict, Invalid
 from mail_proxy.domain.message import MessageState
 from mail_proxy.domain.oauth import OAuth
 from mail_proxy.domain.report import EventType
@@ -424,8 +424,33 @@ async def test_a_secret_moved_to_another_place_is_not_opened(store: Store) -> No
     stolen = select(accounts.c.password).where(accounts.c.tenant_id == "other").scalar_subquery()
     with store.database.engine.begin() as connection:
         connection.execute(update(accounts).where(accounts.c.pk == account.pk).values(password=stolen))
-    with pytest.raises(ValueError, match=r"not sealed for accounts\.password/acme/main"):
-        await store.directory.account(account.pk)
+    found = await store.directory.account(account.pk)
+    assert found == replace(account, password=None, unreadable=True)
+
+
+@pytest.mark.parametrize("before", [ACCOUNT, WITH_OAUTH], ids=["password", "oauth"])
+async def test_a_secret_that_no_key_opens_is_replaced_by_a_new_one_and_by_nothing_less(
+    store: Store, before: Account
+) -> None:
+    await store.directory.put_tenant(Tenant("acme"), None)
+    account = await store.directory.put_account(before)
+    with store.database.engine.begin() as connection:
+        for column in (accounts.c.password, accounts.c.oauth):
+            connection.execute(update(accounts).where(column.is_not(None)).values({column: "sealed[elsewhere]x"}))
+    changes = Accounts(store.directory, store.directory, lambda _: None, lambda _: None)
+    assert (await changes.of("acme"))[0].unreadable
+    for less in ({"ttl": 5}, {"host": "evil.example"}, {"oauth": {"scope": "x"}} if before.oauth else {"user": "x"}):
+        with pytest.raises(Invalid, match="must be given again, because"):
+            await changes.put("acme", AccountIn.model_validate({"id": "main", **less}), by_tenant=False)
+    oauth = {"token_url": "https://login.example/token", "client_id": "app", "client_secret": "s", "refresh_token": "r"}
+    new = {"password": "new"} if before.oauth is None else {"oauth": oauth}
+    assert not await changes.put("acme", AccountIn.model_validate({"id": "main", **new}), by_tenant=False)
+    found = await store.directory.account(account.pk)
+    assert found is not None
+    assert not found.unreadable
+    assert found.password == (Secret("new") if before.oauth is None else None)
+    assert (found.oauth is None) == (before.oauth is None)
+    assert (found.user, found.ttl) == (account.user, account.ttl)
 
 
 # -- suspensions and the scheduler -----------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from sqlalchemy import select, update
 from mail_proxy.domain.account import Account
 from mail_proxy.domain.attempt import Answer, Attempt, HostFailed, Stage
 from mail_proxy.domain.claim import Claimed, Demand, Taking
+from mail_proxy.domain.explanation import Here, Reason, explain
 from mail_proxy.domain.message import MessageState
 from mail_proxy.domain.rate_limit import LOOK_AGAIN, LimitBehavior, Limits, Windows
 from mail_proxy.domain.recipient import RecipientKind
@@ -193,6 +194,11 @@ async def test_a_message_is_told_once_that_a_limit_holds_it_up_and_those_behind_
         ("main2", "rate_limited"),
     ]
     assert all(each["deferred_ts"] > NOW + 3500 for each in told)
+    for id_, since in (("main1", NOW), ("main3", None)):
+        standing = await limited.store.archive.standing("acme", id_)
+        assert standing is not None
+        (limit, *_) = explain(standing, Here(), NOW).obstacles
+        assert (limit.reason, limit.since) == (Reason.RATE_LIMIT, since)
 
 
 async def test_what_waits_for_a_limit_is_shown_with_its_time_from_the_account(limited: Limited) -> None:

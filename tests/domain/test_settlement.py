@@ -17,6 +17,7 @@ from mail_proxy.domain.message import Identity, MessageState
 from mail_proxy.domain.recipient import Recipient, RecipientKind, RecipientState
 from mail_proxy.domain.reply import Reply
 from mail_proxy.domain.report import EventType
+from mail_proxy.domain.requeue import Requeued, requeue
 from mail_proxy.domain.retry import RetrySchedule
 from mail_proxy.domain.settlement import Policy, Settlement, cancel, expire, expired, give_back, recover, settle
 
@@ -51,6 +52,24 @@ def claimed(recipients: int = 1, *, attempts: int = 1, expires_ts: float | None 
 
 def after(message: Claimed, attempt: Attempt, policy: Policy = POLICY, now: float = NOW) -> Settlement:
     return settle(message, attempt, policy, now, Random(1))
+
+
+@pytest.mark.parametrize(("answer", "end"), [(OK, "sent"), (UNKNOWN, "failed")])
+def test_a_message_that_had_reached_somebody_stays_sent_whatever_another_try_at_the_others_comes_to(
+    answer: Answer, end: str
+) -> None:
+    first = after(claimed(2), Attempt(answers={0: OK, 1: UNKNOWN}))
+    assert first.state is MessageState.SENT
+    again = requeue(replace(claimed(2), recipients=first.recipients), first.state, NOW)
+    assert isinstance(again, Requeued)
+    second = after(
+        replace(claimed(2), recipients=(first.recipients[0], *again.recipients)), Attempt(answers={1: answer})
+    )
+    assert second.state is MessageState.SENT
+    assert [each.state.value for each in second.recipients] == ["sent", end]
+    (event,) = second.events
+    assert event.type is EventType.SENT
+    assert [each["state"] for each in json.loads(event.entry)["recipients"]] == ["sent", end]
 
 
 def test_a_message_whose_recipients_were_all_accepted_is_sent() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import ANY
 
@@ -29,6 +29,8 @@ class Peer:
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
+    ids: list[str] = field(default_factory=list)
+    """Of the answers so far that the connection itself gave."""
 
     async def say(self, data: bytes) -> None:
         self.writer.write(data)
@@ -48,8 +50,9 @@ class Peer:
         return found
 
     async def answer(self) -> tuple[int, dict[str, Any]]:
-        """Return status and body of one answer."""
+        """Return status and body of one answer; a failure has an id, which is kept."""
         head = await asyncio.wait_for(self.reader.readuntil(b"\r\n\r\n"), 20)
+        self.ids += [line[14:].decode() for line in head.split(b"\r\n") if line.startswith(b"x-request-id: ")]
         length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
         return int(head[9:12]), json.loads(await self.reader.readexactly(length))
 
@@ -62,6 +65,8 @@ class Served:
     """Requests for /held are answered when it is set."""
     holding: asyncio.Event
     """Set when there is one."""
+    told: list[tuple[str | None, str, str]]
+    """Where requests came from that were refused, the codes and the ids of their answers."""
 
     @asynccontextmanager
     async def peer(self, limit: int = 2**16, address: str = "127.0.0.1") -> AsyncIterator[Peer]:
@@ -103,13 +108,18 @@ async def serving(limit: int = 100) -> AsyncIterator[Served]:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
+    told: list[tuple[str | None, str, str]] = []
+
+    def hear(address: str | None, code: str, request_id: str) -> None:
+        told.append((address, code, request_id))
+
     listening = listening_socket("127.0.0.1", 0)
     port = listening.getsockname()[1]
-    server, started = HttpServer(application, listening, limit), asyncio.Event()
+    server, started = HttpServer(application, listening, limit, hear), asyncio.Event()
     running = asyncio.ensure_future(server.run(started.set))
     await started.wait()
     try:
-        yield Served(port, requests, held, holding)
+        yield Served(port, requests, held, holding, told)
     finally:
         held.set()
         server.stop()
@@ -158,6 +168,52 @@ async def test_what_is_no_bearable_request_is_answered_in_our_words_and_the_next
         for name, (data, status, code) in HOSTILE.items():
             assert await served.asked(data) == (status, code), name
         assert await served.asked(GET + b"\r\n") == (200, None)
+        assert [code for _, code, _ in served.told] == [code for _, _, code in HOSTILE.values()]
+
+
+async def test_each_refusal_has_an_id_of_its_own_and_is_told_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_connection, "HEAD_PATIENCE", 0.2)
+    refused = {
+        "bad_request": b"garbage\r\n\r\n",
+        "timeout": GET,
+        "url_too_long": b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
+        "headers_too_large": GET + b"a: b\r\n" * 101 + b"\r\n",
+    }
+    ids = []
+    async with serving() as served:
+        for code, data in refused.items():
+            async with served.peer() as peer:
+                await peer.say(data)
+                assert (await peer.answer())[1]["code"] == code
+                (request_id,) = peer.ids
+                ids.append(request_id)
+        assert served.told == [("127.0.0.1", code, each) for code, each in zip(refused, ids, strict=True)]
+    assert all(len(each) == 32 and each.isalnum() for each in ids)
+    assert len(set(ids)) == len(ids)
+
+
+async def test_an_answer_beyond_the_limit_has_an_id_and_is_not_told_as_a_mistake() -> None:
+    mine = GET + b"X-Request-ID: mine\r\n\r\n"
+    async with serving(limit=1) as served, served.peer() as one:
+        await one.say(b"GET /held HTTP/1.1\r\nhost: x\r\n\r\n")
+        await asyncio.wait_for(served.holding.wait(), 20)
+        async with served.peer() as two, served.peer() as three:
+            await two.say(mine)
+            await three.say(GET + b"\r\n")
+            for peer in (two, three):
+                assert (await peer.answer())[1]["code"] == "too_many_connections"
+            assert two.ids == ["mine"]
+            assert len(three.ids[0]) == 32
+        assert served.told == []
+
+
+async def test_one_that_gives_way_unasked_has_an_id_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_places, "HEAD_SHORT", 0.0)
+    async with serving(limit=1) as served, served.peer() as one:
+        await one.say(GET)
+        assert await served.asked(GET + b"\r\n") == (200, None)
+        assert (await one.answer())[1]["code"] == "too_many_connections"
+        assert len(one.ids[0]) == 32
 
 
 async def test_what_is_odd_but_right_is_served() -> None:

@@ -18,6 +18,7 @@ from mail_proxy.delivery.journal import FlightJournal
 from mail_proxy.domain.account import Hold, OnUncertain
 from mail_proxy.domain.attempt import AccountRefused, Attempt
 from mail_proxy.domain.claim import Claimed, Demand
+from mail_proxy.domain.explanation import Here, Reason, explain
 from mail_proxy.domain.message import MessageState
 from mail_proxy.domain.poison import MOST_CRASHES, POISON
 from mail_proxy.domain.reply import Reply
@@ -105,6 +106,11 @@ async def test_a_message_that_was_begun_at_five_crashes_is_held_and_told(bench: 
     held = await bench.details("poison")
     assert (held.state, held.attempts, held.deferred_reason) == (MessageState.HELD, 0, POISON)
     assert await told(bench, "poison") == ["queued", "deferred"]
+    standing = await bench.store.archive.standing("acme", "poison")
+    assert standing is not None
+    (why, *_) = explain(standing, Here(), bench.clock.now()).obstacles
+    (*_, last) = await bench.store.archive.history("acme", "poison") or ()
+    assert (why.reason, why.since) == (Reason.POISON, last.ts)
     assert counted(bench, "gmp_poison_total") == 1
     async with bench.delivering():
         await bench.until_state("behind", MessageState.SENT)

@@ -12,6 +12,7 @@ from mail_proxy.domain.command_log import Entry
 from mail_proxy.domain.message import Identity, NewMessage
 from mail_proxy.domain.recipient import RecipientKind
 from mail_proxy.domain.tenant import Tenant
+from mail_proxy.ports.secrets import SealBroken
 from mail_proxy.store.store import Store, open_store
 
 _numbers = itertools.count(1)
@@ -43,7 +44,7 @@ class PlainCipher:
         """Return the text if it was sealed for this place."""
         head = f"sealed[{place}]"
         if not sealed.startswith(head):
-            raise ValueError(f"not sealed for {place}")
+            raise SealBroken(f"not sealed for {place}")
         return sealed[len(head) :]
 
 

@@ -38,7 +38,7 @@ def changed_account(
     port = wanted.port if wanted.port is not None else base.port
     tls = _tls(wanted, base, port)
     verify_tls = (wanted.verify_tls is not False) if "verify_tls" in given else base.verify_tls
-    lost = None
+    lost = "the stored one cannot be opened with any key" if base.unreadable else None
     if existing is not None and moved(existing, wanted):
         lost = "host or port changed"
     elif existing is not None and by_tenant and _weaker(existing, tls, verify_tls=verify_tls):
@@ -57,6 +57,7 @@ def changed_account(
         user=login.user,
         password=login.password,
         oauth=login.oauth,
+        unreadable=False,
         token_url_by_tenant=login.oauth is not None
         and _set_by_tenant(
             before=base.token_url_by_tenant,

@@ -40,20 +40,21 @@ def credentials(base: Account, wanted: AccountIn, lost: str | None, grant: str) 
             raise Invalid(Problem("password", "is not used with auth xoauth2"))
         if user is None:
             raise Invalid(Problem("user", "is required with auth xoauth2"))
-        return Credentials(auth, user, None, _oauth(base.oauth, wanted, lost, grant))
+        return Credentials(auth, user, None, _oauth(base, wanted, lost, grant))
     if wanted.oauth is not None:
         raise Invalid(Problem("oauth", "is only for auth xoauth2"))
-    return Credentials(auth, user, _password(base.password, user, wanted, lost), None)
+    return Credentials(auth, user, _password(base, user, wanted, lost), None)
 
 
-def _password(stored: Secret | None, user: str | None, wanted: AccountIn, lost: str | None) -> Secret | None:
+def _password(base: Account, user: str | None, wanted: AccountIn, lost: str | None) -> Secret | None:
     if "password" in wanted.model_fields_set:
         text = wanted.password.get_secret_value() if wanted.password is not None else ""
         password = Secret(text) if text else None
     else:
-        password = None if lost is not None or user is None else stored
+        password = None if lost is not None or user is None else base.password
     if user is not None and password is None:
-        again = lost is not None and stored is not None and "password" not in wanted.model_fields_set
+        had = base.password is not None or base.unreadable
+        again = lost is not None and had and "password" not in wanted.model_fields_set
         raise Invalid(
             Problem("password", f"must be given again, because {lost}" if again else "is required with a user")
         )
@@ -62,13 +63,13 @@ def _password(stored: Secret | None, user: str | None, wanted: AccountIn, lost: 
     return password
 
 
-def _oauth(stored: OAuth | None, wanted: AccountIn, lost: str | None, grant: str) -> OAuth:
-    asked = wanted.oauth or OAuthIn()
+def _oauth(base: Account, wanted: AccountIn, lost: str | None, grant: str) -> OAuth:
+    asked, stored = wanted.oauth or OAuthIn(), base.oauth
     given = asked.model_fields_set
     if stored is None:
+        missing = f"must be given again, because {lost}" if base.unreadable else "is required"
         if wanted.oauth is None:
-            raise Invalid(Problem("oauth", "is required with auth xoauth2"))
-        missing = "is required"
+            raise Invalid(Problem("oauth", missing if base.unreadable else "is required with auth xoauth2"))
     elif "oauth" in wanted.model_fields_set and wanted.oauth is None:
         raise Invalid(Problem("oauth", "is required with auth xoauth2"))
     else:

@@ -178,21 +178,23 @@ async def _validation(_request: Request, error: Exception) -> Response:
     return refusal(Invalid(*problems(error.errors(), skip=1)))
 
 
-_HTTP_CODES = {
-    404: ("There is no such route.", "not_found"),
-    405: ("This route has other methods.", "method_not_allowed"),
-}
-
-
 _METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
 
 async def _http(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
-    sentence, code = _HTTP_CODES.get(error.status_code, (f"{HTTPStatus(error.status_code).phrase}.", "http_error"))
-    headers = {"Allow": _methods(request)} if error.status_code == 405 else error.headers
-    return failure(error.status_code, sentence, code, headers=headers)
+    match error.status_code:
+        case 404:
+            return failure(
+                404, "There is no such route: /docs and /openapi.json show those that there are.", "not_found"
+            )
+        case 405:
+            methods = _methods(request)
+            sentence = f"This route does not take {request.method}, but {methods}."
+            return failure(405, sentence, "method_not_allowed", headers={"Allow": methods})
+        case status:
+            return failure(status, f"{HTTPStatus(status).phrase}.", "http_error", headers=error.headers)
 
 
 def _methods(request: Request) -> str:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
-import secrets
 from time import monotonic
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-HEADER = b"x-request-id"
-_ONE = re.compile(rb"[\w.:/+=@-]{1,128}", re.ASCII)
-"""What is taken from a caller: nothing that could be taken for something else in a log."""
+from mail_proxy.runtime.http_refusal import ID_HEADER, id_from, new_id
 
 log = structlog.get_logger(__name__)
 
@@ -19,7 +15,7 @@ log = structlog.get_logger(__name__)
 def current() -> str:
     """Return the id of the request that is being served; a new one outside of any."""
     found: str | None = structlog.contextvars.get_contextvars().get("request_id")
-    return found or secrets.token_hex(16)
+    return found or new_id()
 
 
 class Identified:
@@ -33,18 +29,17 @@ class Identified:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = next((value for name, value in scope["headers"] if name == HEADER), b"")
-        request_id = given if _ONE.fullmatch(given) else secrets.token_hex(16).encode()
+        request_id = id_from(scope["headers"])
         status, began = 0, monotonic()
 
         async def named(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (HEADER, request_id)]
+                message["headers"] = [*message.get("headers", ()), (ID_HEADER, request_id.encode())]
             await send(message)
 
-        before = structlog.contextvars.bind_contextvars(request_id=request_id.decode())
+        before = structlog.contextvars.bind_contextvars(request_id=request_id)
         try:
             await self._app(scope, receive, named)
         finally:

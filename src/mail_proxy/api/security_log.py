@@ -1,4 +1,4 @@
-"""Security events as lines of the log: tokens that are refused, keys that change. Never a token itself."""
+"""Security events as lines of the log: requests and tokens that are refused, keys that change. Never a token itself."""
 
 from __future__ import annotations
 
@@ -26,11 +26,16 @@ class SecurityLog:
     def __init__(self, clock: Clock, later: Later | None = None) -> None:
         """`later` is for tests; without it, the event loop's own."""
         self._refused = _Bounded("token refused", clock, later)
+        self._requests = _Bounded("request refused", clock, later)
         self._keys = _Bounded("key changed", clock, later)
 
     def token_refused(self, address: str | None, method: str, route: str) -> None:
         """Somebody came without a valid token."""
         self._refused.tell(address=address, method=method, route=route)
+
+    def request_refused(self, address: str | None, code: str, request_id: str) -> None:
+        """Somebody sent what is no request, or one that is too large or too slow to be looked at."""
+        self._requests.tell(address=address, code=code, request_id=request_id)
 
     def key_changed(self, what: str, tenant_id: str | None, address: str | None) -> None:
         """A key was made or revoked; `what` says which."""

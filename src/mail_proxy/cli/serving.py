@@ -85,13 +85,13 @@ def serve(workers: int | None = None, listening: socket.socket | None = None) ->
     def all_serve() -> None:
         about = {"instance": settings.instance_name, "address": address, "docs": f"{address}/docs"}
         log.info("serving", **about, workers=settings.workers)
-        ServiceManager(environment.current()).tell(READY)
 
     return Workers(
         settings.workers,
         lambda place: _run(settings, listening, place, tally),
         all_serve,
         settings.shutdown_grace,
+        ServiceManager(environment.current()),
     ).run()
 
 
@@ -154,22 +154,23 @@ def only_one(error: BaseException) -> BaseException:
 
 async def _serve(settings: Settings, listening: socket.socket, place: Place, tally: Tally) -> None:
     address = _address(listening)
-    manager = ServiceManager(environment.current())
+    # Of several workers the parent speaks for all.
+    manager = ServiceManager(environment.current() if place.news is None else {})
     async with open_app(settings, address, place.worker, tally) as app:
         room = _room_for_connections(settings)
         app.feed.most_waiting = max(1, room // 2)  # G11
-        server = HttpServer(create_app(services_from(app)), listening, room)
+        services = services_from(app)
+        server = HttpServer(create_app(services), listening, room, services.security_log.request_refused)
         app.supervisor.add("http", server.run)
 
         def stop() -> None:
-            if place.news is None:  # one of several that ends is not the service's end
-                manager.tell(STOPPING)
+            manager.tell(STOPPING)
             server.stop()
             app.stop()
 
         async with anyio.create_task_group() as group:
             group.start_soon(_announce, app, address, place, manager, name="announce")
-            group.start_soon(_say_that_it_lives, manager, name="watchdog")
+            group.start_soon(_say_that_it_lives, place, manager, name="watchdog")
             group.start_soon(_stop_on_signal, settings, stop, name="signals")
             group.start_soon(_stop_with_parent, place, stop, name="parent")
             await app.run()
@@ -187,15 +188,16 @@ async def _announce(app: App, address: str, place: Place, manager: ServiceManage
     about = {"instance": await app.instance.name(), "address": address, "docs": f"{address}/docs"}
     log.info(place.word, **about, database=app.store.database.dialect, pid=os.getpid())
     place.ready()
-    if place.news is None:  # else the parent tells when all of them serve
-        manager.tell(READY)
+    manager.tell(READY)
 
 
-async def _say_that_it_lives(manager: ServiceManager) -> None:
-    """Keep the service manager from taking a process for hung whose loop turns."""
-    while (interval := manager.alive_every) is not None:
+async def _say_that_it_lives(place: Place, manager: ServiceManager) -> None:
+    """Keep the service manager, or the parent, from taking a process for hung whose loop turns."""
+    every = manager.alive_every if place.beats is None else place.beat_every
+    while every is not None:
+        place.beat()
         manager.tell(ALIVE)
-        await anyio.sleep(interval)
+        await anyio.sleep(every)
 
 
 async def _stop_on_signal(settings: Settings, stop: Callable[[], None]) -> None:

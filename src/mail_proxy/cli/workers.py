@@ -1,7 +1,11 @@
-"""Several workers on one port: a parent that does nothing but start them, start them anew, and end with them."""
+"""Several workers on one port: a parent that does nothing but start them, start them anew, and end with them.
+
+It alone speaks to the service manager: that all serve, that all live, that the service stops.
+"""
 
 from __future__ import annotations
 
+import mmap
 import os
 import select
 import signal
@@ -12,6 +16,12 @@ from dataclasses import dataclass
 
 import structlog
 
+from mail_proxy.runtime.service_manager import ALIVE, READY, STOPPING, ServiceManager
+
+SILENT = 30.0
+"""Seconds of silence after which a worker is taken for hung, unless the service manager has an interval of its own."""
+LOOKS = 10
+"""Looks at a worker in that time, and how many signs of life it gives."""
 LONGEST_PAUSE = 30.0
 SETTLED = 60.0
 """Seconds after which a worker that ends counts as one that had worked."""
@@ -30,6 +40,9 @@ class Place:
     lifeline: int | None = None
     """Becomes readable when the parent is gone."""
     news: int | None = None
+    beats: memoryview[int] | None = None
+    """What each worker counts up while its loop turns, in memory that it shares with its parent."""
+    beat_every: float = SILENT / LOOKS
 
     @property
     def word(self) -> str:
@@ -40,6 +53,11 @@ class Place:
         """Tell the parent that this worker serves."""
         if self.news is not None:
             os.write(self.news, bytes([self.worker]))
+
+    def beat(self) -> None:
+        """Show the parent that this worker's loop turns."""
+        if self.beats is not None:
+            self.beats[self.worker] += 1
 
 
 def pause_before(quick_ends: int) -> float:
@@ -56,6 +74,10 @@ class _Worker:
     """When to start it; None while it runs, or while it is not to run."""
     quick_ends: int = 0
     served: bool = False
+    beats: int = 0
+    """What it had counted at the last look; 0: its loop does not turn yet."""
+    silent: int = 0
+    """Looks in a row at which it had counted no further."""
 
 
 class Workers:
@@ -63,10 +85,24 @@ class Workers:
 
     Workers are forked, so that one that is started anew has the listening socket and the counts of the one before. They
     end when the parent does, however it ends: they hold the end of a pipe of which it has the other one.
+
+    One whose loop does not turn is killed, and started anew. Its silence is counted in looks, not by a clock: while
+    nothing of this machine runs, or the parent itself does not, nobody is looked at.
     """
 
-    def __init__(self, count: int, work: Callable[[Place], int], serving: Callable[[], None], grace: float) -> None:
+    def __init__(
+        self,
+        count: int,
+        work: Callable[[Place], int],
+        serving: Callable[[], None],
+        grace: float,
+        manager: ServiceManager,
+    ) -> None:
         """`work` is what a worker does, to its exit code; `serving` is called once all of them serve."""
+        self._manager = manager
+        self._patience = manager.patience or SILENT
+        self._beats = memoryview(mmap.mmap(-1, count * 8)).cast("Q")  # anonymous, and shared with forked processes
+        self._look_at = time.monotonic()
         self._work = work
         self._serving = serving
         self._grace = grace
@@ -75,7 +111,8 @@ class Workers:
         self._woken, self._waker = os.pipe()
         for end in (self._news, self._woken, self._waker):
             os.set_blocking(end, False)
-        self._workers = [_Worker(Place(n, lifeline, news)) for n in range(count)]
+        every = self._patience / LOOKS
+        self._workers = [_Worker(Place(n, lifeline, news, self._beats, every)) for n in range(count)]
         self._all_served = False
         self._stopping = False
         self._kill_at: float | None = None
@@ -93,6 +130,7 @@ class Workers:
                 return self._code
             self._wait()
             self._reap()
+            self._look()
 
     def _start_those_due(self) -> None:
         now = time.monotonic()
@@ -124,8 +162,8 @@ class Workers:
     def _wait(self) -> None:
         """Sleep until a signal, news of a worker, or the next thing to do."""
         times = [worker.start_at for worker in self._workers if worker.start_at is not None and not self._stopping]
-        times += [] if self._kill_at is None else [self._kill_at]
-        timeout = max(0.0, min(times) - time.monotonic()) if times else None
+        times += [self._look_at] if self._kill_at is None else [self._look_at, self._kill_at]
+        timeout = max(0.0, min(times) - time.monotonic())
         readable, _, _ = select.select([self._woken, self._news], [], [], timeout)
         if self._news in readable:
             for number in os.read(self._news, 1024):
@@ -145,6 +183,25 @@ class Workers:
         if not self._all_served and all(each.served for each in self._workers):
             self._all_served = True
             self._serving()
+            self._manager.tell(READY)
+
+    def _look(self) -> None:
+        """See who is alive, when it is time; at the first start, and at the end, nobody is taken for hung."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + self._patience / LOOKS
+        for worker in self._workers:
+            before, worker.beats = worker.beats, self._beats[worker.place.worker]
+            turned = worker.beats != before or not worker.beats
+            worker.silent = 0 if turned or self._stopping or not self._all_served else worker.silent + 1
+            if worker.silent == LOOKS and worker.pid is not None:
+                place = worker.place.worker
+                log.error("worker hangs and is killed", worker=place, pid=worker.pid, silent=self._patience)
+                os.kill(worker.pid, signal.SIGKILL)
+        # One that cannot even be killed is for the service manager to deal with.
+        if self._manager.alive_every is not None and all(worker.silent <= LOOKS for worker in self._workers):
+            self._manager.tell(ALIVE)
 
     def _reap(self) -> None:
         while any(worker.pid for worker in self._workers):
@@ -154,6 +211,7 @@ class Workers:
             for worker in self._workers:
                 if worker.pid == pid:
                     worker.pid = None
+                    worker.beats = worker.silent = self._beats[worker.place.worker] = 0
                     self._ended(worker, pid, os.waitstatus_to_exitcode(status))
 
     def _ended(self, worker: _Worker, pid: int, code: int) -> None:
@@ -171,6 +229,7 @@ class Workers:
     def _stop(self) -> None:
         if not self._stopping:
             self._stopping = True
+            self._manager.tell(STOPPING)
             self._kill_at = time.monotonic() + self._grace + BEYOND_GRACE
         self._tell_all(signal.SIGTERM)
 

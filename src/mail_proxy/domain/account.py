@@ -73,6 +73,8 @@ class Account:
     password: Secret | None = None
     oauth: OAuth | None = None
     """For XOAUTH2."""
+    unreadable: bool = False
+    """A secret of it is stored that no key opens, and left out here: it is of no use before that is given anew."""
     auth: AuthMethod = AuthMethod.AUTO
     tls: TlsMode = TlsMode.AUTO
     verify_tls: bool = True

@@ -59,7 +59,7 @@ class Standing:
     created_ts: float
     first_attempt_ts: float | None
     last_told_ts: float | None
-    """When it was last told that it did not get through."""
+    """When it was last told that it did not get through, or is held up."""
     due_ts: float | None
     expires_ts: float | None
     finished_ts: float | None
@@ -67,6 +67,8 @@ class Standing:
     hold: Hold | None
     limited_until: float | None
     limited_reason: str | None
+    limit_told: bool
+    """Since it was last taken up, it was told that a rate limit holds it up, and nothing else."""
     tenant_active: bool
     tenant_suspended: bool
     batch_suspended: bool
@@ -164,6 +166,7 @@ def _for_somebody(standing: Standing, here: Here) -> Iterator[Obstacle]:
             Reason.POISON,
             f"it was being sent each of the {standing.crashes} times that the process ended, and is not tried again by "
             f"itself{_said(standing.reply)}",
+            standing.last_told_ts,
         )
     if not standing.scheduler_active:
         yield Obstacle(Reason.SCHEDULER_SUSPENDED, "sending is suspended for the whole service")
@@ -196,7 +199,8 @@ def _of_the_account(standing: Standing, here: Here, now: float) -> Iterator[Obst
     if standing.limited_until is not None and standing.limited_until > now:
         limit = "" if standing.limited_reason is None else f" (no more than {standing.limited_reason})"
         text = f"a rate limit of {account}{limit} lets nothing through before {_time(standing.limited_until)}"
-        yield Obstacle(Reason.RATE_LIMIT, text, None, standing.limited_until)
+        since = standing.last_told_ts if standing.limit_told else None
+        yield Obstacle(Reason.RATE_LIMIT, text, since, standing.limited_until)
 
 
 def _of_its_own(standing: Standing, now: float) -> Iterator[Obstacle]:

@@ -31,7 +31,7 @@ class Directory(Protocol):
         ...
 
     async def account(self, account_pk: int) -> Account | None:
-        """One account by the store's number, its password opened, or None."""
+        """One account by the store's number, its password opened (`unreadable` where no key does), or None."""
         ...
 
     async def owners_of(self, account_pks: Sequence[int]) -> Mapping[int, str]:

@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from mail_proxy.domain.client_network import client_network
 from mail_proxy.runtime.http_places import MOST_BEYOND, Places
-from mail_proxy.runtime.http_refusal import Message, Refusal, Send
+from mail_proxy.runtime.http_refusal import Message, Refusal, Send, id_from, new_id
 
 KEEP_ALIVE = 75
 """Seconds that a client's idle connection is kept: longer than the usual load balancer keeps its own (60)."""
@@ -48,6 +48,8 @@ _LONGEST_NAME = max(map(len, _TOKEN_LINES))
 Receive = Callable[[], Awaitable[Message]]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
 """An ASGI application."""
+Told = Callable[["str | None", str, str], None]
+"""Hears of a request that was refused: the address that it came from, the code and the id of its answer."""
 
 log = structlog.get_logger(__name__)
 
@@ -73,14 +75,15 @@ CROWDED = Refusal(
 
 
 class BoundedConnection(HttpToolsProtocol):
-    """uvicorn's connection with bounds. `of(places)` makes the class for one server."""
+    """uvicorn's connection with bounds. `of(places, told)` makes the class for one server."""
 
     places: ClassVar[Places]
+    told: Told
 
     @classmethod
-    def of(cls, places: Places) -> type[BoundedConnection]:
-        """Return the class of connections that share these places."""
-        return type(cls.__name__, (cls,), {"places": places})
+    def of(cls, places: Places, told: Told) -> type[BoundedConnection]:
+        """Return the class of connections that share these places. `told` hears what is wrong with requests."""
+        return type(cls.__name__, (cls,), {"places": places, "told": staticmethod(told)})
 
     # Beginning and end
 
@@ -219,9 +222,10 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer a request that cannot go on, where the answer cannot be taken for that of another one."""
-        cycle = self._latest
+        cycle, request_id = self._latest, new_id()
+        self.told(self.client[0] if self.client else None, refusal.code, request_id)
         if cycle is None or cycle.response_complete:
-            self._answer_and_discard(refusal)
+            self._answer_and_discard(refusal, request_id)
         elif self.pipeline or not cycle.more_body:
             # The one in progress came whole: it gets its own answer, and is the last one.
             cycle.keep_alive = False
@@ -231,13 +235,13 @@ class BoundedConnection(HttpToolsProtocol):
         else:
             cycle.disconnected = True
             cycle.message_event.set()
-            self._answer_and_discard(refusal)
+            self._answer_and_discard(refusal, request_id)
 
     def give_way(self) -> None:
         """Close a connection beyond the limit that has not asked for anything."""
         self.places.silent.pop(self, None)
         self._discarding = True
-        self.transport.write(CROWDED.to_bytes())
+        self.transport.write(CROWDED.to_bytes(new_id()))
         self.transport.close()
 
     def make_place(self) -> None:
@@ -245,11 +249,11 @@ class BoundedConnection(HttpToolsProtocol):
         cycle = self._latest
         if not self._discarding:
             if cycle is None or (self._in_head and cycle.response_complete):
-                self.transport.write(CROWDED.to_bytes())
+                self.transport.write(CROWDED.to_bytes(new_id()))
             elif not cycle.response_complete and not cycle.response_started:
                 cycle.disconnected = True
                 cycle.message_event.set()
-                self.transport.write(CROWDED.to_bytes())
+                self.transport.write(CROWDED.to_bytes(new_id()))
         self._discarding = True
         self._leave()  # many may come before it is lost
         if self.transport.get_write_buffer_size():
@@ -257,10 +261,10 @@ class BoundedConnection(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    def _answer_and_discard(self, refusal: Refusal) -> None:
+    def _answer_and_discard(self, refusal: Refusal, request_id: str) -> None:
         if self.transport.is_closing():
             return
-        self.transport.write(refusal.to_bytes())
+        self.transport.write(refusal.to_bytes(request_id))
         self._discard()
         self._close_gently()
 
@@ -424,7 +428,10 @@ class BoundedConnection(HttpToolsProtocol):
 
 def _only_open_paths(app: Application) -> Application:
     async def reserved(scope: Message, receive: Receive, send: Send) -> None:
-        await (app(scope, receive, send) if scope["path"] in OPEN_PATHS else CROWDED.send(send))
+        if scope["path"] in OPEN_PATHS:
+            await app(scope, receive, send)
+        else:
+            await CROWDED.send(send, id_from(scope["headers"]))
 
     return reserved
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import uvicorn
 from typing_extensions import override
 
-from mail_proxy.runtime.http_connection import KEEP_ALIVE, Application, BoundedConnection
+from mail_proxy.runtime.http_connection import KEEP_ALIVE, Application, BoundedConnection, Told
 from mail_proxy.runtime.http_places import Places
 
 FINISH = 10
@@ -42,12 +42,19 @@ def listening_socket(host: str, port: int) -> socket.socket:
 class HttpServer:
     """One application on one socket, with so many connections at a time. Signals are left to the process."""
 
-    def __init__(self, application: Application, listening: socket.socket, max_connections: int = 1000) -> None:
+    def __init__(
+        self,
+        application: Application,
+        listening: socket.socket,
+        max_connections: int = 1000,
+        told: Told = lambda _address, _code, _request_id: None,
+    ) -> None:
+        """`told` hears of requests that never get to the application, as something is wrong with them."""
         self._socket = listening
         self._server = _QuietServer(
             uvicorn.Config(
                 application,
-                http=BoundedConnection.of(Places(max_connections)),
+                http=BoundedConnection.of(Places(max_connections), told),
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -21,8 +21,11 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 MASK = "********"
 
 _SECRET_NAME = re.compile(r"password|secret|token|authorization|api_key|credential", re.IGNORECASE)
-_TOO_LOUD = ("sqlalchemy", "alembic", "aiosmtplib", "asyncio", "uvicorn.error", "uvicorn.access", "aiohttp.access")
-"""Libraries whose lines below `warning` only repeat what is logged here."""
+_TOO_LOUD = {
+    **dict.fromkeys(("sqlalchemy", "alembic", "aiosmtplib", "asyncio", "aiohttp.access"), logging.WARNING),
+    **dict.fromkeys(("uvicorn.error", "uvicorn.access"), logging.ERROR),  # it warns of each request that is none
+}
+"""Libraries whose lines below a level only repeat what is logged here, or could be had by anybody in any number."""
 
 _COLOURS = {"debug": "2", "info": "32", "warning": "33", "error": "31", "critical": "31;1"}
 _RESET = "\x1b[0m"
@@ -52,8 +55,8 @@ def configure_logging(
     handler = logging.StreamHandler(out)
     handler.setFormatter(_Foreign(shared, render))
     logging.basicConfig(handlers=[handler], level=LEVELS[level], force=True)
-    for name in _TOO_LOUD:
-        logging.getLogger(name).setLevel(max(LEVELS[level], logging.WARNING))
+    for name, least in _TOO_LOUD.items():
+        logging.getLogger(name).setLevel(max(LEVELS[level], least))
 
 
 def as_json(_logger: WrappedLogger | None, _method: str, event: EventDict) -> str:

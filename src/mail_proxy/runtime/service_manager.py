@@ -25,11 +25,16 @@ class ServiceManager:
         self._microseconds = variables.get("WATCHDOG_USEC", "")
 
     @property
+    def patience(self) -> float | None:
+        """Seconds of silence after which it takes the service for hung; None: it does not listen for that."""
+        if not self._microseconds.isdigit() or int(self._microseconds) == 0:
+            return None
+        return int(self._microseconds) / 1_000_000
+
+    @property
     def alive_every(self) -> float | None:
         """Seconds after which it wants to hear that the service lives: half of what it waits; None: never."""
-        if not self._address or not self._microseconds.isdigit() or int(self._microseconds) == 0:
-            return None
-        return int(self._microseconds) / 2_000_000
+        return self.patience / 2 if self._address and self.patience else None
 
     def tell(self, state: str) -> None:
         """Send it a state. It may have gone away; the service goes on all the same."""

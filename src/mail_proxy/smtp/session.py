@@ -12,7 +12,7 @@ from typing import cast
 
 import aiosmtplib
 
-from mail_proxy.domain.account import Account
+from mail_proxy.domain.account import Account, AuthMethod
 from mail_proxy.domain.attempt import AccountRefused, HostFailed, Phase, Step
 from mail_proxy.domain.compose import Wire
 from mail_proxy.domain.secret import Secret
@@ -143,6 +143,10 @@ class Opener:
 
     async def _open(self, account: Account) -> Session:
         took = Stopwatch()
+        if account.unreadable:
+            step = Step.LOGIN if account.auth is not AuthMethod.XOAUTH2 else Step.TOKEN
+            text = f"{step.value}: what is stored for it cannot be opened with any key; give it anew"
+            raise NotOpened(AccountRefused(text), step)
         if account.oauth is None:
             return await self._logged_in(account, account.password, took)
         with took.during(Phase.TOKEN):

@@ -14,7 +14,7 @@ from mail_proxy.domain.rate_limit import LimitBehavior, Limits
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.signing import EarlierSecret, Signing
 from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Suspension, Tenant
-from mail_proxy.ports.secrets import Cipher
+from mail_proxy.ports.secrets import Cipher, SealBroken
 from mail_proxy.store.sealed import DeclaredPlaces
 
 
@@ -61,10 +61,15 @@ class DirectoryRows:
         }
 
     def account(self, row: Row[Any]) -> Account:
-        """Build an account from its row."""
-        password = None
-        if row.password is not None:
-            password = Secret(self._cipher.open(row.password, _password_place(row.tenant_id, row.id)))
+        """Build an account from its row. A secret that no key opens does not keep the rest from being read."""
+        password = oauth = None
+        unreadable = False
+        try:
+            if row.password is not None:
+                password = Secret(self._cipher.open(row.password, _password_place(row.tenant_id, row.id)))
+            oauth = self.open_oauth(row)
+        except SealBroken:
+            unreadable = True
         return Account(
             pk=row.pk,
             tenant_id=row.tenant_id,
@@ -73,7 +78,8 @@ class DirectoryRows:
             port=row.port,
             user=row.user,
             password=password,
-            oauth=self.open_oauth(row),
+            oauth=oauth,
+            unreadable=unreadable,
             auth=AuthMethod(row.auth),
             tls=TlsMode(row.tls),
             verify_tls=row.verify_tls,

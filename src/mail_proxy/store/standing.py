@@ -100,6 +100,7 @@ def look(connection: Connection, tenant_id: str, message_id: str) -> Standing | 
         hold=None if row.hold_since is None else Hold(row.hold_reason or "", row.hold_since),
         limited_until=row.limited_until,
         limited_reason=row.limited_reason,
+        limit_told=row.limit_told,
         tenant_active=bool(row.active),
         tenant_suspended=bool(row.suspended),
         batch_suspended=row.ending is not None and not row.ending,

@@ -225,7 +225,17 @@ async def test_another_method_is_named_as_such(acme: httpx.AsyncClient) -> None:
     ]:
         answer = await acme.request(method, url)
         assert (answer.status_code, answer.headers["allow"]) == (405, allowed), url
-        assert method == "HEAD" or answer.json()["code"] == "method_not_allowed", url
+        if method != "HEAD":
+            sentence = f"This route does not take {method}, but {allowed}."
+            assert answer.json() == {"ok": False, "error": sentence, "code": "method_not_allowed"}, url
+
+
+async def test_who_looks_for_the_way_is_told_where_it_is_written_down(acme: httpx.AsyncClient) -> None:
+    answer = await acme.get("/")
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+    for path in ("/docs", "/openapi.json"):
+        assert path in answer.json()["error"]
+        assert (await acme.get(path)).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["/commands/add-messages", "/account"])

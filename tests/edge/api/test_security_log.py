@@ -56,7 +56,8 @@ def test_a_flood_of_events_is_told_by_number_and_hides_no_other_kind() -> None:
     assert refused() == ["token refused"] * LINES
     with logged() as lines:
         security.key_changed("API key made", "acme", None)
-    assert [line["event"] for line in lines] == ["key changed"]
+        security.request_refused("192.0.2.1", "bad_request", "an-id")
+    assert [line["event"] for line in lines] == ["key changed", "request refused"]
     ((seconds, end),) = later
     assert seconds == WINDOW - LINES * 0.5
     clock.time += WINDOW

@@ -186,6 +186,17 @@ async def test_without_a_token_the_server_is_not_connected_to() -> None:
     await transport.close()
 
 
+async def test_with_a_secret_that_cannot_be_read_the_server_is_not_connected_to(transport: SmtpTransport) -> None:
+    async with scripted_server(Dialogue()) as server:
+        lost = replace(account(server.port, user="ann"), unreadable=True)
+        for each, step in ((lost, Step.LOGIN), (replace(lost, auth=AuthMethod.XOAUTH2), Step.TOKEN)):
+            probed = await transport.probe(each)
+            assert isinstance(probed, AccountRefused)
+            assert probed.step is step
+            assert "give it anew" in probed.text
+        assert server.peers == []
+
+
 # The first login
 
 
