@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import Any
+from urllib.parse import urlsplit
 
+import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.acceptance.conftest import NewInstance
 from tests.acceptance.sinks import running_sink
 from tests.acceptance.tenants import new_tenant
 from tests.support.callback_server import CallbackServer, Manner, Reply
+from tests.support.cloud_servers import free_port
 from tests.support.instance import a_message, eventually, run
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -102,6 +106,28 @@ async def test_a_collector_that_hangs_or_is_away_holds_nothing_up(new_instance: 
             await sink.wait_for(500)
         await collector.stop()
         assert await instance.stop() == 0
+
+
+@pytest.mark.parametrize("manner", ["away", "hangs"])
+async def test_a_collector_that_takes_nothing_holds_up_no_end_and_its_log_is_one_line(
+    new_instance: NewInstance, manner: str
+) -> None:
+    async with CallbackServer() as collector, running_sink() as sink:
+        collector.by_default = Reply(manner=Manner.HANG)
+        port = free_port() if manner == "away" else urlsplit(collector.url).port
+        instance = new_instance(TRACES_URL=f"http://127.0.0.1:{port}/v1/traces?key=canary")
+        await instance.start()
+        async with new_tenant(instance, sink.port) as acme:
+            await acme.client.submit(a_message("M1"))
+            await acme.client.message_when("M1", "sent")
+        began = monotonic()
+        assert await instance.stop() == 0
+        assert monotonic() - began < 6
+    lines = [*instance.logged("traces_not_taken"), *instance.logged("traces_lost")]
+    assert sum(line["spans"] for line in lines) == 2  # the request and the attempt
+    assert len(lines) == 1
+    assert not [line for line in instance.read_log() if line.get("logger", "").startswith(("opentelemetry", "urllib3"))]
+    assert not [line for line in instance.read_log() if "canary" in str(line)]
 
 
 async def test_a_collector_that_cannot_be_one_stops_the_start(new_instance: NewInstance) -> None:

@@ -23,6 +23,8 @@ MASK = "********"
 _SECRET_NAME = re.compile(r"password|secret|token|authorization|api_key|credential", re.IGNORECASE)
 _TOO_LOUD = ("sqlalchemy", "alembic", "aiosmtplib", "asyncio", "uvicorn.error", "uvicorn.access", "aiohttp.access")
 """Libraries whose lines below `warning` only repeat what is logged here."""
+_SPOKEN_FOR = ("opentelemetry.sdk", "opentelemetry.exporter")
+"""Libraries of which all that matters is logged here."""
 
 _COLOURS = {"debug": "2", "info": "32", "warning": "33", "error": "31", "critical": "31;1"}
 _RESET = "\x1b[0m"
@@ -54,6 +56,8 @@ def configure_logging(
     logging.basicConfig(handlers=[handler], level=LEVELS[level], force=True)
     for name in _TOO_LOUD:
         logging.getLogger(name).setLevel(max(LEVELS[level], logging.WARNING))
+    for name in _SPOKEN_FOR:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def as_json(_logger: WrappedLogger | None, _method: str, event: EventDict) -> str:
