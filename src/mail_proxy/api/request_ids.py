@@ -9,6 +9,8 @@ from time import monotonic
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mail_proxy.api.notes import path_of
+
 HEADER = b"x-request-id"
 _ONE = re.compile(rb"[\w.:/+=@-]{1,128}", re.ASCII)
 """What is taken from a caller: nothing that could be taken for something else in a log."""
@@ -51,7 +53,7 @@ class Identified:
             log.debug(
                 "request",
                 method=scope["method"],
-                path=scope["path"],
+                path=path_of(scope),
                 status=status,
                 ms=round((monotonic() - began) * 1000, 1),
             )
