@@ -167,4 +167,4 @@ def _selectors_of_alerts() -> Iterator[str]:
     text = (RULES / "mail-proxy.rules.yml").read_text(encoding="utf-8")
     text = re.sub(r"(?:annotations:|description:|summary:).*", "", text)
     for name, labels in re.findall(r"\b(up|gmp_\w+)(\{[^}]*\})?", text):
-        yield name + ("" if 'account_id="other"' in labels else labels)
+        yield name + ("" if 'account_id="(other)"' in labels else labels)

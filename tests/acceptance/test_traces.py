@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
+from time import monotonic
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -14,6 +16,7 @@ from tests.acceptance.conftest import NewInstance
 from tests.acceptance.sinks import running_sink
 from tests.acceptance.tenants import new_tenant
 from tests.support.callback_server import CallbackServer, Manner, Reply
+from tests.support.cloud_servers import free_port
 from tests.support.fake_clock import FakeClock
 from tests.support.instance import a_message, eventually, run
 
@@ -113,6 +116,28 @@ def test_where_the_extra_is_missing_it_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     with pytest.raises(TracingRefused, match=re.escape("the extra [otel]: pip install '.[otel]'")):
         OtlpTracer("http://127.0.0.1:4318/v1/traces", 1.0, "a", FakeClock())
+
+
+@pytest.mark.parametrize("manner", ["away", "hangs"])
+async def test_a_collector_that_takes_nothing_holds_up_no_end_and_its_log_is_one_line(
+    new_instance: NewInstance, manner: str
+) -> None:
+    async with CallbackServer() as collector, running_sink() as sink:
+        collector.by_default = Reply(manner=Manner.HANG)
+        port = free_port() if manner == "away" else urlsplit(collector.url).port
+        instance = new_instance(TRACES_URL=f"http://127.0.0.1:{port}/v1/traces?key=canary")
+        await instance.start()
+        async with new_tenant(instance, sink.port) as acme:
+            await acme.client.submit(a_message("M1"))
+            await acme.client.message_when("M1", "sent")
+        began = monotonic()
+        assert await instance.stop() == 0
+        assert monotonic() - began < 6
+    lines = [*instance.logged("traces_not_taken"), *instance.logged("traces_lost")]
+    assert sum(line["spans"] for line in lines) == 2  # the request and the attempt
+    assert len(lines) == 1
+    assert not [line for line in instance.read_log() if line.get("logger", "").startswith(("opentelemetry", "urllib3"))]
+    assert not [line for line in instance.read_log() if "canary" in str(line)]
 
 
 async def test_a_collector_that_cannot_be_one_stops_the_start(new_instance: NewInstance) -> None:

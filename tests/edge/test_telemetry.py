@@ -11,6 +11,8 @@ from typing import Literal
 
 import pytest
 import structlog
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 import mail_proxy
 from mail_proxy.domain.attempt import Phase
@@ -82,6 +84,50 @@ def test_text_lines_are_plain_in_a_pipe_and_coloured_on_a_terminal() -> None:
     assert plain.split(" ", 1)[1] == r'info     sent account=main reply="250 \"ok\"" note=""'
     assert "\x1b[" in coloured
     assert re.sub(r"\x1b\[[0-9;]*m", "", coloured).split(" ", 1)[1] == plain.split(" ", 1)[1]
+
+
+def logged_as_text(event: str, **fields: str) -> str:
+    stream = io.StringIO()
+    configure_logging("info", "text", stream)
+    structlog.get_logger().info(event, **fields)
+    (line,) = lines(stream)
+    return line
+
+
+_FIELD = re.compile(r' (\w+)=("(?:[^"\\]|\\.)*"|[^ "=]+)')
+_ESCAPE = re.compile(r'\\(["\\nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8})')
+_SHORT = {'"': '"', "\\": "\\", "n": "\n", "r": "\r", "t": "\t"}
+
+
+def read_back(value: str) -> str:
+    """Return the text that a value was written for."""
+    inner = value[1:-1] if value.startswith('"') else value
+    return _ESCAPE.sub(lambda found: _SHORT.get(found[1]) or chr(int(found[1][1:], 16)), inner)
+
+
+TEXTS = st.text(st.one_of(st.sampled_from('\\"= \nnx\t'), st.characters()))
+
+
+@given(reply=TEXTS, user=TEXTS)
+@example(reply='" user="admin', user="")
+@example(reply='\\" user=admin id="', user="a")
+@example(reply="\\", user="x")
+@example(reply="a\nb", user="a\\nb")
+def test_whatever_is_received_is_read_back_and_makes_no_field(reply: str, user: str) -> None:
+    line = logged_as_text("refused", reply=reply, user=user)
+    head, event, fields = line.partition(" refused")
+    assert (event, len(head.split())) == (" refused", 2)
+    found = _FIELD.findall(fields)
+    assert "".join(f" {name}={value}" for name, value in found) == fields
+    assert {name: read_back(value) for name, value in found} == {"reply": reply, "user": user}
+
+
+def test_what_a_library_repeats_makes_no_field_either() -> None:
+    stream = io.StringIO()
+    configure_logging("info", "text", stream)
+    logging.getLogger("some.library").warning("it said %s", '" tenant_id=acme')
+    (line,) = lines(stream)
+    assert line.split(" ", 1)[1] == r'warning  "it said \" tenant_id=acme" logger=some.library'
 
 
 def test_an_exception_is_logged_with_its_traceback() -> None:
@@ -174,9 +220,9 @@ def test_series_are_bounded_and_never_become_another_one() -> None:
     assert counted == {
         series("gmp_sent_total", "acme", "a"): 2,
         series("gmp_sent_total", "acme", "b"): 2,
-        series("gmp_sent_total", "acme", "other"): 4,
+        series("gmp_sent_total", "acme", "(other)"): 4,
         series("gmp_sent_total", "t1", "main"): 2,
-        series("gmp_sent_total", "other", "other"): 4,
+        series("gmp_sent_total", "(other)", "(other)"): 4,
     }
 
 

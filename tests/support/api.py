@@ -24,6 +24,7 @@ from mail_proxy.administration.tenants import Tenants
 from mail_proxy.api.application import create_app
 from mail_proxy.api.body_memory import BodyMemory
 from mail_proxy.api.failed_tokens import FailedTokens
+from mail_proxy.api.metrics_text import MetricsText
 from mail_proxy.api.page_turns import PageTurns
 from mail_proxy.api.security_log import SecurityLog
 from mail_proxy.api.services import ApiSettings, Insight, Services
@@ -189,7 +190,7 @@ async def running_instance(folder: Path, url: str | None = None) -> AsyncIterato
         outage_of=outages.get,
         insight=lambda: instance.insight,
         here=lambda account_pk: instance.here.get(account_pk, Here()),
-        render_metrics=meter.render,
+        metrics_text=MetricsText(meter.render, clock.monotonic),
         body_memory=BodyMemory(256_000_000),
         failed_tokens=FailedTokens(clock.monotonic),
         tracer=NoTracer(),

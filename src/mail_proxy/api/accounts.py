@@ -104,7 +104,7 @@ async def get_account(
     summary="Try an account",
     response_model=schemas.TestAnswer,
     response_model_exclude_unset=True,
-    responses=failures(403, 404, 429, *BODY),
+    responses=failures(403, 404, *BODY),
 )
 async def test_account(
     request: Request, caller: AnyCaller, account_id: AccountId, query: Annotated[TenantQuery, Query()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mail_proxy.api.body_memory import BodyMemory
 from mail_proxy.api.failed_tokens import FailedTokens
+from mail_proxy.api.metrics_text import MetricsText
 from mail_proxy.api.page_turns import PageTurns
 from mail_proxy.api.security_log import SecurityLog
 from mail_proxy.api.services import ApiSettings, Insight, Services
@@ -58,7 +59,7 @@ def services_from(app: App) -> Services:
         insight=lambda: _insight(app),
         outage_of=app.delivery.outage_of,
         here=app.delivery.here,
-        render_metrics=app.meter.render,
+        metrics_text=MetricsText(app.meter.render, app.clock.monotonic),
         body_memory=BodyMemory(int(settings.max_bodies_mb * 1_000_000)),
         failed_tokens=FailedTokens(app.clock.monotonic),
         page_turns=PageTurns(),

@@ -28,8 +28,8 @@ _FAILURES: dict[int, tuple[str, str, str]] = {
     422: ("The request does not validate; `detail` names each field.", "port: must be at most 65535", "invalid"),
     429: (
         "Asked too often; `Retry-After` says when to come back.",
-        "This account is being tested at this moment.",
-        "too_many_tests",
+        "Too many tokens from this address have failed.",
+        "too_many_failures",
     ),
     500: ("A mistake in the service; the log has it under the id in the header `X-Request-ID`.", "", "internal_error"),
     503: (
@@ -38,7 +38,7 @@ _FAILURES: dict[int, tuple[str, str, str]] = {
         "store_unavailable",
     ),
 }
-_ALWAYS = (401, 422, 500, 503)
+_ALWAYS = (401, 422, 429, 500, 503)
 BODY = (408, 413, 415)
 """How a request with a body can fail besides."""
 

@@ -23,6 +23,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mail_proxy.api import request_ids
+from mail_proxy.api.notes import path_of
 from mail_proxy.api.validation import problems
 from mail_proxy.domain import errors
 from mail_proxy.domain.errors import Invalid, MailProxyError, Problem
@@ -150,7 +151,7 @@ class LastResort:
             return  # an answer that is not complete is ended by the server, by closing the connection
         except Exception:
             request_id = request_ids.current()
-            log.exception("request_failed", method=scope["method"], path=scope["path"], request_id=request_id)
+            log.exception("request_failed", method=scope["method"], path=path_of(scope), request_id=request_id)
             if begun:
                 raise  # the client must see that what it got is not the whole
             sentence = "Something went wrong here; the log has the reason under the id in X-Request-ID."

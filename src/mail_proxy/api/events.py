@@ -23,7 +23,7 @@ router = APIRouter(prefix="/events", tags=["messages"])
     "",
     summary="Follow what becomes of messages",
     response_model=schemas.FeedAnswer,
-    responses=failures(403, 404, 410, 429),
+    responses=failures(403, 404, 410),
 )
 async def follow_events(request: Request, caller: AnyCaller, query: Annotated[FeedQuery, Query()]) -> Response:
     """List events of a tenant in the order in which they happened, whether they were reported or not.

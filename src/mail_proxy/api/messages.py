@@ -30,7 +30,7 @@ MessageId = Annotated[str, Path(description="Your id of the message.", examples=
     "",
     summary="List and search messages",
     response_model=schemas.MessagesAnswer,
-    responses=failures(403, 404, 429),
+    responses=failures(403, 404),
 )
 async def list_messages(request: Request, caller: AnyCaller, query: Annotated[MessagesQuery, Query()]) -> Response:
     """List messages of a tenant, newest first, or search them; all that is given must hold.

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from starlette.types import Scope
 
+from mail_proxy.api.redaction import MASK
+from mail_proxy.domain.download_link import PATH as FILES
+
 _PLACE = "mail_proxy.notes"
 
 
@@ -36,4 +39,10 @@ def address_of(scope: Scope) -> str | None:
 
 def route_of(scope: Scope) -> str:
     """Return the path of the route that was found, with names for ids; the bare path where none was looked for."""
-    return str(getattr(scope.get("route"), "path", scope["path"]))
+    return str(getattr(scope.get("route"), "path", path_of(scope)))
+
+
+def path_of(scope: Scope) -> str:
+    """Return the path, for a log: what is behind `/files/` opens a file to whoever reads it, and is masked."""
+    before, files, token = str(scope["path"]).partition(FILES)
+    return before + files + (MASK if token else "")

@@ -7,6 +7,7 @@ from time import monotonic
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mail_proxy.api.notes import path_of
 from mail_proxy.runtime.http_refusal import ID_HEADER, id_from, new_id
 
 log = structlog.get_logger(__name__)
@@ -46,7 +47,7 @@ class Identified:
             log.debug(
                 "request",
                 method=scope["method"],
-                path=scope["path"],
+                path=path_of(scope),
                 status=status,
                 ms=round((monotonic() - began) * 1000, 1),
             )

@@ -64,7 +64,7 @@ def _head_of(whole: Response) -> Response:
     summary="Metrics for Prometheus",
     response_class=Response,
     responses={
-        **failures(401, 422, public=True),
+        **failures(401, 422, 429, public=True),
         200: {
             "description": "Metrics in the text format of Prometheus.",
             "content": {
@@ -85,7 +85,7 @@ async def metrics(request: Request, _query: Nothing) -> Response:
         if shown is None or not tokens.same(tokens.digest(shown), wanted):
             await refused(request.scope, services, guessed=shown is not None)
             raise Unauthorized("The metrics are behind a bearer token of their own.")
-    return Response(services.render_metrics(), media_type=CONTENT_TYPE)
+    return Response(await services.metrics_text.get(), media_type=CONTENT_TYPE)
 
 
 @router.get(

@@ -19,6 +19,7 @@ from mail_proxy.administration.scheduling import Scheduling
 from mail_proxy.administration.tenants import Tenants
 from mail_proxy.api.body_memory import BodyMemory
 from mail_proxy.api.failed_tokens import FailedTokens
+from mail_proxy.api.metrics_text import MetricsText
 from mail_proxy.api.page_turns import PageTurns
 from mail_proxy.api.security_log import SecurityLog
 from mail_proxy.domain.account import Account, Outage
@@ -103,7 +104,7 @@ class Services:
     insight: Callable[[], Insight]
     here: Callable[[int], Here]
     """What this instance knows, besides the database, of why messages of an account are not sent."""
-    render_metrics: Callable[[], bytes]
+    metrics_text: MetricsText
     body_memory: BodyMemory
     failed_tokens: FailedTokens
     page_turns: PageTurns

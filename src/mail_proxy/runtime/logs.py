@@ -1,7 +1,9 @@
 """Logs: one line an event, for people (`text`) or machines (`json`). Nothing that was received can break a line.
 
 A server's reply, a client's id or an exception may hold line breaks and terminal escape sequences; whatever is not
-printable is escaped, in both formats. Lines of the libraries that use `logging` come out in the same way.
+printable is escaped, in both formats. In text a backslash begins an escape, and one that was received is doubled; a
+value with a space, a quote or `=` is in quotes. So what was received can neither end them nor look like another field.
+Lines of the libraries that use `logging` come out in the same way.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ _TOO_LOUD = {
     **dict.fromkeys(("uvicorn.error", "uvicorn.access"), logging.ERROR),  # it warns of each request that is none
 }
 """Libraries whose lines below a level only repeat what is logged here, or could be had by anybody in any number."""
+_SPOKEN_FOR = ("opentelemetry.sdk", "opentelemetry.exporter")
+"""Libraries of which all that matters is logged here."""
 
 _COLOURS = {"debug": "2", "info": "32", "warning": "33", "error": "31", "critical": "31;1"}
 _RESET = "\x1b[0m"
@@ -57,6 +61,8 @@ def configure_logging(
     logging.basicConfig(handlers=[handler], level=LEVELS[level], force=True)
     for name, least in _TOO_LOUD.items():
         logging.getLogger(name).setLevel(max(LEVELS[level], least))
+    for name in _SPOKEN_FOR:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def as_json(_logger: WrappedLogger | None, _method: str, event: EventDict) -> str:
@@ -70,7 +76,8 @@ def as_text(*, colour: bool) -> Callable[[WrappedLogger | None, str, EventDict],
 
     def render(_logger: WrappedLogger | None, _method: str, event: EventDict) -> str:
         time, level = str(event.pop("timestamp", "")), str(event.pop("level", ""))
-        words = [escaped(str(event.pop("event", "")))]
+        said = str(event.pop("event", ""))  # a library's may have in it what was received; ours are plain words
+        words = [_quoted(said) if '"' in said or "=" in said else escaped(said)]
         trace = event.pop("exception", None)
         words += [f"{escaped(name)}={_quoted(value)}" for name, value in event.items()]
         if trace is not None:
@@ -92,7 +99,11 @@ def mask_secrets(_logger: WrappedLogger | None, _method: str, event: EventDict) 
 
 
 def escaped(text: str) -> str:
-    """Return the text on one line, with everything that a terminal would act upon written as an escape."""
+    """Return the text on one line, with everything that a terminal would act upon written as an escape.
+
+    No two texts become the same.
+    """
+    text = text.replace("\\", "\\\\")
     if text.isascii() and text.isprintable():
         return text
     return "".join(char if char.isprintable() else _escape(char) for char in text)

@@ -107,9 +107,9 @@ class Settings(BaseSettings):
     metrics_max_accounts: int = Field(
         2000,
         ge=0,
-        le=100_000,
+        le=10_000,
         description="Accounts with series of their own in `/metrics`, up to 100 for a tenant; further ones count under "
-        "`other`.",
+        "`(other)`.",
     )
     max_request_mb: float = Field(
         100, ge=0, allow_inf_nan=False, description="The largest body of a request, in megabytes; 0: no limit."

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 from itertools import accumulate
+from operator import add
 from threading import Lock
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -21,10 +23,11 @@ from mail_proxy.domain.message import Priority
 from mail_proxy.domain.sync_lease import Behind, SyncStanding
 from mail_proxy.ports.observers import CacheMeter, CacheTier, CommitMeter, Meter
 from mail_proxy.runtime.histograms import Histogram
-from mail_proxy.runtime.tally import Labels, Page, Shape, Tally
+from mail_proxy.runtime.tally import Labels, Page, Shape, Tally, kept
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-OTHER = "other"
+OTHER = "(other)"
+"""Whatever has no series of its own. No id of a tenant or an account has parentheses."""
 MAX_SERIES = 2000
 """Accounts that are counted apart. Prometheus keeps every series that it has ever seen, so their number is bounded."""
 MAX_SERIES_PER_TENANT = 100
@@ -102,8 +105,8 @@ class PrometheusMeter(Meter, CacheMeter, CommitMeter, Collector):
     """Keeps the `Meter` port, in a registry of its own. May be called from any thread.
 
     It counts for one worker, and shows the sum over all that share the tally. Each account has its own series until
-    there are `max_series` of them, or `max_per_tenant` of one tenant. The rest is counted under `other`, and stays
-    there: a series that was shown once never becomes another one.
+    there are `max_series` of them, or `max_per_tenant` of one tenant, over all workers. The rest is counted under
+    `(other)`, and stays there: what a series shows is all that was counted for its account, and never less than before.
     """
 
     def __init__(
@@ -127,13 +130,15 @@ class PrometheusMeter(Meter, CacheMeter, CommitMeter, Collector):
         self._tally = tally or new_tally(1, max_series, max_per_tenant)
         self._page = self._tally.pages[worker]
         self._page.take(os.getpid())
-        self._counts = dict(self._page.rows())
+        self._counts: dict[Labels, memoryview[int]] = {}
+        self._own_series: Counter[str] = Counter()
+        """How many accounts of each tenant have one."""
+        self._series_given = 0
+        self._render_lock = Lock()
+        self._shown: list[str] = []
+        """The labels of each row, as they are shown."""
         totals = self._page.totals
         self._spread = {each: totals[begin : begin + each.cells] for each, begin in _BEGIN.items()}
-        # What is beyond a tenant's share is its `other`.
-        rows = Counter(tenant_id for tenant_id, account_id in self._counts if (tenant_id, account_id) != (OTHER, OTHER))
-        self._own_series = {tenant_id: min(count, max_per_tenant) for tenant_id, count in rows.items()}
-        self._series_given = sum(self._own_series.values())
         self._registry = CollectorRegistry()
         self._registry.register(self)
         if process:
@@ -248,19 +253,25 @@ class PrometheusMeter(Meter, CacheMeter, CommitMeter, Collector):
         return self._tally.latest
 
     def render(self) -> bytes:
-        """Return everything in the text format, to be answered with `CONTENT_TYPE`."""
-        return generate_latest(self._registry)
+        """Return everything in the text format, to be answered with `CONTENT_TYPE`; takes a while."""
+        with self._render_lock:
+            return self._accounts().encode() + generate_latest(self._registry)
+
+    def _accounts(self) -> str:
+        """Return what is counted by account: so many lines that the library would take ten times as long for them."""
+        self._shown += map(_as_shown, self._tally.names.since(len(self._shown)))
+        numbers = _sums(page.numbers(len(self._shown)) for page in self._tally.pages)
+        parts = []
+        for index, (name, text) in enumerate(_COUNTERS.items()):
+            parts.append(f"# HELP {name}_total {text}\n# TYPE {name}_total counter\n")
+            counted = zip(self._shown, numbers[index :: len(_COUNTERS)], strict=True)
+            parts += [f"{name}_total{labels} {number}.0\n" for labels, number in counted]
+        return "".join(parts)
 
     @override
     def collect(self) -> Iterator[Metric]:
-        """Give the state of this moment to the registry: the sum over all workers."""
-        counts: dict[Labels, list[int]] = {}
-        totals = [0] * len(self._page.totals)
-        for page in self._tally.pages:
-            for labels, numbers in page.rows():
-                counts[labels] = [a + b for a, b in zip(counts.get(labels, (0,) * len(numbers)), numbers, strict=True)]
-            totals = [a + b for a, b in zip(totals, page.totals, strict=True)]
-        yield from self._counted(counts)
+        """Give the state of this moment to the registry, but what is counted by account: the sum over all workers."""
+        totals = _sums(page.totals.tolist() for page in self._tally.pages)
         for index, (name, text) in enumerate(_REPORTS):
             family = CounterMetricFamily(name, text, labels=["outcome"])
             for n, ok in enumerate(_OUTCOMES):
@@ -274,14 +285,6 @@ class PrometheusMeter(Meter, CacheMeter, CommitMeter, Collector):
         build = InfoMetricFamily("gmp_build", "What is running.")
         build.add_metric([], {"version": mail_proxy.__version__, "python": platform.python_version()})
         yield build
-
-    def _counted(self, counts: Mapping[Labels, Sequence[int]]) -> Iterator[Metric]:
-        """Show what is counted by account."""
-        for index, (name, text) in enumerate(_COUNTERS.items()):
-            family = CounterMetricFamily(name, text, labels=["tenant_id", "account_id"])
-            for labels, each in sorted(counts.items()):
-                family.add_metric(labels, each[index])
-            yield family
 
     def _gauges(self, totals: Sequence[int]) -> Iterator[Metric]:
         """Show what was last seen; nothing of what was not looked at yet."""
@@ -350,20 +353,47 @@ class PrometheusMeter(Meter, CacheMeter, CommitMeter, Collector):
             counts[counter] += 1
 
     def _series(self, labels: Labels) -> memoryview[int]:
-        """Return where a new pair is counted: a series of its own while there is room, else one that is shared."""
+        """Return where a pair is counted that is not known here: in a series of its own if it has or gets one."""
+        labels = kept(labels)
+        self._learn()
+        where = self._where(labels)
+        if where not in self._counts:
+            with self._tally.alone():
+                self._learn()
+                where = self._where(labels)
+                if where not in self._counts:
+                    self._tally.names.add(where)
+                    self._learn()
+        return self._counts[where]
+
+    def _learn(self) -> None:
+        """Take in the series that have come about, in whichever worker."""
+        known = len(self._counts)
+        for row, labels in enumerate(self._tally.names.since(known), known):
+            self._counts[labels] = self._page.row(row)
+            tenant_id, account_id = labels
+            if account_id != OTHER:
+                self._own_series[tenant_id] += 1
+                self._series_given += 1
+
+    def _where(self, labels: Labels) -> Labels:
+        """Return the series that a pair is counted under. Once it is a shared one, it is the same for ever."""
         tenant_id, _ = labels
-        own = self._own_series.get(tenant_id, 0)
-        if own >= self._max_per_tenant:  # asked first: neither answer changes once it was given
-            labels = (tenant_id, OTHER)
-        elif self._series_given >= self._max_series:
-            labels = (OTHER, OTHER)
-        else:
-            self._own_series[tenant_id] = own + 1
-            self._series_given += 1
-        counts = self._counts.get(labels)
-        if counts is None:
-            counts = self._counts[labels] = self._page.add(labels)
-        return counts
+        if labels in self._counts:
+            return labels
+        if self._own_series[tenant_id] >= self._max_per_tenant:  # asked first, as it cannot come about any more
+            return tenant_id, OTHER
+        return (OTHER, OTHER) if self._series_given >= self._max_series else labels
+
+
+def _sums(rows: Iterable[list[int]]) -> list[int]:
+    """Add up lists of equal length, of which there is one at least."""
+    return reduce(lambda all_, each: list(map(add, all_, each)), rows)
+
+
+def _as_shown(labels: Labels) -> str:
+    tenant_id, account_id = (each.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"') for each in labels)
+    return f'{{account_id="{account_id}",tenant_id="{tenant_id}"}}'
 
 
 class _Processes(Collector):

@@ -5,12 +5,15 @@ What is told: ids of tenants, accounts and messages, hosts, codes, times. No add
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from threading import Thread
 from typing import TYPE_CHECKING
 
+import structlog
 from typing_extensions import override
 
 import mail_proxy
@@ -26,13 +29,21 @@ from mail_proxy.ports.observers import Submitted, Tracer
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
-    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
     from opentelemetry.trace import Span
 
 MOST_OF_A_REPORT = 200
 """Traces that one report is shown in."""
 _IN_A_REPORT = re.compile(rb'"traceparent":"([0-9a-f-]{55})"')
 _NANO = 1_000_000_000
+LAST_SECONDS = 2.0
+"""How long the end waits for a collector to take what is left."""
+BETWEEN_LINES = 60.0
+"""Seconds between two lines that say that a collector does not take spans."""
+EXPORTER_LOG = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
+
+log = structlog.get_logger(__name__)
 
 
 class TracingRefused(Exception):
@@ -87,7 +98,9 @@ class OtlpTracer(Tracer):
         self._provider: TracerProvider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(ratio)), resource=resource, shutdown_on_exit=False
         )
-        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=url, timeout=10)))
+        self._collector = Collector(OTLPSpanExporter(endpoint=url, timeout=10), clock)
+        exporter: SpanExporter = self._collector  # type: ignore[assignment]  # its class comes with the extra
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("mail_proxy", mail_proxy.__version__)
         self._context = TraceContextTextMapPropagator()
         self._kinds = trace.SpanKind
@@ -96,8 +109,11 @@ class OtlpTracer(Tracer):
         self._clock = clock
 
     def close(self) -> None:
-        """Send what is left, for some seconds at the most; blocks."""
-        self._provider.shutdown()
+        """Send what is left, for `LAST_SECONDS` at the most, and say how much is lost; blocks."""
+        closing = Thread(target=self._provider.shutdown, name="end of traces", daemon=True)
+        closing.start()
+        closing.join(LAST_SECONDS)
+        self._collector.close()
 
     @override
     @contextmanager
@@ -114,7 +130,7 @@ class OtlpTracer(Tracer):
             span.set_status(self._codes.ERROR, type(error).__name__)
             raise
         finally:
-            span.end(self._now())
+            self._end(span)
 
     @override
     def attempt(self, account: Account, claimed: Claimed, outcome: Settlement, trace: Trace, began: float) -> None:
@@ -161,6 +177,11 @@ class OtlpTracer(Tracer):
         )
         if failed:
             span.set_status(self._codes.ERROR)
+        self._end(span)
+
+    def _end(self, span: Span) -> None:
+        if span.get_span_context().trace_flags.sampled:
+            self._collector.ended += 1
         span.end(self._now())
 
     def _below(self, parent: str | None) -> Context | None:
@@ -172,6 +193,85 @@ class OtlpTracer(Tracer):
 
     def _now(self) -> int:
         return int(self._clock.now() * _NANO)
+
+
+class Collector:
+    """Where spans go: an exporter that is spoken for. What it says itself in the log is said here, in fewer words.
+
+    It is called by one thread, which ends with the process.
+    """
+
+    def __init__(self, exporter: SpanExporter, clock: Clock) -> None:
+        self._exporter = exporter
+        self._clock = clock
+        self._words = _Words()
+        self._logger = logging.getLogger(EXPORTER_LOG)
+        self._logger.setLevel(logging.WARNING)
+        self._logger.addFilter(self._words)
+        self._taken = self._untold = self._told = 0
+        self._next_line = 0.0
+        self._closed = False
+        self.ended = 0
+        """Spans that were to be sent, counted by who ends them."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Send spans; what is not taken is lost."""
+        from opentelemetry.sdk.trace.export import SpanExportResult  # noqa: PLC0415 - comes with an extra
+
+        if self._closed:
+            return SpanExportResult.FAILURE
+        self._words.said = ""
+        try:
+            result = self._exporter.export(spans)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the exporter's
+            result, self._words.said = SpanExportResult.FAILURE, type(error).__name__
+        if result is SpanExportResult.SUCCESS:
+            self._taken += len(spans)
+        elif not self._closed:  # else it is told with all that is lost
+            self._lost(len(spans))
+        return result
+
+    def _lost(self, spans: int) -> None:
+        self._untold += spans
+        now = self._clock.monotonic()
+        if now >= self._next_line:
+            self._next_line = now + BETWEEN_LINES
+            log.warning("traces_not_taken", spans=self._untold, reason=self._words.said)
+            self._told, self._untold = self._told + self._untold, 0
+
+    def close(self) -> None:
+        """Send nothing more, and say how many spans are lost that nothing was said of."""
+        self._closed = True
+        self._exporter.shutdown()  # which ends the wait for another try
+        lost = self.ended - self._taken - self._told
+        if lost > 0:
+            log.warning("traces_lost", spans=lost, reason=self._words.said)
+        self._logger.setLevel(logging.CRITICAL)  # it may say something to that
+        self._logger.removeFilter(self._words)
+
+    def shutdown(self) -> None:
+        """Leave it to `close`."""
+
+
+class _Words(logging.Filter):
+    """Keeps what a library says first, so that it can be said in another way, and lets none of it into the log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said = ""
+
+    @override
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not self.said:
+            if isinstance(record.args, tuple):
+                record.args = tuple(map(_shown, record.args))
+            self.said = record.getMessage()
+        return False
+
+
+def _shown(value: object) -> object:
+    """Return of an error its kind alone: its words repeat the URL, which may have a secret in it."""
+    return type(value).__name__ if isinstance(value, BaseException) else value
 
 
 @dataclass(slots=True)

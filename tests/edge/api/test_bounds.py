@@ -243,7 +243,9 @@ async def test_the_token_of_the_metrics_is_no_better_to_guess(instance: Instance
         for _ in range(2):
             answer = await client.get("/metrics", headers={"Authorization": f"Bearer {ADMIN_TOKEN}"})
             assert answer.status_code == 401
+        documented = (await client.get("/openapi.json")).json()["paths"]["/metrics"]["get"]["responses"]
     assert instance.services.failed_tokens.failures("192.0.2.7") == 2
+    assert set(documented) == {"200", "401", "422", "429", "500"}
 
 
 async def test_addresses_that_fail_take_bounded_room() -> None:

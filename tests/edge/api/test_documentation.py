@@ -60,6 +60,7 @@ async def test_every_route_says_what_it_does_and_how_it_fails(document: dict[str
         assert operation["responses"]["200"]["description"] != "Successful Response", name
         statuses = set(operation["responses"])
         assert statuses >= {"200", "422", "500"}, name
+        assert ("401" in statuses) == ("429" in statuses), name  # who fails with too many tokens is asked to wait
         if name not in public:
             assert statuses >= {"401", "503"}, name
             assert operation["security"] in ROLES, name

@@ -7,12 +7,14 @@ from dataclasses import replace
 import httpx
 import pytest
 
+from mail_proxy.api.application import create_app
 from mail_proxy.domain.download_link import token_of
 from mail_proxy.domain.errors import Problem
 from mail_proxy.domain.large_file import DAY, FileLink, LinkedFile, LinkWanted, StorageKind, StoragePlace
 from mail_proxy.domain.secret import Secret
 from mail_proxy.ports.file_storage import StorageFailed
 from tests.support.api import Instance, new_tenant
+from tests.support.logged import logged
 from tests.support.sources import Held
 
 FOLDER = StoragePlace(StorageKind.FILE, "file:///srv/files")
@@ -64,6 +66,20 @@ async def test_a_link_gives_the_file_as_a_download_that_runs_nothing(instance: I
     found = await instance.store.files.linked(link.pk)
     assert found is not None
     assert found.downloaded
+
+
+async def test_a_mistake_of_ours_does_not_log_the_link(instance: Instance) -> None:
+    class Broken:
+        async def find(self, _token: str) -> LinkedFile:
+            raise ZeroDivisionError
+
+    path, _ = await linked(instance)
+    broken = create_app(replace(instance.services, downloads=Broken()))  # type: ignore[arg-type]
+    async with instance.client(None, broken) as client:
+        with logged() as lines:
+            assert (await client.get(path)).status_code == 500
+    (line,) = lines
+    assert (line["event"], line["path"]) == ("request_failed", "/files/********")
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,16 @@ async def test_others_get_a_new_one(admin: httpx.AsyncClient, log: io.StringIO, 
     assert [line["request_id"] for line in requests(log)] == ids
 
 
+@pytest.mark.parametrize("path", ["/files/{}", "/mail/files/{}", "/files/{}/more", "/files//{}"])
+async def test_who_reads_the_log_cannot_have_the_file_of_a_link(
+    admin: httpx.AsyncClient, log: io.StringIO, path: str
+) -> None:
+    for method in ("GET", "HEAD", "POST"):
+        await admin.request(method, path.format("the-token-of-a-link"))
+    assert [line["path"].rpartition("/")[2] for line in requests(log)] == ["********"] * 3
+    assert "the-token-of-a-link" not in str(requests(log))
+
+
 async def test_lines_outside_of_a_request_have_none(admin: httpx.AsyncClient, log: io.StringIO) -> None:
     await admin.get("/health", headers={"X-Request-ID": "mine"})
     structlog.get_logger().info("later")
