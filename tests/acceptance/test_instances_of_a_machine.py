@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -115,7 +116,10 @@ async def test_in_the_foreground_ctrl_c_ends_it(machine: Machine) -> None:
     [
         (("start", "../x"), 1, "is no name of an instance"),
         (("start", "list"), 1, "'list' is a word of the command line; choose another name"),
-        (("stop", "nobody"), 1, "there is no instance nobody: mail-proxy start nobody makes it"),
+        (("stop", "nobody"), 1, "there is no instance nobody; there are none yet\n"),
+        (("nobody", "status"), 2, "no instance 'nobody': mail-proxy start nobody makes it. See"),
+        (("myserver", "status"), 2, "no instance 'myserver': mail-proxy start myserver makes it; did you mean serve?"),
+        (("--", "no/name", "status"), 2, "there is no command and no instance 'no/name'. See"),
         (("start", "acme", "--set", "x"), 1, "write --set NAME=VALUE"),
         (("start", "acme", "--background", "--set", "NO_SUCH=1"), 1, "GMP_NO_SUCH is not a setting"),
         (("start", "acme", "--set", "ENCRYPTION_KEY=short"), 1, "must be 32 bytes"),
@@ -209,6 +213,13 @@ async def test_settings_are_shown_and_set_of_an_instance_that_cannot_start_yet(m
 async def test_a_name_that_looks_alike_is_suggested(machine: Machine) -> None:
     await machine.run("start", "acme", "--background")
     assert (await machine.run("status", "amce")).err == "mail-proxy: there is no instance amce; did you mean acme?\n"
+    for command in (("status",), ("stop",), ("delete", "--force")):
+        said = await machine.run(*command, "nosuch")
+        assert said.err == "mail-proxy: there is no instance nosuch; there is acme\n"
+    for n in range(6):
+        shutil.copytree(machine.home / "acme", machine.home / f"acme{n}", ignore=lambda *_: ["server.pid"])
+    said = await machine.run("stop", "nosuch")
+    assert said.err.endswith("; there are acme, acme0, acme1, acme2, acme3, …: mail-proxy list shows all of them\n")
 
 
 async def test_a_port_that_is_taken_is_passed_over_for_this_run(machine: Machine) -> None:
