@@ -92,8 +92,9 @@ async def test_tenants_accounts_and_messages_come_to_the_same_either_way(
 async def test_a_running_instance_is_measured_and_left_as_it_was(machine: Machine) -> None:
     measured = await done(machine, "bench", "--messages", "200", "--clients", "4", "--accounts", "2", "--json")
     figures = json.loads(measured.out)
-    assert {name.partition(":")[0] for name in figures} == {
-        *("one client, one message a request", "4 clients, one message a request", "batches of 100")
+    assert set(figures) == {
+        *("one_client_p50_ms", "one_client_p99_ms", "clients_taken_per_second"),
+        *("batches_taken_per_second", "batches_sent_per_second", "batches_reported_per_second"),
     }
     assert all(value > 0 for value in figures.values())
     assert json.loads((await done(machine, "tenants", "list", "--json")).out) == []
@@ -106,6 +107,53 @@ async def test_a_running_instance_is_measured_and_left_as_it_was(machine: Machin
     await machine.run("stop", "box")
     stopped = await machine.run("box", "bench")
     assert (stopped.code, "box does not run, and nothing can be measured" in stopped.err) == (1, True)
+
+
+async def measuring(machine: Machine, tenant_id: str = "bench") -> asyncio.subprocess.Process:
+    """Run a measurement, and return once it has messages of a tenant on their way; it stands still then."""
+    child = await asyncio.create_subprocess_exec(
+        *(str(COMMAND), "box", "bench", "--messages", "10000", "--clients", "4"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=machine.environment,
+        start_new_session=True,
+    )
+    database = machine.home / "box" / "mail_service.db"
+    with closing(sqlite3.connect(database)) as connection:
+        taken = "SELECT count(*) FROM messages WHERE tenant_id = ?"
+        await eventually(lambda: connection.execute(taken, (tenant_id,)).fetchone() > (0,), "it is measured", 60)
+    child.send_signal(signal.SIGSTOP)
+    return child
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+async def test_a_measurement_that_is_ended_leaves_nothing(
+    machine: Machine, tmp_path: Path, number: signal.Signals
+) -> None:
+    child = await measuring(machine)
+    child.send_signal(number)
+    child.send_signal(signal.SIGCONT)
+    out, err = await asyncio.wait_for(child.communicate(), 60)
+    assert (child.returncode, out, b"Traceback" in err) == (128 + number, b"", False), err
+    assert json.loads((await done(machine, "tenants", "list", "--json")).out) == []
+
+
+async def test_what_a_killed_measurement_has_left_is_removed_by_the_next_one_and_nothing_else(machine: Machine) -> None:
+    child = await measuring(machine)
+    await done(machine, "tenants", "add", "bench-7", "--base-url", "http://127.0.0.1:1", "--name", "my own")
+    await done(machine, "tenants", "add", "bench-8")
+    beside = await measuring(machine, "bench-2")  # one that still runs is left alone
+    child.kill()
+    await child.communicate()
+    measured = await done(machine, "bench", "--messages", "200", "--json")
+    assert json.loads(measured.out)["batches_reported_per_second"] > 0
+    ids = [each["id"] for each in json.loads((await done(machine, "tenants", "list", "--json")).out)]
+    assert ids == ["bench-2", "bench-7", "bench-8"]
+    beside.terminate()
+    beside.send_signal(signal.SIGCONT)
+    await beside.communicate()
+    log = [json.loads(line) for line in (await done(machine, "command-log", "export")).out.splitlines()]
+    assert [each["path"]["tenant_id"] for each in log if each["method"] == "DELETE"] == ["bench", "bench", "bench-2"]
 
 
 async def test_what_is_wrong_is_told_in_a_sentence_with_what_to_do(machine: Machine) -> None:
