@@ -48,7 +48,7 @@ def _shown(settings: Settings, name: str) -> Shown:
     }
     held: object = filled_in.get(name, getattr(settings, name))
     if name == "encryption_key" and held is None:
-        there = (settings.data_folder / KEY_FILE_NAME).exists()  # or there was no start yet
+        there = isinstance(settings.database, SqliteFile) or (settings.data_folder / KEY_FILE_NAME).exists()
         return Shown(name, None, secret=True, is_set=there, source=KEY_FILE_NAME)
     secret = _may_be_secret(Settings.model_fields[name].annotation) or isinstance(held, PostgresqlUrl)
     is_set = held not in {None, ()} if source == DEFAULT else True

@@ -56,7 +56,7 @@ COLUMNS = (
     Column("state", lambda row: row["status"] if row["status"] == "deferred" else row["state"]),
     Column("account", lambda row: row["account_id"]),
     Column("to", _recipients),
-    Column("subject", lambda row: row["message"].get("subject")),
+    Column("subject", lambda row: row["message"].get("subject") or row["message"].get("raw_subject")),
     moment("created", "created_ts"),
     Column("attempts"),
     Column("about", lambda row: row["error"] or row["deferred_reason"]),
