@@ -196,12 +196,16 @@ async def test_settings_are_shown_and_set_of_an_instance_that_cannot_start_yet(m
     assert (shown.code, "has no api_token" in shown.err) == (0, True), shown
     assert "max_retries\t3\tconfig.toml" in shown.out
     assert "s3cret" not in shown.out
+    config.write_text(config.read_text() + 'api_token = "t"\n')
+    asked = await machine.run("big", "tenants", "list")
+    assert asked.code == 1
+    assert "big has no encryption key yet: mail-proxy start big makes one" in asked.err
+    assert "encryption_key\t-\tencryption.key" in (await machine.run("big", "config", "show")).out
     for value in ("x" * 64, "short"):
         refused = await machine.run("big", "config", "set", "ENCRYPTION_KEY=-", stdin=value)
         assert (refused.code, "must be 32 bytes" in refused.err) == (1, True), refused
     assert (await machine.run("big", "config", "set", "ENCRYPTION_KEY=-", stdin="ab" * 32)).code == 0
     assert (await machine.run("big", "config", "set", "MAX_RETRIES=x")).code == 1
-    config.write_text(config.read_text() + 'api_token = "t"\n')
     shown = await machine.run("big", "config", "show", "encryption_key", "max_retries", "retry_delays")
     assert (shown.code, "What its database says is not shown." in shown.err) == (0, True), shown
     assert shown.out.splitlines()[1:3] == [
