@@ -92,8 +92,9 @@ async def test_tenants_accounts_and_messages_come_to_the_same_either_way(
 async def test_a_running_instance_is_measured_and_left_as_it_was(machine: Machine) -> None:
     measured = await done(machine, "bench", "--messages", "200", "--clients", "4", "--accounts", "2", "--json")
     figures = json.loads(measured.out)
-    assert {name.partition(":")[0] for name in figures} == {
-        *("one client, one message a request", "4 clients, one message a request", "batches of 100")
+    assert set(figures) == {
+        *("one_client_p50_ms", "one_client_p99_ms", "clients_taken_per_second"),
+        *("batches_taken_per_second", "batches_sent_per_second", "batches_reported_per_second"),
     }
     assert all(value > 0 for value in figures.values())
     assert json.loads((await done(machine, "tenants", "list", "--json")).out) == []
@@ -108,11 +109,60 @@ async def test_a_running_instance_is_measured_and_left_as_it_was(machine: Machin
     assert (stopped.code, "box does not run, and nothing can be measured" in stopped.err) == (1, True)
 
 
+async def measuring(machine: Machine, tenant_id: str = "bench") -> asyncio.subprocess.Process:
+    """Run a measurement, and return once it has messages of a tenant on their way; it stands still then."""
+    child = await asyncio.create_subprocess_exec(
+        *(str(COMMAND), "box", "bench", "--messages", "10000", "--clients", "4"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=machine.environment,
+        start_new_session=True,
+    )
+    database = machine.home / "box" / "mail_service.db"
+    with closing(sqlite3.connect(database)) as connection:
+        taken = "SELECT count(*) FROM messages WHERE tenant_id = ?"
+        await eventually(lambda: connection.execute(taken, (tenant_id,)).fetchone() > (0,), "it is measured", 60)
+    child.send_signal(signal.SIGSTOP)
+    return child
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+async def test_a_measurement_that_is_ended_leaves_nothing(
+    machine: Machine, tmp_path: Path, number: signal.Signals
+) -> None:
+    child = await measuring(machine)
+    child.send_signal(number)
+    child.send_signal(signal.SIGCONT)
+    out, err = await asyncio.wait_for(child.communicate(), 60)
+    assert (child.returncode, out, b"Traceback" in err) == (128 + number, b"", False), err
+    assert json.loads((await done(machine, "tenants", "list", "--json")).out) == []
+
+
+async def test_what_a_killed_measurement_has_left_is_removed_by_the_next_one_and_nothing_else(machine: Machine) -> None:
+    child = await measuring(machine)
+    await done(machine, "tenants", "add", "bench-7", "--base-url", "http://127.0.0.1:1", "--name", "my own")
+    await done(machine, "tenants", "add", "bench-8")
+    beside = await measuring(machine, "bench-2")  # one that still runs is left alone
+    child.kill()
+    await child.communicate()
+    measured = await done(machine, "bench", "--messages", "200", "--json")
+    assert json.loads(measured.out)["batches_reported_per_second"] > 0
+    ids = [each["id"] for each in json.loads((await done(machine, "tenants", "list", "--json")).out)]
+    assert ids == ["bench-2", "bench-7", "bench-8"]
+    beside.terminate()
+    beside.send_signal(signal.SIGCONT)
+    await beside.communicate()
+    log = [json.loads(line) for line in (await done(machine, "command-log", "export")).out.splitlines()]
+    assert [each["path"]["tenant_id"] for each in log if each["method"] == "DELETE"] == ["bench", "bench", "bench-2"]
+
+
 async def test_what_is_wrong_is_told_in_a_sentence_with_what_to_do(machine: Machine) -> None:
     await done(machine, "tenants", "add", "acme")
     for words, code, told in [
         ("bxo info", 2, "there is no command and no instance 'bxo'; did you mean box? See mail-proxy --help"),
         ("box tenant list", 2, "there is no command 'tenant'; did you mean tenants? See mail-proxy box --help"),
+        ("box status", 2, "there is no command 'status'; did you mean: mail-proxy status box? See mail-proxy box"),
+        ("box delete --force", 2, "there is no command 'delete'; did you mean: mail-proxy delete box? See mail-proxy"),
         ("box acme account", 2, "there is no command 'account'; did you mean accounts? See mail-proxy box acme --help"),
         ("box acmee info", 1, "box has no tenant acmee; did you mean acme?"),
         ("box tenants show nobody", 1, "box has no tenant nobody; mail-proxy box tenants list shows"),
@@ -161,6 +211,72 @@ async def test_a_file_is_sent_and_followed_to_its_end(machine: Machine, tmp_path
         assert b"Message-ID: <1@acme.example>\r\n" in received.content
     piped = await machine.run("box", "acme", "send", "-", stdin="Subject: nobody\n\nHi\n")
     assert (piped.code, piped.err) == (1, "mail-proxy: - has no From: say --from ADDRESS\n")
+
+
+async def test_a_second_account_without_a_default_is_told_where_it_is_made_and_where_it_is_missed(
+    machine: Machine, tmp_path: Path
+) -> None:
+    await done(machine, "tenants", "add", "acme")
+    first, second = [
+        (await done(machine, "acme", "accounts", "add", name, "--host", "127.0.0.1", "--port", "1")).err
+        for name in ("main", "other")
+    ]
+    hint = "mail-proxy box acme accounts update ID --default"
+    assert hint not in first
+    assert f"messages that name no account are not taken. To choose one: {hint}\n" in second
+    refused = await machine.run("box", "acme", "send", str(tmp_path / "letter.eml"))
+    assert refused.code == 1
+    assert "--account: is required: the tenant has several accounts, none of them the default" in refused.err
+    assert refused.err.endswith(f"; say --account ID, or choose one: {hint}\n")
+    await done(machine, "acme", "accounts", "update", "other", "--default")
+    await done(machine, "acme", "suspend")
+    sent = await done(machine, "acme", "send", str(tmp_path / "letter.eml"), "--id", "L1", "--at", "2020-01-01")
+    assert re.search(r"--at: 2020-01-01 00:00:00\S+ is past: it goes out at once\n", sent.err)
+    assert (await done(machine, "acme", "accounts", "add", "third", "--host", "h.example")).err.count("\n") == 1
+    retried = await machine.run("box", "acme", "messages", "retry", "L1")
+    assert (retried.out, retried.err) == (
+        "0 are in the queue again.\n",
+        "mail-proxy: 1 is not: it has not failed\n",
+    )
+    retried = await machine.run("box", "acme", "messages", "retry", "L1", "L2", "L3")
+    assert retried.err == "mail-proxy: 3 are not: 1 has not failed, 2 were not found\n"
+    deleted = await done(machine, "acme", "messages", "delete", "L1", "--force")
+    assert deleted.out == "1 is cancelled or gone.\n"
+
+
+async def test_whoever_waits_is_told_once_what_holds_the_message(machine: Machine, tmp_path: Path) -> None:
+    async with running_sink() as sink:
+        await done(machine, "tenants", "add", "acme")
+        await done(machine, "acme", "accounts", "add", "main", "--host", "127.0.0.1", "--port", str(sink.port))
+        await done(machine, "acme", "suspend")
+        child = await asyncio.create_subprocess_exec(
+            *(str(COMMAND), "box", "acme", "send", str(tmp_path / "letter.eml"), "--wait"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=machine.environment,
+        )
+        assert child.stderr is not None
+        told = await asyncio.wait_for(child.stderr.readline(), 20)
+        assert told == b"It waits: Its tenant is suspended. Ctrl-C ends the waiting.\n"
+        await done(machine, "acme", "activate")
+        out, err = await asyncio.wait_for(child.communicate(), 30)
+        assert (child.returncode, b" is sent after " in out, b"It waits" in err) == (0, True, False)
+
+
+async def test_times_of_an_explanation_are_in_the_zone_of_the_machine(machine: Machine, tmp_path: Path) -> None:
+    await done(machine, "tenants", "add", "acme")
+    await done(machine, "acme", "accounts", "add", "main", "--host", "h.example")
+    at = "2099-01-01T12:00:00Z"
+    await done(machine, "acme", "send", str(tmp_path / "letter.eml"), "--id", "L1", "--at", at)
+    said = await machine.run("box", "acme", "messages", "explain", "L1", TZ="Asia/Tokyo")
+    assert said.out.splitlines()[0] == "It is not to be sent before 2099-01-01 21:00:00+09:00."
+    assert " UTC" not in said.out
+
+
+async def test_what_is_left_out_of_a_change_has_no_default(machine: Machine) -> None:
+    for words in ("acme accounts", "tenants"):
+        assert "[default: " in (await done(machine, *words.split(), "add", "--help")).out
+        assert "[default: " not in (await done(machine, *words.split(), "update", "--help")).out
 
 
 async def test_a_new_token_counts_at_once_and_settings_from_the_next_start(machine: Machine) -> None:
@@ -221,7 +337,7 @@ async def test_a_backup_while_it_runs_brings_everything_back(machine: Machine, t
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     await done(machine, "tenants", "add", "later")
     running = await machine.run("box", "restore", str(file), "--force")
-    assert (running.code, "box runs already" in running.err) == (1, True)
+    assert (running.code, "; stop it first: mail-proxy stop box\n" in running.err) == (1, True)
     os.kill(int(str((await machine.listed())[0]["pid"])), signal.SIGKILL)  # its last changes are in the WAL alone
     folder = machine.home / "box"
     await eventually(lambda: (folder / "mail_service.db-wal").stat().st_size > 0, "there is a WAL")

@@ -128,7 +128,8 @@ async def test_a_complete_message_arrives_byte_for_byte_and_is_shown_without_its
         b"X-Genro-Mail-ID", b"Date", b"Message-ID", b"From"
     ]  # fmt: skip
     assert shown["message"] == {key: value for key, value in submitted[2].items() if key != "raw"} | {
-        "raw_size": len(hidden + messages["big"])
+        "raw_size": len(hidden + messages["big"]),
+        "raw_subject": "s",
     }
     assert listed["big"]["message"] == shown["message"]
     assert "raw" not in listed["plain"]["message"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.acceptance.sinks import reserved_port
 from tests.docs.session import free_port
 from tests.support.instance import COMMAND, eventually
 from tests.support.machine import Machine
@@ -114,9 +116,15 @@ async def test_in_the_foreground_ctrl_c_ends_it(machine: Machine) -> None:
     [
         (("start", "../x"), 1, "is no name of an instance"),
         (("start", "list"), 1, "'list' is a word of the command line; choose another name"),
-        (("stop", "nobody"), 1, "there is no instance nobody: mail-proxy start nobody makes it"),
+        (("stop", "nobody"), 1, "there is no instance nobody; there are none yet\n"),
+        (("nobody", "status"), 2, "no instance 'nobody': mail-proxy start nobody makes it. See"),
+        (("myserver", "status"), 2, "no instance 'myserver': mail-proxy start myserver makes it; did you mean serve?"),
+        (("--", "no/name", "status"), 2, "there is no command and no instance 'no/name'. See"),
         (("start", "acme", "--set", "x"), 1, "write --set NAME=VALUE"),
-        (("start", "acme", "--background", "--set", "NO_SUCH=1"), 1, "did not start: mail-proxy: GMP_NO_SUCH"),
+        (("start", "acme", "--background", "--set", "NO_SUCH=1"), 1, "GMP_NO_SUCH is not a setting"),
+        (("start", "acme", "--set", "ENCRYPTION_KEY=short"), 1, "must be 32 bytes"),
+        (("start", "acme", "--workers", "2"), 1, "one process owns an SQLite file"),
+        (("start", "acme", "--host", "192.0.2.1"), 1, "give an address of this machine with --host"),
         (("start", "acme", "--port", "0"), 2, "--port"),
         (("start",), 2, "NAME"),
     ],
@@ -127,11 +135,95 @@ async def test_what_cannot_be_done_is_told_in_a_sentence(
     said = await machine.run(*arguments)
     assert (said.code, told in said.err) == (code, True), said
     assert "Traceback" not in said.err
+    assert not (machine.home / "acme").exists()  # nothing is half made
+
+
+@pytest.mark.parametrize("background", [(), ("--background",)], ids=["foreground", "background"])
+async def test_a_new_instance_is_not_made_for_a_port_that_is_taken(
+    machine: Machine, background: tuple[str, ...]
+) -> None:
+    with reserved_port() as taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        said = await machine.run("start", "acme", "--port", str(port), *background)
+    assert (said.code, said.out, said.err.count("\n")) == (1, "", 1), said
+    assert re.search(rf"cannot listen on 127.0.0.1:{port}: .*; give a free one with --port\n", said.err), said
+    assert await machine.listed() == []
+
+
+async def test_on_postgresql_the_first_start_makes_the_key_and_the_others_are_given_it(
+    machine: Machine, postgres_url: str
+) -> None:
+    one = await machine.run("start", "one", "--background", "--database-url", postgres_url)
+    assert one.code == 0, one
+    key = machine.home / "one" / "encryption.key"
+    assert f"Its encryption key is made in {key}: keep a copy of it elsewhere.\n" in one.out
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    before = key.read_text()
+    assert (await machine.run("one", "tenants", "add", "acme")).code == 0
+    assert (await machine.run("restart", "one")).code == 0
+    assert key.read_text() == before
+
+    two = await machine.run(
+        "start", "two", "--background", "--database-url", postgres_url, GMP_ENCRYPTION_KEY=before.strip()
+    )
+    assert two.code == 1
+    assert "the encryption key in the environment is not looked at" in two.err
+    assert "The database was made with another encryption key. Start with that key" in two.err
+    assert "mail-proxy NAME config set ENCRYPTION_KEY=-" in two.err
+    assert "mail-proxy start two tries again, mail-proxy delete two takes it away" in two.err
+    assert (await machine.run("two", "config", "set", "ENCRYPTION_KEY=-", stdin=before)).code == 0
+    again = await machine.run("start", "two", "--background")
+    assert again.code == 0, again
+    assert "acme" in (await machine.run("two", "tenants", "list")).out
+    await machine.run("stop", "two")
+    assert "acme" in (await machine.run("two", "tenants", "list")).out
+
+    told = await machine.run(
+        *("start", "three", "--background", "--database-url", postgres_url, "--set", f"ENCRYPTION_KEY={before.strip()}")
+    )
+    assert told.code == 0, told
+    assert not (machine.home / "three" / "encryption.key").exists()
+
+
+async def test_settings_are_shown_and_set_of_an_instance_that_cannot_start_yet(machine: Machine) -> None:
+    folder = machine.home / "big"
+    folder.mkdir(parents=True)
+    config = folder / "config.toml"
+    config.touch(0o600)
+    config.write_text('db_path = "postgresql://mail:s3cret@127.0.0.1:1/mail"\nmax_retries = 3\n')
+    shown = await machine.run("big", "config", "show")
+    assert (shown.code, "has no api_token" in shown.err) == (0, True), shown
+    assert "max_retries\t3\tconfig.toml" in shown.out
+    assert "s3cret" not in shown.out
+    config.write_text(config.read_text() + 'api_token = "t"\n')
+    asked = await machine.run("big", "tenants", "list")
+    assert asked.code == 1
+    assert "big has no encryption key yet: mail-proxy start big makes one" in asked.err
+    assert "encryption_key\t-\tencryption.key" in (await machine.run("big", "config", "show")).out
+    for value in ("x" * 64, "short"):
+        refused = await machine.run("big", "config", "set", "ENCRYPTION_KEY=-", stdin=value)
+        assert (refused.code, "must be 32 bytes" in refused.err) == (1, True), refused
+    assert (await machine.run("big", "config", "set", "ENCRYPTION_KEY=-", stdin="ab" * 32)).code == 0
+    assert (await machine.run("big", "config", "set", "MAX_RETRIES=x")).code == 1
+    shown = await machine.run("big", "config", "show", "encryption_key", "max_retries", "retry_delays")
+    assert (shown.code, "What its database says is not shown." in shown.err) == (0, True), shown
+    assert shown.out.splitlines()[1:3] == [
+        "max_retries\t3\tconfig.toml",
+        "retry_delays\t60, 300, 900, 3600, 7200, 14400\tdefault",
+    ]
 
 
 async def test_a_name_that_looks_alike_is_suggested(machine: Machine) -> None:
     await machine.run("start", "acme", "--background")
     assert (await machine.run("status", "amce")).err == "mail-proxy: there is no instance amce; did you mean acme?\n"
+    for command in (("status",), ("stop",), ("delete", "--force")):
+        said = await machine.run(*command, "nosuch")
+        assert said.err == "mail-proxy: there is no instance nosuch; there is acme\n"
+    for n in range(6):
+        shutil.copytree(machine.home / "acme", machine.home / f"acme{n}", ignore=lambda *_: ["server.pid"])
+    said = await machine.run("stop", "nosuch")
+    assert said.err.endswith("; there are acme, acme0, acme1, acme2, acme3, …: mail-proxy list shows all of them\n")
 
 
 async def test_a_port_that_is_taken_is_passed_over_for_this_run(machine: Machine) -> None:

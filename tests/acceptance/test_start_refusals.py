@@ -129,6 +129,19 @@ async def test_a_postgresql_server_that_cannot_be_reached_is_told_within_ten_sec
         assert PASSWORD not in ended.stdout + ended.stderr
 
 
+async def test_postgresql_without_its_driver_names_the_extra(tmp_path: Path) -> None:
+    away = tmp_path / "away"
+    away.mkdir()
+    (away / "psycopg.py").write_text("raise ModuleNotFoundError(\"No module named 'psycopg'\", name='psycopg')\n")
+    url = f"postgresql://mail:{PASSWORD}@127.0.0.1/mail"
+    (folder := tmp_path / "data").mkdir()
+    ended = await refused(
+        folder, {"GMP_DB_PATH": url, "GMP_ENCRYPTION_KEY": KEY, "PYTHONPATH": str(away), "PYTHONDONTWRITEBYTECODE": "1"}
+    )
+    assert ended.code == 1
+    assert ended.stderr == "mail-proxy: PostgreSQL needs the extra [postgresql]: pip install '.[postgresql]'\n"
+
+
 async def test_a_postgresql_database_has_one_key(on_postgresql: Instance) -> None:
     database = {"GMP_DB_PATH": on_postgresql.settings["DB_PATH"]}
     ended = await refused(on_postgresql.folder, {**database, "GMP_ENCRYPTION_KEY": KEY})

@@ -152,6 +152,8 @@ async def test_texts_are_found_by_a_part_of_them_whatever_its_case(store: Store)
     assert await found(store, texts=TextFilter(subject="\\u0000 in")) == ["M3"]
     for part in ("@m\u00fcnchen.example", "xn--mnchen", "ZO\u00cb"):
         assert await found(store, texts=TextFilter(sender=part)) == ["M3"], part
+    await enqueue(store, a_message("M4", account, fields=json.dumps({"id": "M4", "raw_subject": "of its own"})))
+    assert await found(store, texts=TextFilter(subject="OF ITS")) == ["M4"]
     assert await found(store, texts=TextFilter("anna", "shop", "sure")) == ["M1"]
     assert await found(store, texts=TextFilter("anna", "shop", "unsure")) == []
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import sqlite3
 import stat
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from sqlalchemy import create_engine, insert, text
@@ -114,6 +116,11 @@ def _told() -> dict[re.Pattern[str], str]:
     return {re.compile(".*".join(map(re.escape, row.strip("`").split("…")))): row for row in rows}
 
 
+def _open_without_driver() -> None:
+    with patch.dict(sys.modules, {"psycopg": None}):
+        prepare(database_url("postgresql://mail@127.0.0.1/mail"), lambda held: held or "checked")
+
+
 def _refusals(folder: Path) -> list[str]:
     """Everything that is said by those who refuse a start."""
     none = folder / "none"
@@ -147,6 +154,7 @@ def _refusals(folder: Path) -> list[str]:
             _said(lambda: check_key(AesGcmCipher(bytes(range(32))), held)),
             _said(lambda: FileLock.take(database, "http://127.0.0.1:8001")),
             _said(lambda: FlightJournal(lone, "b", "boot")),
+            _said(_open_without_driver),
             _said(lambda: listening_socket("127.0.0.1", listening.getsockname()[1])),
             _said(lambda: prepare(database_url(str(foreign)), lambda _held: "checked")),
         ]

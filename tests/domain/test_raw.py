@@ -50,6 +50,25 @@ def refusal(data: bytes) -> str:
 
 
 @pytest.mark.parametrize(
+    ("header", "shown"),
+    [
+        (b"", None),
+        (b"Subject:\r\n", None),
+        (b"Subject: Your order 1042\r\n", "Your order 1042"),
+        (b"SUBJECT : a\r\n long one\r\n", "a long one"),
+        ("Subject: Grüße\r\n".encode(), "Grüße"),
+        (b"Subject: =?utf-8?Q?Gr=C3=BC=C3=9Fe?= =?iso-8859-1?B?5Pb8?= 2\r\n", "Grüßeäöü 2"),
+        (b"Subject: =?no-such-charset?Q?a?=\r\n", "=?no-such-charset?Q?a?="),
+        (b"Subject: =?utf-8?Q?=FF?=\r\n", "=?utf-8?Q?=FF?="),
+        (b"Subject: =?utf-8?B?a?=\r\n", "=?utf-8?B?a?="),
+        (b"Subject: " + b"\r\n ".join([b"x" * 900] * 3) + b"\r\n", ("x" * 900 + " ") * 2 + "x" * 198),
+    ],
+)
+def test_its_subject_is_kept_as_it_reads(header: bytes, shown: str | None) -> None:
+    assert read(b"From: a@b.c\r\n" + header + b"\r\nSubject: of the body\r\n").subject == shown
+
+
+@pytest.mark.parametrize(
     "data",
     [
         DATED,

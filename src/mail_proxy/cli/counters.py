@@ -1,7 +1,7 @@
 """The other side of a measurement: a mail server and an endpoint for reports that only count.
 
-`python -m mail_proxy.cli.counters sink|callback FILE HOST` prints its port, or ends with code 1 where it cannot listen
-on that address; the count is in the file, 8 bytes. It ends with its standard input.
+`python -m mail_proxy.cli.counters sink|callback DESCRIPTOR HOST` prints its port, or ends with code 1 where it cannot
+listen on that address; the count is in the file that it was given open, 8 bytes. It ends with its standard input.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import mmap
 import os
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
-from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -26,11 +25,10 @@ Receive = Callable[[], Awaitable[ASGIMessage]]
 Send = Callable[[ASGIMessage], Awaitable[None]]
 
 
-def shared_count(path: Path) -> Callable[[int], None]:
+def shared_count(descriptor: int) -> Callable[[int], None]:
     """Return a function that adds to a number in a file, which others read at any time."""
-    path.write_bytes(bytes(8))
-    with path.open("r+b") as file:
-        view = mmap.mmap(file.fileno(), 8)
+    os.ftruncate(descriptor, 8)
+    view = mmap.mmap(descriptor, 8)
     total = 0
 
     def add(count: int) -> None:
@@ -81,6 +79,6 @@ if __name__ == "__main__":
     Thread(target=_end_with_whoever_started_it, daemon=True).start()
     loop = new_event_loop()
     try:
-        loop.run_until_complete({"sink": sink, "callback": callback}[which](shared_count(Path(counted)), address))
+        loop.run_until_complete({"sink": sink, "callback": callback}[which](shared_count(int(counted)), address))
     except (OSError, AddressInUse):
         sys.exit(1)

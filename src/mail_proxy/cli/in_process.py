@@ -22,7 +22,9 @@ from mail_proxy.cli.serving import REFUSALS
 from mail_proxy.delivery.journal import JournalLocked
 from mail_proxy.runtime.app import App, open_app
 from mail_proxy.runtime.logs import configure_logging
+from mail_proxy.runtime.setting_values import SqliteFile
 from mail_proxy.runtime.settings import Settings, SettingsError
+from mail_proxy.secrets.keys import KEY_FILE_NAME, KeyRefused
 from mail_proxy.store.opening import A_COMMAND, AlreadyOpen
 
 PATIENCE = 10.0
@@ -60,11 +62,26 @@ def _open(stack: ExitStack, portal: BlockingPortal, settings: Settings) -> App:
             time.sleep(_PAUSE)
         except AlreadyOpen as error:
             raise InUse(str(error)) from None
+        except KeyRefused as error:
+            raise InstanceError(_about_key(settings) or str(error)) from None
         except REFUSALS as error:
             raise InstanceError(str(error)) from None
         else:
             portal.call(app.delivery.maintenance.survey)
             return app
+
+
+def _about_key(settings: Settings) -> str | None:
+    """Say what makes the key of an instance on PostgreSQL that was not started yet; None where that is not missing."""
+    if settings.encryption_key is not None or isinstance(settings.database, SqliteFile):
+        return None
+    if (settings.data_folder / KEY_FILE_NAME).exists():
+        return None
+    name = settings.data_folder.name
+    return (
+        f"{name} has no encryption key yet: mail-proxy start {name} makes one; where other instances are on its "
+        f"database, give it theirs: mail-proxy {name} config set ENCRYPTION_KEY=-"
+    )
 
 
 class _InProcess(httpx.BaseTransport):

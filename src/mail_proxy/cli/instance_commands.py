@@ -18,7 +18,7 @@ from mail_proxy.cli.instances import (
 )
 from mail_proxy.cli.options import AS_JSON
 from mail_proxy.cli.showing import Column, Form, show_fields, show_rows
-from mail_proxy.cli.told import told, warn_of_process_list
+from mail_proxy.cli.told import complain, told, warn_of_process_list
 from mail_proxy.runtime import environment
 
 SECONDS_TO_STOP = 40.0
@@ -88,16 +88,22 @@ def start(
     if database_url is not None and "@" in database_url and ":" in database_url.partition("://")[2].partition("@")[0]:
         warn_of_process_list("the password", f"put db_path into {chosen.config}")
     wanted = Wanted(host, port, database_url, parsed_settings(pairs))
-    running.prepare(chosen, wanted, every(environment.current()))
+    if reloads and background:
+        raise click.UsageError("--reload is for the foreground")
+    is_new = running.prepare(chosen, wanted, every(environment.current()), environment.current(), workers)
     if reloads:
-        if background:
-            raise click.UsageError("--reload is for the foreground")
         from mail_proxy.cli.reloading import serve_and_reload  # noqa: PLC0415
 
         return serve_and_reload(chosen, wanted, environment.current(), workers)
     if not background:
-        return running.serve(chosen, wanted, environment.current(), workers)
-    found = running.start(chosen, wanted, environment.current(), workers)
+        code = running.serve(chosen, wanted, environment.current(), workers)
+        if is_new and code:
+            complain(_stays(chosen))
+        return code
+    try:
+        found = running.start(chosen, wanted, environment.current(), workers)
+    except InstanceError as error:
+        raise InstanceError(f"{error}\nmail-proxy: {_stays(chosen)}" if is_new else str(error)) from None
     _tell(chosen, found, port)
     click.echo(f"What it writes is in {chosen.log}")
     return 0
@@ -130,6 +136,7 @@ def restart(name: str, *, force: bool) -> None:
     chosen = existing(name, environment.current())
     if chosen.running() is not None:
         _stop(chosen, force=force)
+    running.give_key(chosen, Wanted(), environment.current())
     found = running.start(chosen, Wanted(), environment.current(), None)
     _tell(chosen, found, None)
 
@@ -174,6 +181,14 @@ def _tell(chosen: Instance, found: Running, asked: int | None) -> None:
     click.echo(f"{chosen.name} runs: {found.address} (pid {found.pid}), with documentation at /docs")
     if asked is None and chosen.port not in {0, int(found.address.rpartition(":")[2])}:
         click.echo(f"Port {chosen.port} was taken; the next start tries it again.", err=True)
+
+
+def _stays(chosen: Instance) -> str:
+    """Say what there is of a new instance that did not start."""
+    return (
+        f"{chosen.name} is made all the same, with its settings in {chosen.config}: mail-proxy start {chosen.name} "
+        f"tries again, mail-proxy delete {chosen.name} takes it away"
+    )
 
 
 def _stop(chosen: Instance, *, force: bool) -> None:

@@ -25,6 +25,8 @@ from mail_proxy.runtime.environment import home_of_instances
 
 FIRST_PORT = 8000
 MOST_PORTS = 1000
+MOST_NAMED = 5
+"""How many instances are named where a name is none of theirs."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _SETTING = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
 
@@ -164,15 +166,21 @@ def instance(name: str, environment: Mapping[str, str]) -> Instance:
 
 
 def existing(name: str, environment: Mapping[str, str]) -> Instance:
-    """Return an instance that was made; raises `InstanceError`, and names those that look alike."""
+    """Return an instance that was made; raises `InstanceError`, and names those that there are."""
     from difflib import get_close_matches  # noqa: PLC0415
 
     found = instance(name, environment)
     if not found.exists:
         names = [each.name for each in every(environment)]
         near = get_close_matches(name, names, 1)
-        hint = f"; did you mean {near[0]}?" if near else f": mail-proxy start {name} makes it"
-        raise InstanceError(f"there is no instance {name}{hint}")
+        if near:
+            hint = f"did you mean {near[0]}?"
+        elif not names:
+            hint = "there are none yet"
+        else:
+            more = "" if len(names) <= MOST_NAMED else ", …: mail-proxy list shows all of them"
+            hint = f"there {'is' if len(names) == 1 else 'are'} {', '.join(names[:MOST_NAMED])}{more}"
+        raise InstanceError(f"there is no instance {name}; {hint}")
     return found
 
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 import click
 
 from mail_proxy.cli.instances import (
+    FIRST_PORT,
     MOST_PORTS,
     Instance,
     InstanceError,
@@ -23,6 +24,7 @@ from mail_proxy.cli.instances import (
     make,
     runs_already,
 )
+from mail_proxy.cli.told import complain
 from mail_proxy.runtime.environment import put_in_place
 
 SECONDS_TO_START = 30.0
@@ -30,16 +32,70 @@ PATIENCE = 5.0
 """Seconds that an instance has to answer."""
 
 
-def prepare(chosen: Instance, wanted: Wanted, others: Iterable[Instance]) -> None:
-    """Make an instance that is new, telling its token this once. Raises `InstanceError` where it runs already."""
+def prepare(
+    chosen: Instance, wanted: Wanted, others: Iterable[Instance], environment: Mapping[str, str], workers: int | None
+) -> bool:
+    """Make an instance that is new, telling its token this once; say whether it was.
+
+    Raises `InstanceError` where it runs already, and, before anything is made, for what a new one cannot start with.
+    """
     running = chosen.running()
     if running is not None:
         raise InstanceError(runs_already(chosen.name, running))
-    if chosen.exists:
+    is_new = not chosen.exists
+    if is_new:
+        _refuse_what_cannot_start(chosen, wanted, environment, workers)
+        token = make(chosen, wanted, {each.port for each in others})
+        click.echo(f"{chosen.name} is made in {chosen.folder}.")
+        click.echo(f"Its admin token, also in {chosen.config}: {token}")
+    give_key(chosen, wanted, environment)
+    return is_new
+
+
+def give_key(chosen: Instance, wanted: Wanted, environment: Mapping[str, str]) -> None:
+    """Make the encryption key of an instance on PostgreSQL that has none; beside an SQLite file it is made later.
+
+    Raises `InstanceError`.
+    """
+    from mail_proxy.runtime.setting_values import SqliteFile  # noqa: PLC0415 - takes a while
+    from mail_proxy.runtime.settings import Settings, SettingsError  # noqa: PLC0415
+    from mail_proxy.secrets.keys import KEY_FILE_NAME, KeyRefused, make_key_file  # noqa: PLC0415
+
+    try:
+        settings = Settings.load(environment_of(chosen, wanted, environment))
+        if isinstance(settings.database, SqliteFile) or settings.encryption_key is not None:
+            return
+        if not make_key_file(chosen.folder):
+            return
+    except SettingsError:  # what starts it says what is wrong
         return
-    token = make(chosen, wanted, {each.port for each in others})
-    click.echo(f"{chosen.name} is made in {chosen.folder}.")
-    click.echo(f"Its admin token, also in {chosen.config}: {token}")
+    except KeyRefused as error:
+        raise InstanceError(str(error)) from None
+    click.echo(f"Its encryption key is made in {chosen.folder / KEY_FILE_NAME}: keep a copy of it elsewhere.")
+    if any(environment.get(name) for name in ("GMP_ENCRYPTION_KEY", "MAIL_PROXY_ENCRYPTION_KEY")):
+        instead = f"mail-proxy {chosen.name} config set ENCRYPTION_KEY=-"
+        complain(f"the encryption key in the environment is not looked at; to go by that one: {instead}")
+
+
+def _refuse_what_cannot_start(
+    chosen: Instance, wanted: Wanted, environment: Mapping[str, str], workers: int | None
+) -> None:
+    """Raise `InstanceError` for settings and an address with which an instance that is not there yet cannot start."""
+    from mail_proxy.runtime.settings import Settings, SettingsError  # noqa: PLC0415 - takes a while
+    from mail_proxy.secrets.keys import KeyRefused, parse_key  # noqa: PLC0415
+
+    given = {"GMP_API_TOKEN": "is-made-later", **environment_of(chosen, wanted, environment)}
+    if workers is not None:
+        given["GMP_WORKERS"] = str(workers)
+    try:
+        key = Settings.load(given).encryption_key
+        if key is not None:
+            parse_key(key.reveal())
+    except SettingsError as error:
+        raise InstanceError("; ".join(each.removesuffix(".") for each in error.problems)) from None
+    except KeyRefused as error:
+        raise InstanceError(str(error)) from None
+    _listening(wanted.host or "127.0.0.1", FIRST_PORT, wanted.port).close()
 
 
 def serve(chosen: Instance, wanted: Wanted, environment: Mapping[str, str], workers: int | None) -> int:
@@ -47,7 +103,7 @@ def serve(chosen: Instance, wanted: Wanted, environment: Mapping[str, str], work
     from mail_proxy.cli import serving  # noqa: PLC0415 - takes a while
 
     host = wanted.host or str(chosen.settings().get("host", "127.0.0.1"))
-    listening = _listening(chosen, host, wanted.port)
+    listening = _listening(host, chosen.port, wanted.port)
     port = listening.getsockname()[1]
     try:
         held = chosen.take(f"http://{f'[{host}]' if ':' in host else host}:{port}")
@@ -63,18 +119,20 @@ def serve(chosen: Instance, wanted: Wanted, environment: Mapping[str, str], work
         os.close(held)
 
 
-def _listening(chosen: Instance, host: str, port: int | None) -> socket.socket:
+def _listening(host: str, own_port: int, port: int | None) -> socket.socket:
     """Listen where the start says, else at the instance's port, or at the next one that is free."""
     from mail_proxy.runtime.http_server import AddressInUse, listening_socket  # noqa: PLC0415 - takes a while
 
-    first = chosen.port if port is None else port
+    first = own_port if port is None else port
     most = MOST_PORTS if port is None and first else 1
     for each in range(first, first + most):
         try:
             return listening_socket(host, each)
         except AddressInUse as error:
+            if not error.taken:
+                raise InstanceError(f"{error.what}; give an address of this machine with --host") from None
             if most == 1:
-                raise InstanceError(str(error)) from None
+                raise InstanceError(f"{error.what}; give a free one with --port") from None
     raise InstanceError(f"no port from {first} on is free on {host}: give one with --port")
 
 

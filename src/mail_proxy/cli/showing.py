@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 NOTHING = "-"
+_UTC = re.compile(r"\b(2\d{3}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d) [01]\d:[0-5]\d:[0-5]\d) UTC\b")
 
 
 class Form(Enum):
@@ -58,6 +60,15 @@ def shown_time(ts: float | None) -> str | None:
         return datetime.fromtimestamp(ts).astimezone().isoformat(sep=" ", timespec="seconds")
     except (OverflowError, ValueError, OSError):
         return f"{ts:.0f}"
+
+
+def in_local_time(text: str) -> str:
+    """Return a sentence of the API with its times in the zone of this machine, as all others are shown."""
+    return _UTC.sub(lambda found: _local(found[1]), text)
+
+
+def _local(utc: str) -> str:
+    return shown_time(datetime.fromisoformat(f"{utc}+00:00").timestamp()) or utc
 
 
 def show_rows(rows: Iterable[Row], columns: Sequence[Column], form: Form, empty: str) -> None:

@@ -11,6 +11,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
 from itertools import chain
 
 from mail_proxy.domain.header import MAX_LINE, hides_a_line_break, is_field_name
@@ -24,6 +26,8 @@ _PIECE = 256 * 1024
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*\Z")
 _BASE64_END = re.compile(r"[A-Za-z0-9+/]*={0,2}\Z")
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+_UNSHOWN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_SHOWN, _SHOWN_ENCODED = 2000, 8000
 _BLIND = frozenset({"bcc", "resent-bcc"})
 # RFC 5322 section 3.6 and RFC 2045 section 3: with two of one, each receiver believes in another.
 _AT_MOST_ONCE = (
@@ -55,6 +59,8 @@ class RawMessage:
     """True when it has a Date of its own."""
     message_id: str | None
     """What its own Message-ID says; None when it has none."""
+    subject: str | None
+    """Its Subject as it reads, to be shown and searched; None when it has none."""
     eight_bit: bool
     """True when its body has octets beyond ASCII."""
     utf8_headers: bool
@@ -81,6 +87,7 @@ def read_raw(encoded: str) -> RawMessage:
         size=given.octets,
         dated="date" in head.values,
         message_id=head.values.get("message-id"),
+        subject=_as_it_reads(head.values.get("subject", "")) or None,
         eight_bit=eight_bit,
         utf8_headers=not head.kept.isascii(),
     )
@@ -173,6 +180,21 @@ def _check_lines(piece: bytes, open_line: int) -> int:
 
 
 # The header section
+
+
+def _as_it_reads(value: str) -> str:
+    """Return a header's text with its encoded words decoded, where they can be, as far as it is worth showing."""
+    text = _words_decoded(value[:_SHOWN_ENCODED])
+    return _UNSHOWN.sub("\N{REPLACEMENT CHARACTER}", text[:_SHOWN])
+
+
+def _words_decoded(text: str) -> str:
+    if "=?" not in text:
+        return text
+    try:
+        return str(make_header(decode_header(text)))
+    except (HeaderParseError, LookupError, ValueError):
+        return text
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,8 +62,8 @@ class Accepted:
     """A submission that is fine by itself; whose it is and which account sends it is still to be found.
 
     `fields` is what is stored: the submission as JSON text, without nulls, domains in ASCII, no NUL in its bodies, and
-    beside a complete message (`raw`) its size, so that it can be shown without it; of that one `message` has no body.
-    Of its attachments the inline bytes stand apart, and the credentials in `auths`, to be sealed.
+    beside a complete message (`raw`) its size and Subject, so that it can be shown without it; `message` has no body of
+    that one. Of its attachments the inline bytes stand apart, and the credentials in `auths`, to be sealed.
     """
 
     index: int
@@ -162,6 +162,8 @@ def _accepted(index: int, item: object, now: float, max_attachment: int, tracepa
     message = build_message(fields)
     if message.raw is not None:
         fields["raw_size"] = message.raw.size
+        if message.raw.subject is not None:
+            fields["raw_subject"] = message.raw.subject
         message = replace(message, raw=replace(message.raw, body=()))
     if traceparent is not None:
         fields["traceparent"] = traceparent

@@ -61,7 +61,7 @@ from mail_proxy.runtime.telemetry import PrometheusMeter
 from mail_proxy.runtime.tracing import NoTracer, OtlpTracer
 from mail_proxy.secrets import tokens
 from mail_proxy.secrets.cipher import AesGcmCipher, check_key
-from mail_proxy.secrets.keys import obtain_key, old_keys
+from mail_proxy.secrets.keys import KEY_FILE_NAME, obtain_key, old_keys
 from mail_proxy.smtp.pool import SmtpTransport
 from mail_proxy.smtp.timeouts import Timeouts
 from mail_proxy.store.opening import database_url
@@ -316,6 +316,8 @@ async def _open_store(settings: Settings, address: str, instance_id: str, clock:
         url = database_url(str(database.path))
     else:
         url = database_url(database.url.reveal())
+        if (settings.data_folder / KEY_FILE_NAME).exists():  # it is never made here: all instances need the same
+            key_folder = settings.data_folder
     made(settings.data_folder)
     cipher = AesGcmCipher(
         obtain_key(settings.encryption_key, key_folder, first_start=first_start),

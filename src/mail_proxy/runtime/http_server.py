@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 from collections.abc import Callable, Iterator
 
@@ -18,7 +19,14 @@ FINISH = 10
 
 
 class AddressInUse(Exception):
-    """Something else listens there."""
+    """Something else listens there, or nothing can. `what` says it without what to do; `taken` which of the two."""
+
+    def __init__(self, what: str, *, taken: bool) -> None:
+        super().__init__(
+            f"{what}; set GMP_HOST and GMP_PORT to a free address, or is an instance running there already?"
+        )
+        self.what = what
+        self.taken = taken
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
@@ -31,10 +39,8 @@ def listening_socket(host: str, port: int) -> socket.socket:
         listening.listen(2048)
     except OSError as error:
         listening.close()
-        raise AddressInUse(
-            f"cannot listen on {host}:{port}: {error.strerror or error}; "
-            "set GMP_HOST and GMP_PORT to a free address, or is an instance running there already?"
-        ) from error
+        what = f"cannot listen on {host}:{port}: {error.strerror or error}"
+        raise AddressInUse(what, taken=error.errno in {errno.EADDRINUSE, errno.EACCES}) from error
     listening.setblocking(False)
     return listening
 

@@ -288,7 +288,7 @@ class Settings(BaseSettings):
     encryption_key: SecretText | None = Field(
         None,
         description="32 bytes as base64 or hex, which seal the secrets in the database. Without it: the file "
-        f"`{KEY_FILE}`, or on SQLite a key that is made in the data folder at the first start.",
+        f"`{KEY_FILE}`, or `encryption.key` in the data folder, which is made there at the first start on SQLite.",
     )
 
     encryption_keys_old: Annotated[tuple[SecretText, ...], NoDecode, BeforeValidator(split)] = Field(

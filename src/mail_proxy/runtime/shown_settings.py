@@ -33,6 +33,12 @@ def shown_settings(settings: Settings) -> Sequence[Shown]:
     return [_shown(settings, name) for name in Settings.model_fields]
 
 
+def may_be_shown(name: str, value: object) -> bool:
+    """Say whether a value that a file gives is no secret; what is no setting may be anything."""
+    field = Settings.model_fields.get(name)
+    return field is not None and not _may_be_secret(field.annotation) and "://" not in str(value)
+
+
 def _shown(settings: Settings, name: str) -> Shown:
     source = settings.source(name)
     filled_in = {
@@ -42,7 +48,8 @@ def _shown(settings: Settings, name: str) -> Shown:
     }
     held: object = filled_in.get(name, getattr(settings, name))
     if name == "encryption_key" and held is None:
-        return Shown(name, None, secret=True, is_set=True, source=KEY_FILE_NAME)  # or there would have been no start
+        there = isinstance(settings.database, SqliteFile) or (settings.data_folder / KEY_FILE_NAME).exists()
+        return Shown(name, None, secret=True, is_set=there, source=KEY_FILE_NAME)
     secret = _may_be_secret(Settings.model_fields[name].annotation) or isinstance(held, PostgresqlUrl)
     is_set = held not in {None, ()} if source == DEFAULT else True
     return Shown(name, None if secret else _value(held), secret=secret, is_set=is_set, source=source)

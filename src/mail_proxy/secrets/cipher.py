@@ -123,6 +123,7 @@ def check_key(cipher: Cipher, held: str | None) -> str:
     except SealBroken:
         pass
     raise WrongKey(
-        "The database was made with another encryption key. Start with that key: GMP_ENCRYPTION_KEY, or the file "
-        "encryption.key that was in the data folder. To change the key, give that one in GMP_ENCRYPTION_KEYS_OLD."
+        "The database was made with another encryption key. Start with that key, which its other instances have: "
+        "GMP_ENCRYPTION_KEY, the file encryption.key in the data folder, or mail-proxy NAME config set "
+        "ENCRYPTION_KEY=-. To change the key, give that one in GMP_ENCRYPTION_KEYS_OLD."
     )

@@ -50,8 +50,8 @@ def old_keys(configured: Sequence[Secret]) -> list[bytes]:
 def obtain_key(configured: Secret | None, folder: Path | None, *, first_start: bool) -> bytes:
     """Return the key that was given, else the one in the folder, which is made there at the first start.
 
-    `folder` is None on PostgreSQL, where every instance has to be given the same key. `first_start`: there is no
-    database yet. Raises `KeyRefused`.
+    `folder` is None on PostgreSQL where no key lies in it: every instance has to be given the same one. `first_start`:
+    there is no database yet. Raises `KeyRefused`.
     """  # G16
     if configured is not None:
         return parse_key(configured.reveal())
@@ -68,6 +68,15 @@ def obtain_key(configured: Secret | None, folder: Path | None, *, first_start: b
             )
         _create(path)
     return _read(path)
+
+
+def make_key_file(folder: Path) -> bool:
+    """Make a key in a folder; False where there is one already. Raises `KeyRefused`."""
+    path = folder / KEY_FILE_NAME
+    if path.exists():
+        return False
+    _create(path)
+    return True
 
 
 def _read(path: Path) -> bytes:

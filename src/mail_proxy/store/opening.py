@@ -46,6 +46,9 @@ COMMAND_PATIENCE = 5.0
 log = structlog.get_logger(__name__)
 
 
+NO_DRIVER = "PostgreSQL needs the extra [postgresql]: pip install '.[postgresql]'"
+
+
 class StoreRefused(Exception):
     """The database must not be used as it is; the text says why and what to do."""
 
@@ -126,7 +129,10 @@ def prepare(url: str, check_key: Callable[[str | None], str], lease: float | Non
     raises what it likes when the key is another one. Raises `StoreRefused`, `SchemaTooNew` or `StoreUnavailable`.
     """  # G1, G16
     dialect = "sqlite" if sqlite_file(url) else "postgresql"
-    database = Database(url, WriteEvents(dialect))
+    try:
+        database = Database(url, WriteEvents(dialect))
+    except ImportError:
+        raise StoreRefused(NO_DRIVER) from None
     try:
         with database.engine.connect() as connection:
             _refuse_weak_settings(connection, dialect)

@@ -339,7 +339,8 @@ def _with_texts(reader: Reader, dialect: str, wanted: TextFilter, pks: Sequence[
     for pk, *values in rows:
         texts = dict(zip(names, values, strict=True))
         metadata = _object(texts.get("metadata"))
-        if fits(wanted, Texts(people.get(pk, ()), texts.get("from"), texts.get("subject"), metadata)):
+        subject = texts.get("subject") or texts.get("raw_subject")
+        if fits(wanted, Texts(people.get(pk, ()), texts.get("from"), subject, metadata)):
             kept.append(pk)
     return kept
 
@@ -355,7 +356,13 @@ def _people(dialect: str) -> Select[tuple[str]]:
 
 
 def _submitted_names(wanted: TextFilter) -> tuple[str, ...]:
-    asked = {"from": wanted.sender is not None, "subject": wanted.subject is not None, "metadata": wanted.metadata}
+    by_subject = wanted.subject is not None
+    asked = {
+        "from": wanted.sender is not None,
+        "metadata": wanted.metadata,
+        "subject": by_subject,
+        "raw_subject": by_subject,
+    }
     return tuple(name for name, is_asked in asked.items() if is_asked)
 
 

@@ -64,6 +64,8 @@ def test_what_is_not_set_says_what_counts_instead() -> None:
     assert found["data_dir"] == {"value": "/data", "set": True, "source": "default", "secret": False}
     assert found["attachment_roots"]["value"] == ["/data/attachments"]
     assert found["encryption_key"] == {"value": None, "set": True, "source": "encryption.key", "secret": True}
+    on_postgresql = shown(GMP_DB_PATH="postgresql://mail@db/mail", GMP_DATA_DIR="/nowhere")
+    assert not on_postgresql["encryption_key"]["set"]  # it is never made there without being asked for
     assert found["metrics_token"] == {"value": None, "set": False, "source": "default", "secret": True}
     assert found["allow_networks"] == {"value": [], "set": False, "source": "default", "secret": False}
 

@@ -58,25 +58,34 @@ def show(reached: Reached, account_id: str, *, as_json: bool) -> None:
 
 
 def settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that are an account's settings."""
+    """Give a command that changes an account the options that are its settings."""
+    return _settings(command, lambda _value: "")
+
+
+def new_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command that makes an account the same options, with their defaults."""
+    return _settings(command, lambda value: f" [default: {value}]")
+
+
+def _settings(command: Callable[..., None], default: Callable[[str], str]) -> Callable[..., None]:
     for option in reversed(
         (
             click.option("--host", help="Name or address of the SMTP server."),
-            click.option("--port", type=int, help="Its port. [default: 587]"),
+            click.option("--port", type=int, help=f"Its port.{default('587')}"),
             click.option("--user", help="User for the login; '' for none."),
             click.option("--password", help="Password for the login; - reads it from stdin."),
-            click.option("--tls", type=click.Choice(TLS), help="How the connection is encrypted. [default: auto]"),
+            click.option("--tls", type=click.Choice(TLS), help=f"How the connection is encrypted.{default('auto')}"),
             click.option("--limit-minute", type=int, metavar="N", help="Transactions in any minute; 0: no limit."),
             click.option("--limit-hour", type=int, metavar="N", help="Transactions in any hour; 0: no limit."),
             click.option("--limit-day", type=int, metavar="N", help="Transactions in any day; 0: no limit."),
             click.option(
                 "--limit-behavior",
                 type=click.Choice(BEHAVIOURS),
-                help="Beyond a limit: wait, or fail. [default: defer]",
+                help=f"Beyond a limit: wait, or fail.{default('defer')}",
             ),
             click.option("--batch-size", type=int, metavar="N", help="Messages taken up at a time, at the most."),
             click.option(
-                "--ttl", type=float, metavar="SECONDS", help="How long an idle session is kept. [default: 300]"
+                "--ttl", type=float, metavar="SECONDS", help=f"How long an idle session is kept.{default('300')}"
             ),
             click.option("--max-connections", type=int, metavar="N", help="Sessions at a time."),
             click.option("--fallback", metavar="ID", type=AccountId(), help="The account that takes its place."),
@@ -97,7 +106,7 @@ def settings(command: Callable[..., None]) -> Callable[..., None]:
     ),
 )
 @click.argument("account_id", metavar="[ID]", required=False)
-@settings
+@new_settings
 @AS_JSON
 @speaks
 def add(reached: Reached, /, account_id: str | None, *, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - see `settings`
@@ -118,6 +127,7 @@ def add(reached: Reached, /, account_id: str | None, *, as_json: bool, **options
         return
     click.echo(f"{account_id} is made.")
     click.echo(f"Try it: {reached.place} accounts test {account_id}", err=True)
+    _tell_of_default(reached)
 
 
 @accounts.command(
@@ -170,9 +180,26 @@ def form(reached: Reached, fields: Mapping[str, object] | None = None) -> str:
     account_id = str(answers.pop("id"))
     reached.proxy.accounts.put(account_id, **answers)
     click.echo(f"{account_id} is made.")
+    _tell_of_default(reached)
     if click.confirm("Try it: connect and log in, without a message?", default=True):
         _tell_test(reached, account_id)
     return account_id
+
+
+def _tell_of_default(reached: Reached) -> None:
+    """Say what it means that none of several accounts is the default."""
+    there = reached.proxy.accounts.list()
+    if len(there) > 1 and not any(each["is_default"] for each in there):
+        click.echo(
+            f"None of the {len(there)} accounts of {reached.tenant_id} is the default: messages that name no account "
+            f"are not taken. To choose one: {default_of(reached)}",
+            err=True,
+        )
+
+
+def default_of(reached: Reached) -> str:
+    """Return the command that makes an account the one for messages that name none."""
+    return f"{reached.place} accounts update ID --default"
 
 
 def _tell_test(reached: Reached, account_id: str) -> int:

@@ -66,6 +66,9 @@ def restore(*, file: str, force: bool) -> None:
     """
     place = current_place()
     chosen, database = place.instance, _sqlite(place)
+    running = chosen.running()
+    if running is not None:
+        raise InstanceError(f"{chosen.name} runs (pid {running.pid}); stop it first: mail-proxy stop {chosen.name}")
     descriptor = chosen.take("no address: a backup is being restored")  # nobody starts it meanwhile
     try:
         with tempfile.TemporaryDirectory(dir=chosen.folder, prefix=".restore-") as folder:

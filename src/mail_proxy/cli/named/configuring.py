@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import click
 
 from mail_proxy.cli.instances import Instance, InstanceError, Wanted, environment_of, parsed_settings
-from mail_proxy.cli.named.place import Reached, speaks
+from mail_proxy.cli.named.place import Place, current_place, reach
 from mail_proxy.cli.named.tree import Commands
 from mail_proxy.cli.options import examples, forms
 from mail_proxy.cli.showing import Column, Form, show_rows
-from mail_proxy.cli.told import warn_of_process_list
+from mail_proxy.cli.told import complain, told, warn_of_process_list
 from mail_proxy.runtime import environment
 
 MASKED = "********"
@@ -35,17 +36,18 @@ def config() -> None:
 )
 @click.argument("names", metavar="[NAME]…", nargs=-1)
 @forms
-@speaks
-def show(reached: Reached, names: tuple[str, ...], *, form: Form) -> None:
+@told
+def show(names: tuple[str, ...], *, form: Form) -> None:
     """Show every setting, or some, with its value and where that comes from; secrets are masked.
 
-    It is the default, or comes from config.toml, from the database, or from what the start was told.
+    It is the default, or comes from config.toml, from the database, or from what the start was told. Of an instance
+    that could not be started, it shows what is known without its database, or what is in config.toml.
     """
-    settings = reached.proxy.settings()["settings"]
     wanted = {each.lower().removeprefix("gmp_") for each in names}
-    unknown = wanted - {each["name"] for each in settings}
+    unknown = wanted - _known()
     if unknown:
         raise InstanceError(_not_a_setting(min(unknown)))
+    settings = _settings(current_place())
     found = [each for each in settings if not wanted or each["name"] in wanted]
     columns = (Column("name"), Column("value", _value), Column("source", _source))
     show_rows(found, columns, form, "There are no settings.")
@@ -62,8 +64,8 @@ def show(reached: Reached, names: tuple[str, ...], *, form: Form) -> None:
     ),
 )
 @click.argument("pairs", metavar="NAME=VALUE…", nargs=-1, required=True)
-@speaks
-def set_(reached: Reached, pairs: tuple[str, ...]) -> None:
+@told
+def set_(pairs: tuple[str, ...]) -> None:
     """Write settings into config.toml, where they count from the next start on; with no value the default does.
 
     SCHEDULER_ACTIVE counts at once. Whatever cannot be right is refused before anything is written. A value of - is
@@ -77,17 +79,48 @@ def set_(reached: Reached, pairs: tuple[str, ...]) -> None:
         elif any(word in name for word in ("TOKEN", "PASSWORD", "KEY")):
             warn_of_process_list(name, f"{name}=-, which reads it from stdin")
     sending = values.pop("SCHEDULER_ACTIVE", None)
-    chosen = reached.place.instance
+    chosen = current_place().instance
     _refuse_what_cannot_be(chosen, {**values, **({} if sending is None else {"SCHEDULER_ACTIVE": sending})})
-    if sending is not None:
-        active = sending.strip().lower() in {"true", "1", "yes", "on", "y", "t"}
-        reached.proxy.change(scheduler_active=active)
-        click.echo(f"Sending is {'active' if active else 'suspended'}, from now on.")
     if values:
         _write(chosen, values)
         click.echo(f"{', '.join(sorted(values))}: written into {chosen.config}")
-        if reached.runs:
+        if chosen.running() is not None:
             click.echo(f"It counts from the next start on: mail-proxy restart {chosen.name}", err=True)
+    if sending is not None:
+        active = sending.strip().lower() in {"true", "1", "yes", "on", "y", "t"}
+        with reach(current_place()) as reached:
+            reached.proxy.change(scheduler_active=active)
+        click.echo(f"Sending is {'active' if active else 'suspended'}, from now on.")
+
+
+def _settings(place: Place) -> Sequence[Mapping[str, Any]]:
+    """Return the settings as the instance says them; where it cannot be asked, as far as they are known without it."""
+    try:
+        with reach(place) as reached:
+            return reached.proxy.settings()["settings"]
+    except InstanceError as error:
+        complain(f"{str(error).removesuffix('.')}. What its database says is not shown.")
+    return _settings_in_file(place.instance)
+
+
+def _settings_in_file(chosen: Instance) -> Sequence[Mapping[str, Any]]:
+    """Return every setting as a start would have it, or, where they are not enough for one, those in the file."""
+    from mail_proxy.runtime.settings import Settings, SettingsError  # noqa: PLC0415 - takes a while
+    from mail_proxy.runtime.shown_settings import may_be_shown, shown_settings  # noqa: PLC0415
+
+    try:
+        return [asdict(each) for each in shown_settings(Settings.load(_given(chosen, {})))]
+    except SettingsError:
+        return [
+            {
+                "name": name,
+                "value": value if (shown := may_be_shown(name, value)) else None,
+                "secret": not shown,
+                "is_set": True,
+                "source": chosen.config.name,
+            }
+            for name, value in chosen.settings().items()
+        ]
 
 
 def _value(row: Mapping[str, Any]) -> object:
@@ -106,16 +139,34 @@ def _refuse_what_is_kept_elsewhere(values: Mapping[str, str]) -> None:
 
 
 def _refuse_what_cannot_be(chosen: Instance, values: Mapping[str, str]) -> None:
-    """Raise `InstanceError` for settings with which the instance would not start."""
+    """Raise `InstanceError` for what these settings would make wrong; what is wrong already may stay so."""
+    from mail_proxy.secrets.keys import KeyRefused, parse_key  # noqa: PLC0415 - takes a while
+
+    before = _problems(chosen, {})
+    wrong = [each for each in _problems(chosen, values) if each not in before]
+    try:
+        if key := values.get("ENCRYPTION_KEY"):
+            parse_key(key, "ENCRYPTION_KEY")
+    except KeyRefused as error:
+        wrong.append(str(error))
+    if wrong:
+        raise InstanceError("; ".join(wrong))
+
+
+def _problems(chosen: Instance, values: Mapping[str, str]) -> Sequence[str]:
+    """Say what is wrong with the settings of an instance and these besides."""
     from mail_proxy.runtime.settings import Settings, SettingsError  # noqa: PLC0415 - takes a while
 
-    given = environment_of(
-        chosen, Wanted(settings={name: text for name, text in values.items() if text}), environment.current()
-    )
     try:
-        Settings.load(given)
+        Settings.load(_given(chosen, values))
     except SettingsError as error:
-        raise InstanceError("; ".join(error.problems)) from None
+        return error.problems
+    return ()
+
+
+def _given(chosen: Instance, values: Mapping[str, str]) -> Mapping[str, str]:
+    wanted = Wanted(settings={name: text for name, text in values.items() if text})
+    return environment_of(chosen, wanted, environment.current())
 
 
 def _write(chosen: Instance, values: Mapping[str, str]) -> None:
@@ -140,11 +191,14 @@ def _from_stdin(name: str) -> str:
     return value
 
 
+def _known() -> frozenset[str]:
+    from mail_proxy.runtime.settings import names  # noqa: PLC0415 - takes a while
+
+    return frozenset(each.removeprefix("GMP_").lower() for each in names())
+
+
 def _not_a_setting(name: str) -> str:
     from difflib import get_close_matches  # noqa: PLC0415
 
-    from mail_proxy.runtime.settings import names  # noqa: PLC0415
-
-    known: Sequence[str] = sorted(each.removeprefix("GMP_").lower() for each in names())
-    near = get_close_matches(name, known, 1)
+    near = get_close_matches(name, sorted(_known()), 1)
     return f"{name} is not a setting{f'; did you mean {near[0]}?' if near else ''}"

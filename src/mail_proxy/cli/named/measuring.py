@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from uuid import uuid4
+from itertools import count
+from types import FrameType
+from urllib.parse import urlsplit
 
 import click
 
@@ -25,6 +30,19 @@ WARM = 200
 SINGLES = 300
 PATIENCE = 60.0
 """Seconds without a message that came through, after which the measurement is given up."""
+
+MARK = "made by mail-proxy bench, which removes it"
+"""The name of a tenant that is a measurement's; with its id and a dead endpoint it tells what is left of one."""
+_ID = re.compile(rf"{MEASURES}(-\d+)?\Z")
+FIGURES = {
+    "one_client_p50_ms": "one client, one message a request: median, ms",
+    "one_client_p99_ms": "one client, one message a request: slowest of a hundred, ms",
+    "clients_taken_per_second": "{clients} clients, one message a request: taken a second",
+    "batches_taken_per_second": f"batches of {BATCH}: taken a second",
+    "batches_sent_per_second": f"batches of {BATCH}: sent a second",
+    "batches_reported_per_second": f"batches of {BATCH}: sent and reported a second",
+}
+"""What is measured, by its name in JSON, as people read it."""
 
 Tell = Callable[[str], None]
 
@@ -51,7 +69,7 @@ class Load:
 )
 @click.option("--messages", type=click.IntRange(BATCH, 1_000_000), default=5000, show_default=True, metavar="COUNT")
 @click.option(
-    "--clients", "count", type=click.IntRange(1, 500), default=32, show_default=True, help="Clients at a time."
+    "--clients", "client_count", type=click.IntRange(1, 500), default=32, show_default=True, help="Clients at a time."
 )
 @click.option("--accounts", type=click.IntRange(1, 1000), default=1, show_default=True, help="SMTP accounts.")
 @click.option("--connections", type=click.IntRange(1, 100), default=4, show_default=True, help="Of each account.")
@@ -70,7 +88,7 @@ def bench(
     reached: Reached,
     *,
     messages: int,
-    count: int,
+    client_count: int,
     accounts: int,
     connections: int,
     size: int,
@@ -79,13 +97,16 @@ def bench(
 ) -> None:
     """Measure how many messages the running instance takes in, sends and reports a second.
 
-    They are those of a tenant that is made for it. They go to a mail server that throws them away, and are reported to
-    an endpoint that only counts; both, and the load, are part of this command, and take their share of the machine.
-    Other tenants' mail goes on meanwhile, more slowly. In the end all that was made is removed.
+    They are those of a tenant, `bench`, that is made for it. They go to a mail server that throws them away, and are
+    reported to an endpoint that only counts; both, and the load, are part of this command, and take their share of the
+    machine. Other tenants' mail goes on meanwhile, more slowly. In the end, also after Ctrl-C, SIGTERM and SIGHUP, the
+    tenant is removed with its accounts and messages; what a killed one has left, the next one removes. The command log
+    keeps its entries, and /metrics the series of the tenant until a restart.
     """
     reached.must_run("and nothing can be measured")
-    load = Load(messages, count, accounts, connections, size)
+    load = Load(messages, client_count, accounts, connections, size)
     with ExitStack() as stack:
+        stack.enter_context(_ended_by_signals())
         try:
             sink, callback = (stack.enter_context(counting(kind, host)) for kind in ("sink", "callback"))
         except OSError as error:
@@ -96,25 +117,81 @@ def bench(
     if as_json:
         show_json(figures)
         return
-    width = max(map(len, figures))
-    for name, value in figures.items():
+    lines = {FIGURES[name].format(clients=client_count): value for name, value in figures.items()}
+    width = max(map(len, lines))
+    for name, value in lines.items():
         click.echo(f"{name.ljust(width)}  {value:>10,.1f}" if value < 100 else f"{name.ljust(width)}  {value:>10,.0f}")
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Have SIGTERM and SIGHUP end the command as Ctrl-C does, with exit code 128 + n; later ones change nothing."""
+    wanted = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        for each in wanted:
+            signal.signal(each, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    before = {each: signal.signal(each, end) for each in wanted}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 @contextmanager
 def _tenant(reached: Reached, load: Load, host: str, sink: Counter, callback: Counter) -> Iterator[str]:
     """Make a tenant with accounts for a measurement, and remove it with all that is its own."""
-    tenant_id = f"bench-{uuid4().hex[:8]}"
+    tenant_id = _free_id(_without_remains(reached))
     shown_host = f"[{host}]" if ":" in host else host
-    reached.proxy.tenants.add(tenant_id, client_base_url=f"http://{shown_host}:{callback.port}")
     try:
+        reached.proxy.tenants.add(tenant_id, name=MARK, client_base_url=f"http://{shown_host}:{callback.port}")
         accounts = reached.proxy.of_tenant(tenant_id).accounts
         for n in range(load.accounts):
             address = {"host": host, "port": sink.port, "use_tls": False}
             accounts.put(f"account{n}", **address, max_connections=load.connections)
         yield tenant_id
     finally:
+        _remove(reached, tenant_id)
+
+
+def _remove(reached: Reached, tenant_id: str) -> None:
+    """Remove a tenant, if it is there, with all that is its own."""
+    from mail_proxy.client import NotFound  # noqa: PLC0415 - takes a while
+
+    with suppress(NotFound):
         reached.proxy.tenants.delete(tenant_id, force=True)
+
+
+def _without_remains(reached: Reached) -> Sequence[str]:
+    """Remove what measurements have left that were killed; return the ids of all other tenants."""
+    others = []
+    for each in reached.proxy.tenants.list():
+        if each["name"] == MARK and _ID.match(each["id"]) and _nobody_is_at(each["client_base_url"] or ""):
+            _remove(reached, each["id"])
+        else:
+            others.append(each["id"])
+    return others
+
+
+def _nobody_is_at(url: str) -> bool:
+    """Say whether connections there are refused, as they are once a measurement has ended, however it did."""
+    at = urlsplit(url)
+    try:
+        socket.create_connection((at.hostname or "", at.port or 0), 2).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _free_id(taken: Sequence[str]) -> str:
+    """Return the same id each time, as far as it is free: each is a place of those that the metrics have."""
+    ids = (MEASURES if n == 1 else f"{MEASURES}-{n}" for n in count(1))
+    return next(each for each in ids if each not in taken)
 
 
 async def _measure(
@@ -131,20 +208,20 @@ async def _measure(
             await submit(many[:2], _batches(source, WARM))
             await _came(callback, done, tell, "warming up")
             took = await submit(many[:1], ([each] for each in source.take(SINGLES)))
-            figures["one client, one message a request: median, ms"] = took[len(took) // 2]
-            figures["one client, one message a request: slowest of a hundred, ms"] = took[int(len(took) * 0.99) - 1]
+            figures["one_client_p50_ms"] = took[len(took) // 2]
+            figures["one_client_p99_ms"] = took[int(len(took) * 0.99) - 1]
             done += SINGLES
             await _came(callback, done, tell, "one client")
-            figures[f"{load.clients} clients, one message a request: taken a second"] = await _rate(
+            figures["clients_taken_per_second"] = await _rate(
                 many, [[each] for each in source.take(load.messages // 4)], load.messages // 4
             )
             done += load.messages // 4
             await _came(callback, done, tell, f"{load.clients} clients")
             began = time.monotonic()
             rounded = load.messages // BATCH * BATCH
-            figures["batches of 100: taken a second"] = await _rate(many[:2], _batches(source, rounded), rounded)
-            figures["batches of 100: sent a second"] = rounded / (await _came(sink, done + rounded, tell) - began)
-            figures["batches of 100: sent and reported a second"] = rounded / (
+            figures["batches_taken_per_second"] = await _rate(many[:2], _batches(source, rounded), rounded)
+            figures["batches_sent_per_second"] = rounded / (await _came(sink, done + rounded, tell) - began)
+            figures["batches_reported_per_second"] = rounded / (
                 await _came(callback, done + rounded, tell, "batches") - began
             )
     except Refused as error:

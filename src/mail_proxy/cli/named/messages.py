@@ -16,13 +16,32 @@ from mail_proxy.cli.named.place import Reached, speaks
 from mail_proxy.cli.named.tenants import of
 from mail_proxy.cli.named.tree import AccountId, Commands
 from mail_proxy.cli.options import AS_JSON, examples, forms
-from mail_proxy.cli.showing import Column, Form, moment, printable, show_fields, show_json, show_rows, shown_time
+from mail_proxy.cli.showing import (
+    Column,
+    Form,
+    in_local_time,
+    moment,
+    printable,
+    show_fields,
+    show_json,
+    show_rows,
+    shown_time,
+)
 
 ID = click.argument("message_id", metavar="ID")
 IDS = click.argument("message_ids", metavar="[ID]…", nargs=-1)
 ACCOUNT = click.option("--account", metavar="ID", type=AccountId(), help="By account.")
 BATCH = click.option("--batch", metavar="CODE", help="By campaign.")
 STATES = ("waiting", "sending", "sent", "failed", "expired", "cancelled")
+SKIPPED = {
+    "not_found": ("was not found", "were not found"),
+    "not_failed": ("has not failed", "have not failed"),
+    "cancelled": ("was cancelled", "were cancelled"),
+    "expired": ("is too old: its expires_ts has passed", "are too old: their expires_ts has passed"),
+    "no_account": ("has no account any more", "have no account any more"),
+    "body_removed": ("has no body any more", "have no body any more"),
+}
+"""Why messages are not sent once more, of one and of several."""
 OLDER_WORDS = ("pending", "deferred", "error")
 
 
@@ -37,7 +56,7 @@ COLUMNS = (
     Column("state", lambda row: row["status"] if row["status"] == "deferred" else row["state"]),
     Column("account", lambda row: row["account_id"]),
     Column("to", _recipients),
-    Column("subject", lambda row: row["message"].get("subject")),
+    Column("subject", lambda row: row["message"].get("subject") or row["message"].get("raw_subject")),
     moment("created", "created_ts"),
     Column("attempts"),
     Column("about", lambda row: row["error"] or row["deferred_reason"]),
@@ -134,11 +153,11 @@ def explain(reached: Reached, message_id: str, *, as_json: bool) -> None:
     if as_json:
         show_json({name: value for name, value in why.items() if name != "ok"})
         return
-    click.echo(printable(why["sentence"]))
+    click.echo(printable(in_local_time(why["sentence"])))
     for each in why["holds"]:
         until = "" if each["until"] is None else f", until {shown_time(each['until'])} at the earliest"
         since = "" if each["since"] is None else f", since {shown_time(each['since'])}"
-        click.echo(f"  {each['reason']}: {printable(each['text'])}{since}{until}")
+        click.echo(f"  {each['reason']}: {printable(in_local_time(each['text']))}{since}{until}")
     if why["last_reply"]:
         click.echo(f"  Last word, after {why['attempts']} attempts: {printable(why['last_reply'])}")
     if not reached.runs:
@@ -174,10 +193,23 @@ def retry(
         if answer["next_cursor"] is None:
             break
         filters["cursor"] = answer["next_cursor"]
-    click.echo(f"{queued} are in the queue again.")
+    click.echo(f"{queued} {_are(queued)} in the queue again.")
     if skipped:
-        why = ", ".join(f"{number} {reason}" for reason, number in sorted(reasons.items()))
-        raise InstanceError(f"{skipped} are not: {why}")
+        raise InstanceError(f"{skipped} {_are(skipped)} not: {_why(reasons)}")
+
+
+def _why(reasons: Mapping[str, int]) -> str:
+    """Say for how many messages which reason holds; a word that is not known yet stands as it is."""
+    subject = "it" if sum(reasons.values()) == 1 else None
+    parts = []
+    for reason, number in sorted(reasons.items()):
+        one, several = SKIPPED.get(reason, (reason, reason))
+        parts.append(f"{subject or number} {one if number == 1 else several}")
+    return ", ".join(parts)
+
+
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"
 
 
 @messages.command(
@@ -192,7 +224,7 @@ def delete(reached: Reached, message_ids: tuple[str, ...], *, force: bool) -> No
     if not force:
         confirm(f"Delete {', '.join(message_ids[:3])}{' …' if len(message_ids) > 3 else ''} of {reached.tenant_id}?")
     answer = reached.proxy.messages.delete(*message_ids)
-    click.echo(f"{answer['removed']} are cancelled or gone.")
+    click.echo(f"{answer['removed']} {_are(answer['removed'])} cancelled or gone.")
     problems = [
         f"{', '.join(answer[name])} {what}"  # type: ignore[literal-required]
         for name, what in (("not_found", "not found"), ("in_progress", "being sent at this moment"))

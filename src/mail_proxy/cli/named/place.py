@@ -154,7 +154,7 @@ def _sentence(error: ClientError, reached: Reached) -> str:
         case NotFound() if reached.place.tenant_id is not None and (hint := _no_tenant(reached)):
             return hint
         case Invalid() if error.problems:
-            return "; ".join(f"{_shown_field(each.field)}: {each.problem}" for each in error.problems)
+            return "; ".join(f"{shown_field(each.field)}: {each.problem}" for each in error.problems)
         case _:
             return str(error)
 
@@ -170,7 +170,7 @@ def _no_tenant(reached: Reached) -> str | None:
     return f"{reached.name} has no tenant {meant}; {hint}"
 
 
-def _shown_field(field: str) -> str:
+def shown_field(field: str) -> str:
     """Name a field as the command's option has it, where there is one."""
     context = click.get_current_context(silent=True)
     options = {} if context is None else {each.name: each.opts[0] for each in context.command.params}

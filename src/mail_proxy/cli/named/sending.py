@@ -15,17 +15,23 @@ from uuid import uuid4
 import click
 
 from mail_proxy.cli.instances import InstanceError
+from mail_proxy.cli.named.accounts import default_of
 from mail_proxy.cli.named.messages import about
-from mail_proxy.cli.named.place import Reached, speaks
+from mail_proxy.cli.named.place import Reached, shown_field, speaks
 from mail_proxy.cli.named.tree import AccountId
 from mail_proxy.cli.options import AS_JSON, examples
-from mail_proxy.cli.showing import console, printable, show_json, shown_time
+from mail_proxy.cli.showing import console, in_local_time, printable, show_json, shown_time
+from mail_proxy.cli.told import complain
 
 PRIORITIES = ("immediate", "high", "medium", "low")
 ENDS = frozenset(("sent", "failed", "expired", "cancelled"))
 COLOURS = {"sent": "green", "deferred": "yellow", "failed": "red", "expired": "red", "uncertain": "yellow"}
 WAIT = 20.0
 """Seconds that a look for events waits where there is none."""
+SILENCE = 3.0
+"""Seconds after which it is told why a message is not sent yet."""
+MOVING = frozenset(("finished", "being_sent", "batch_activated"))
+"""Reasons that mean that it is on its way."""
 
 
 @click.command(
@@ -71,12 +77,14 @@ def send(  # noqa: PLR0913 - its options
         "batch_code": batch,
         "deferred_ts": point(at, "--at"),
     }
+    _warn_of_past(fields["deferred_ts"])
     message = _submission(file, sender, recipients, {name: each for name, each in fields.items() if each is not None})
     cursor = reached.proxy.events.page("latest", limit=1)["next_cursor"] if wait and reached.runs else None
     receipt = reached.proxy.messages.add(message, strict=False)
     if receipt["rejected"]:
         refused = receipt["rejected"][0]
-        raise InstanceError(f"{file} is not taken: {refused['field']}: {refused['reason']}")
+        hint = f"; say --account ID, or choose one: {default_of(reached)}" if _needs_default(refused) else ""
+        raise InstanceError(f"{file} is not taken: {shown_field(refused['field'] or '')}: {refused['reason']}{hint}")
     id_ = message["id"]
     if as_json and not wait:
         show_json({"id": id_, "queued": receipt["queued"], "duplicate": bool(receipt["duplicates"])})
@@ -88,7 +96,7 @@ def send(  # noqa: PLR0913 - its options
     if not wait:
         return 0
     with _progress(as_json=as_json) as tell:
-        end = _follow(reached, id_, cursor, tell)
+        end = _follow(reached, id_, cursor, tell, time.monotonic() + SILENCE)
     return _tell_end(end, as_json=as_json)
 
 
@@ -135,18 +143,51 @@ def _submission(
     return submission(content, from_whom, to_whom, **fields)
 
 
-def _follow(reached: Reached, id_: str, after: str | None, tell: Any) -> Mapping[str, Any]:  # noqa: ANN401 - see `_progress`
-    """Go through the tenant's events until the message has ended; return it."""
+def _warn_of_past(at: float | None) -> None:
+    if at is not None and at < time.time():
+        complain(f"--at: {shown_time(at)} is past: it goes out at once")
+
+
+def _needs_default(refused: Mapping[str, Any]) -> bool:
+    """Say whether there are accounts, of which none is the default."""
+    return refused["code"] == "no_default_account" and str(refused["reason"]).startswith("is required")
+
+
+def _follow(
+    reached: Reached,
+    id_: str,
+    after: str | None,
+    tell: Any,  # noqa: ANN401 - see `_progress`
+    explain_at: float,
+) -> Mapping[str, Any]:
+    """Go through the tenant's events until the message has ended; return it.
+
+    From a time on (monotonic) it tells once what holds the message.
+    """
+    explained = False
     while True:
         message = reached.proxy.messages.get(id_)
         if message["state"] in ENDS:
             return message
         tell(message)
-        page = reached.proxy.events.page(after, limit=1000, wait=WAIT)
+        left = explain_at - time.monotonic()
+        if not explained and left <= 0:
+            explained = _tell_why(reached, id_)
+        wait = WAIT if explained else min(max(left, 1.0), WAIT)
+        page = reached.proxy.events.page(after, limit=1000, wait=wait)
         after = page["next_cursor"]
         for event in page["events"]:
             if event.get("id") == id_:
                 tell(event)
+
+
+def _tell_why(reached: Reached, id_: str) -> bool:
+    """Say on stderr what holds a message; False where nothing does."""
+    why = reached.proxy.messages.explain(id_)
+    if any(each["reason"] in MOVING for each in why["holds"]):
+        return False
+    click.echo(f"It waits: {printable(in_local_time(why['sentence']))} Ctrl-C ends the waiting.", err=True)
+    return True
 
 
 @contextmanager

@@ -61,18 +61,27 @@ def show(reached: Reached, tenant_id: str, *, as_json: bool) -> None:
 
 
 def settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that are a tenant's settings."""
+    """Give a command that changes a tenant the options that are its settings."""
+    return _settings(command, lambda _value: "")
+
+
+def new_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command that makes a tenant the same options, with their defaults."""
+    return _settings(command, lambda value: f" [default: {value}]")
+
+
+def _settings(command: Callable[..., None], default: Callable[[str], str]) -> Callable[..., None]:
     for option in reversed(
         (
             click.option("--name", help="A name for people."),
             click.option("--base-url", metavar="URL", help="Where the tenant's own service is; '' takes it away."),
             click.option(
-                "--sync-path", metavar="PATH", help=f"Where reports go, below it. [default: {DEFAULT_SYNC_PATH}]"
+                "--sync-path", metavar="PATH", help=f"Where reports go, below it.{default(DEFAULT_SYNC_PATH)}"
             ),
             click.option(
                 "--attachment-path",
                 metavar="PATH",
-                help=f"Where attachments are fetched, below it. [default: {DEFAULT_ATTACHMENT_PATH}]",
+                help=f"Where attachments are fetched, below it.{default(DEFAULT_ATTACHMENT_PATH)}",
             ),
             click.option("--auth-method", type=click.Choice(METHODS), help="How to log in there."),
             click.option("--auth-token", metavar="TOKEN", help="For bearer; - reads it from stdin."),
@@ -83,10 +92,13 @@ def settings(command: Callable[..., None]) -> Callable[..., None]:
             click.option(
                 "--on-uncertain",
                 type=click.Choice(["resend", "fail"]),
-                help="What follows when a message may have been delivered. [default: resend]",
+                help=f"What follows when a message may have been delivered.{default('resend')}",
             ),
             click.option(
-                "--active/--inactive", "active", default=None, help="Whether its messages are taken. [default: active]"
+                "--active/--inactive",
+                "active",
+                default=None,
+                help=f"Whether its messages are taken.{default('active')}",
             ),
         )
     ):
@@ -103,7 +115,7 @@ def settings(command: Callable[..., None]) -> Callable[..., None]:
     ),
 )
 @click.argument("tenant_id", metavar="[ID]", required=False)
-@settings
+@new_settings
 @AS_JSON
 @speaks
 def add(reached: Reached, /, tenant_id: str | None, *, as_json: bool, **options: Any) -> None:  # noqa: ANN401 - see `settings`

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any
 
@@ -15,7 +16,7 @@ import click
 from click.shell_completion import CompletionItem
 from typing_extensions import override
 
-from mail_proxy.cli.instances import InstanceError, every, existing
+from mail_proxy.cli.instances import InstanceError, every, existing, instance
 from mail_proxy.cli.named.completion import account_ids, tenant_ids
 from mail_proxy.cli.named.place import Place
 from mail_proxy.cli.told import complain
@@ -24,6 +25,8 @@ from mail_proxy.runtime import environment
 
 MEASURES = "bench"
 """The one command whose word may be the id of a tenant."""
+BEFORE_A_NAME = frozenset({"start", "stop", "restart", "status", "delete"})
+"""Commands that have the name of an instance behind them."""
 SETTINGS: Mapping[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -107,7 +110,12 @@ class Root(Commands):
     @override
     def unknown(self, ctx: click.Context, word: str) -> click.UsageError:
         names = [each.name for each in every(environment.current())]
-        hint = _near(word, [*self.list_commands(ctx), *names]) or f": mail-proxy start {word} makes an instance"
+        commands = self.list_commands(ctx)
+        near = get_close_matches(word, sorted({*commands, *names}), 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        if not near or near[0] not in names:  # a command that looks alike is hardly meant by an instance's name
+            with suppress(InstanceError):
+                hint = f": mail-proxy start {instance(word, environment.current()).name} makes it{hint}"
         return click.UsageError(f"there is no command and no instance {word!r}{hint}", ctx)
 
     @override
@@ -139,6 +147,14 @@ class OfInstance(Commands):
         if args[0] == MEASURES and len(args) > 1 and not args[1].startswith("-"):
             return args[0], OfTenant(self.place.of_tenant(args[0]), self.of_tenant), args[1:]
         return super().resolve_command(ctx, args)
+
+    @override
+    def unknown(self, ctx: click.Context, word: str) -> click.UsageError:
+        """Say which command is meant that stands before the name."""
+        if word in BEFORE_A_NAME:
+            name = self.place.instance.name
+            return click.UsageError(f"there is no command {word!r}; did you mean: mail-proxy {word} {name}?", ctx)
+        return super().unknown(ctx, word)
 
     @override
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
