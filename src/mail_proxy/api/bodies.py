@@ -205,8 +205,11 @@ def validated(model: type[ModelT], value: object) -> ModelT:
 def _has_more_values(text: str, limit: int) -> bool:
     """True for a text of JSON with more values than that, found without making any of them.
 
-    It goes by pieces, as counting keeps the interpreter from everybody else.
+    It goes by pieces, as counting keeps the interpreter from everybody else. A value takes two characters, with the
+    comma or the bracket beside it, so most texts need not be counted at all.
     """
+    if len(text) < 2 * limit:
+        return False
     pieces = (text[start : start + PIECE] for start in range(0, len(text), PIECE))
     return _more_than(limit, pieces) and _more_than(limit, _outside_of_texts(text))
 
