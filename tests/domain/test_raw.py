@@ -59,6 +59,7 @@ def refusal(data: bytes) -> str:
         ("Subject: Grüße\r\n".encode(), "Grüße"),
         (b"Subject: =?utf-8?Q?Gr=C3=BC=C3=9Fe?= =?iso-8859-1?B?5Pb8?= 2\r\n", "Grüßeäöü 2"),
         (b"Subject: =?no-such-charset?Q?a?=\r\n", "=?no-such-charset?Q?a?="),
+        ("Subject: =?é?q?x?=\r\n".encode(), "=?é?q?x?="),
         (b"Subject: =?utf-8?Q?=FF?=\r\n", "=?utf-8?Q?=FF?="),
         (b"Subject: =?utf-8?B?a?=\r\n", "=?utf-8?B?a?="),
         (b"Subject: " + b"\r\n ".join([b"x" * 900] * 3) + b"\r\n", ("x" * 900 + " ") * 2 + "x" * 198),

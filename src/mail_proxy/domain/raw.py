@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from email.errors import HeaderParseError
+from email.errors import MessageError
 from email.header import decode_header, make_header
 from itertools import chain
 
@@ -193,7 +193,7 @@ def _words_decoded(text: str) -> str:
         return text
     try:
         return str(make_header(decode_header(text)))
-    except (HeaderParseError, LookupError, ValueError):
+    except (MessageError, LookupError, ValueError):
         return text
 
 

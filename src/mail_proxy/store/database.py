@@ -331,10 +331,8 @@ class Database:
                     group = self._without_those_that_end(group, translate(error), again=again)
                     if not group:
                         return
-                    by_operation = _by_operation(group)
-                    if not again and len(by_operation) > 1:  # each locks in the order of all; their sum does not
-                        for members in by_operation.values():
-                            self._commit(members)
+                    if not again and len(_by_operation(group)) > 1:
+                        self._commit_apart(group, translate(error))
                         return
                     continue
                 failure = translate(error)
@@ -346,6 +344,13 @@ class Database:
                 self.trouble = None
                 return
         self._fail(group, StoreUnavailable("the database gives up every transaction"), unsure=again)
+
+    def _commit_apart(self, group: Sequence[_Write], failure: BaseException) -> None:
+        """Commit each operation by itself, as it locks in the order of all, and the sum of them does not."""
+        for members in _by_operation(group).values():
+            # the one before may have waited for long
+            if left := self._without_those_that_end(members, failure, again=False):
+                self._commit(left)
 
     def _without_those_that_end(
         self, group: Sequence[_Write], failure: BaseException, *, again: bool

@@ -111,8 +111,14 @@ class Enqueue:
         )
         rest = (literal(0), bindparam("nonce", type_=Text))
         if dialect == "postgresql":
-            # numbered as they come, and written in the order of their keys: two that write the same ones wait in turn
-            numbered = select(func.nextval(_NUMBERS, type_=BigInteger).label("pk"), *new.c).subquery("numbered")
+            # numbered as they come, and written in the order of their keys: two that write the same ones wait in turn;
+            # what is there is left out, as an insert would wait for whoever changes it
+            there = messages.alias("there")
+            known = select(there.c.pk).where(there.c.tenant_id == new.c.tenant_id, there.c.id == new.c.id)
+            fresh = select(func.nextval(_NUMBERS, type_=BigInteger).label("pk"), *new.c).where(
+                known.scalar_subquery().is_(None)
+            )
+            numbered = fresh.subquery("numbered")
             source = select(*numbered.c, *rest).order_by(numbered.c.tenant_id, numbered.c.id)
             columns = [*numbered.c.keys(), "attempts", "token"]
         else:

@@ -15,7 +15,7 @@ from mail_proxy.ports.secrets import Cipher
 from mail_proxy.store import rescue
 from mail_proxy.store.bodies import BodiesRequest, RemoveBodies
 from mail_proxy.store.claim import Claim, ClaimRequest, refusal_token
-from mail_proxy.store.database import Database, Operation, Transaction
+from mail_proxy.store.database import Company, Database, Operation, Transaction
 from mail_proxy.store.divert import Diversion, Divert
 from mail_proxy.store.enqueue import Batch, Enqueue
 from mail_proxy.store.prune import Prune, PruneRequest
@@ -67,9 +67,13 @@ class StoreQueue:
             rank=CLAIMS,
         )
         self._settle_op = Operation(
-            "settle", settle.run_groups, lambda settlements: 1_000 * len(settlements), patience=OUTCOMES_WAIT
+            "settle",
+            settle.run_groups,
+            lambda settlements: 1_000 * len(settlements),
+            company=Company.OWN,
+            patience=OUTCOMES_WAIT,
         )
-        self._release_op = Operation("release", release.run)
+        self._release_op = Operation("release", release.run, company=Company.OWN)
         self._promote_op = Operation("promote", self._promote.run)
         self._unhold_op = Operation("unhold", self._unhold.run)
         self._divert_op = Operation("divert", self._divert.run)

@@ -143,6 +143,35 @@ async def test_after_a_deadlock_each_operation_of_a_group_has_a_transaction_of_i
     assert len({transaction for _, transaction in runs}) == 3
 
 
+async def test_what_was_given_up_meanwhile_has_no_transaction_after_a_deadlock(postgresql_store: Store) -> None:
+    store = postgresql_store
+    ran: list[str] = []
+    given_up = threading.Event()
+
+    def run(name: str) -> Callable[[Transaction, Sequence[str]], Sequence[str]]:
+        def once_or_more(transaction: Transaction, items: Sequence[str]) -> Sequence[str]:
+            ran.append(name)
+            if ran == ["first", "second"]:
+                transaction.connection.execute(text("DO $$ BEGIN RAISE EXCEPTION SQLSTATE '40P01'; END $$"))
+            if ran == ["first", "second", "first"]:
+                assert given_up.wait(10)  # as it waits for whom it met in a circle
+            return items
+
+        return once_or_more
+
+    first, second = (Operation(name, run(name)) for name in ("first", "second"))
+    async with writers_held_up(store):
+        writes = [asyncio.create_task(store.database.write(each, "x")) for each in (first, second)]
+        await asyncio.sleep(0)
+    with pytest.raises(StoreUnavailable, match="repeat the request"):
+        await writes[1]
+    given_up.set()
+    with pytest.raises(StoreUnavailable):
+        await writes[0]  # nor did its own caller wait so long
+    await store.database.drained()
+    assert ran == ["first", "second", "first"]
+
+
 async def test_a_heavy_item_is_committed_alone(store: Store) -> None:
     sizes: dict[str, int] = {}
 
