@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from mail_proxy.cli.named.measuring import MARK
 from tests.acceptance.sinks import running_sink
 from tests.support.instance import COMMAND, eventually
 from tests.support.machine import Machine, Said, Terminal
@@ -141,7 +142,8 @@ async def test_a_measurement_that_is_ended_leaves_nothing(
 async def test_what_a_killed_measurement_has_left_is_removed_by_the_next_one_and_nothing_else(machine: Machine) -> None:
     child = await measuring(machine)
     await done(machine, "tenants", "add", "bench-7", "--base-url", "http://127.0.0.1:1", "--name", "my own")
-    await done(machine, "tenants", "add", "bench-8")
+    elsewhere = f"{MARK} (another-machine, process {child.pid})"
+    await done(machine, "tenants", "add", "bench-8", "--name", elsewhere)
     beside = await measuring(machine, "bench-2")  # one that still runs is left alone
     child.kill()
     await child.communicate()

@@ -41,7 +41,7 @@ class Client(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._received += data
         head, separator, body = self._received.partition(b"\r\n\r\n")
-        if separator and self._answer is not None:
+        if separator and self._answer is not None and not self._answer.done():  # nobody may wait for it any more
             _, _, rest = head.lower().partition(b"content-length:")
             if len(body) >= int(rest.split(b"\r\n", 1)[0]):
                 status, self._received = head[9:12], b""

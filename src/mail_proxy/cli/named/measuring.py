@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import signal
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count
 from types import FrameType
-from urllib.parse import urlsplit
 
 import click
 
@@ -32,8 +32,10 @@ PATIENCE = 60.0
 """Seconds without a message that came through, after which the measurement is given up."""
 
 MARK = "made by mail-proxy bench, which removes it"
-"""The name of a tenant that is a measurement's; with its id and a dead endpoint it tells what is left of one."""
+"""What a measurement's tenant is called; its machine and process follow, which tell what is left of one."""
 _ID = re.compile(rf"{MEASURES}(-\d+)?\Z")
+SETTLED = 0.2
+"""Seconds after which the tenant is looked at again: another machine may have taken the same id."""
 FIGURES = {
     "one_client_p50_ms": "one client, one message a request: median, ms",
     "one_client_p99_ms": "one client, one message a request: slowest of a hundred, ms",
@@ -144,54 +146,66 @@ def _ended_by_signals() -> Iterator[None]:
 @contextmanager
 def _tenant(reached: Reached, load: Load, host: str, sink: Counter, callback: Counter) -> Iterator[str]:
     """Make a tenant with accounts for a measurement, and remove it with all that is its own."""
-    tenant_id = _free_id(_without_remains(reached))
     shown_host = f"[{host}]" if ":" in host else host
+    tenant_id, name = "", _name(os.getpid())
     try:
-        reached.proxy.tenants.add(tenant_id, name=MARK, client_base_url=f"http://{shown_host}:{callback.port}")
+        for tenant_id in _free_ids(_without_remains(reached)):
+            reached.proxy.tenants.add(tenant_id, name=name, client_base_url=f"http://{shown_host}:{callback.port}")
+            time.sleep(SETTLED)
+            if _is_called(reached, tenant_id, name):
+                break
         accounts = reached.proxy.of_tenant(tenant_id).accounts
         for n in range(load.accounts):
             address = {"host": host, "port": sink.port, "use_tls": False}
             accounts.put(f"account{n}", **address, max_connections=load.connections)
         yield tenant_id
     finally:
-        _remove(reached, tenant_id)
+        if tenant_id and _is_called(reached, tenant_id, name):
+            reached.proxy.tenants.delete(tenant_id, force=True)
 
 
-def _remove(reached: Reached, tenant_id: str) -> None:
-    """Remove a tenant, if it is there, with all that is its own."""
+def _name(pid: int | str) -> str:
+    """Return what the tenant is called of the measurement that this process of this machine makes."""
+    return f"{MARK} ({socket.gethostname()}, process {pid})"
+
+
+def _is_called(reached: Reached, tenant_id: str, name: str) -> bool:
+    """Say whether a tenant is there and has this name."""
     from mail_proxy.client import NotFound  # noqa: PLC0415 - takes a while
 
-    with suppress(NotFound):
-        reached.proxy.tenants.delete(tenant_id, force=True)
+    try:
+        return bool(reached.proxy.tenants.get(tenant_id)["name"] == name)
+    except NotFound:
+        return False
 
 
 def _without_remains(reached: Reached) -> Sequence[str]:
-    """Remove what measurements have left that were killed; return the ids of all other tenants."""
+    """Remove what measurements of this machine have left that were killed; return the ids of all other tenants."""
+    ours = re.compile(re.escape(_name("PID")).replace("PID", r"(\d+)"))
     others = []
     for each in reached.proxy.tenants.list():
-        if each["name"] == MARK and _ID.match(each["id"]) and _nobody_is_at(each["client_base_url"] or ""):
-            _remove(reached, each["id"])
+        made_by = ours.fullmatch(each["name"] or "")
+        if made_by and _ID.match(each["id"]) and not _runs(int(made_by[1])):
+            reached.proxy.tenants.delete(each["id"], force=True)
         else:
             others.append(each["id"])
     return others
 
 
-def _nobody_is_at(url: str) -> bool:
-    """Say whether connections there are refused, as they are once a measurement has ended, however it did."""
-    at = urlsplit(url)
+def _runs(pid: int) -> bool:
     try:
-        socket.create_connection((at.hostname or "", at.port or 0), 2).close()
-    except ConnectionRefusedError:
-        return True
-    except OSError:
+        os.kill(pid, 0)
+    except ProcessLookupError:
         return False
-    return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
-def _free_id(taken: Sequence[str]) -> str:
-    """Return the same id each time, as far as it is free: each is a place of those that the metrics have."""
+def _free_ids(taken: Sequence[str]) -> Iterator[str]:
+    """Return the same ids each time, as far as they are free: each is a place of those that the metrics have."""
     ids = (MEASURES if n == 1 else f"{MEASURES}-{n}" for n in count(1))
-    return next(each for each in ids if each not in taken)
+    return (each for each in ids if each not in taken)
 
 
 async def _measure(
