@@ -42,7 +42,9 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str: 
         there = (origin.parent / path).resolve().relative_to(ROOT).as_posix()
         inside = there.removeprefix("docs/") if there.startswith("docs/") else there if there in PAGES else None
         if inside is None or (ROOT / there).is_dir():
-            return f"{text} (`{there}`)" if there not in text else text
+            if there not in text:
+                return f"{text} (`{there}`)"
+            return f"`{text}`" if text == there else text
         up = "../" * here.count("/")
         return f"[{text}]({up}{inside}{'#' + anchor if anchor else ''})"
 

@@ -9,6 +9,7 @@ import re
 import time
 from pathlib import Path
 
+from mail_proxy.cli.demonstration import first_message
 from tests.support.instance import eventually, launch, run
 
 SECONDS = 30
@@ -41,6 +42,7 @@ def check(output: str, folder: Path) -> None:
     assert "nobody@example.net" in refusal
     assert "550 5.1.1" in refusal
     assert "/docs" in output
+    assert "The first message with curl: README.md" in output
 
 
 async def test_the_demo_writes_plain_lines_in_a_pipe_and_in_colour_on_a_terminal(tmp_path: Path) -> None:
@@ -49,6 +51,12 @@ async def test_the_demo_writes_plain_lines_in_a_pipe_and_in_colour_on_a_terminal
     check(piped, tmp_path / "pipe")
     assert ESCAPE in shown
     check(re.sub(r"\x1b\[[0-9;]*m", "", shown).replace("\r\n", "\n"), tmp_path / "terminal")
+
+
+def test_an_installed_demo_names_what_is_there(tmp_path: Path) -> None:
+    installed = tmp_path / "lib" / "site-packages" / "mail_proxy"
+    installed.mkdir(parents=True)
+    assert first_message(installed) == "on the same page"
 
 
 async def _in_a_pipe(folder: Path) -> str:

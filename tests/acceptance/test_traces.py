@@ -136,6 +136,8 @@ async def test_a_collector_that_takes_nothing_holds_up_no_end_and_its_log_is_one
     lines = [*instance.logged("traces_not_taken"), *instance.logged("traces_lost")]
     assert sum(line["spans"] for line in lines) == 2  # the request and the attempt
     assert len(lines) == 1
+    assert lines[0]["collector"] == f"127.0.0.1:{port}"
+    assert "retrying" not in lines[0]["reason"]
     assert not [line for line in instance.read_log() if line.get("logger", "").startswith(("opentelemetry", "urllib3"))]
     assert not [line for line in instance.read_log() if "canary" in str(line)]
 

@@ -89,6 +89,34 @@ async def test_pages_can_be_read(served: str, tmp_path: Path, width: int, scheme
         assert [address for address in tab.requests if not address.startswith(ours)] == []
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+async def test_names_stay_whole_and_what_is_wide_scrolls(served: str, tmp_path: Path, width: int) -> None:
+    async with browser(tmp_path / "profile") as tab:
+        await tab.open("about:blank")
+        mobile = width < 600
+        await tab.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=mobile
+        )
+        for name in ("metrics.html", "settings.html", "operations.html", "performance.html"):
+            await tab.call("Page.navigate", url=f"{served}/{name}")
+            await tab.until(f"document.readyState === 'complete' && location.href.endsWith('{name}')")
+            await tab.until("document.querySelector('.md-typeset__scrollwrap') != null")
+            broken = await tab.evaluate(
+                "[...document.querySelectorAll('td:first-child code')]"
+                ".filter(each => each.getClientRects().length > 1).map(each => each.textContent)"
+            )
+            assert broken == [], name
+            assert await tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{name} is too wide"
+        narrow = "[...document.querySelectorAll('article img')].filter(each => each.clientWidth < 600).length"
+        assert await tab.evaluate(narrow) == 0
+
+
+def test_a_path_that_leads_out_of_the_site_is_code(site: Path) -> None:
+    text = (site / "metrics.html").read_text(encoding="utf-8")
+    for path in ("deploy/prometheus", "deploy/grafana/mail-proxy.json"):
+        assert f"<code>{path}</code>" in text
+
+
 async def test_it_can_be_searched(served: str, tmp_path: Path) -> None:
     async with browser(tmp_path / "profile") as tab:
         await tab.open(f"{served}/index.html?q=poison")

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from mail_proxy.runtime.tracing import EXPORTER_LOG, Collector
 from tests.support.stores import SetClock
 
+URL = "https://user:canary@collector.example/canary?key=canary"
 SPANS: Sequence[Any] = [None] * 3
 
 
@@ -31,7 +32,7 @@ class Exporter(SpanExporter):
         if self.raises:
             raise self.error
         log = logging.getLogger(EXPORTER_LOG)
-        log.warning("Transient error %s encountered while exporting %s batch.", self.error, "spans")
+        log.warning("Transient error %s encountered while exporting %s batch, retrying in 1s.", self.error, "spans")
         log.error("Failed to export %s batch due to timeout.", "spans")
         return SpanExportResult.FAILURE
 
@@ -49,7 +50,7 @@ def test_what_is_not_taken_is_told_once_a_minute_and_at_the_end(
     exporter: Exporter, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = SetClock()
-    collector = Collector(exporter, clock)
+    collector = Collector(exporter, URL, clock)
     collector.ended = 7 * len(SPANS)
     with capture_logs() as lines:
         collector.export(SPANS)
@@ -60,12 +61,14 @@ def test_what_is_not_taken_is_told_once_a_minute_and_at_the_end(
         collector.close()
         collector.export(SPANS)
     assert told(lines) == [("traces_not_taken", 3), ("traces_not_taken", 9), ("traces_lost", 6)]
-    assert lines[0]["reason"] == "Transient error ConnectionError encountered while exporting spans batch."
+    assert [line["reason"] for line in lines] == ["ConnectionError"] * 3
+    assert [line["collector"] for line in lines] == ["collector.example:443"] * 3
+    assert "canary" not in str(lines)
     assert not caplog.records
 
 
 def test_nothing_is_told_of_what_was_taken(exporter: Exporter) -> None:
-    collector = Collector(exporter, SetClock())
+    collector = Collector(exporter, URL, SetClock())
     collector.ended = len(SPANS)
     with capture_logs() as lines:
         collector.export(SPANS)
@@ -75,10 +78,38 @@ def test_nothing_is_told_of_what_was_taken(exporter: Exporter) -> None:
 
 def test_an_exporter_that_raises_has_not_taken_anything(exporter: Exporter) -> None:
     exporter.error, exporter.raises = ConnectionError("canary"), True
-    collector = Collector(exporter, SetClock())
+    collector = Collector(exporter, URL, SetClock())
     collector.ended = len(SPANS)
     with capture_logs() as lines:
         assert collector.export(SPANS) is SpanExportResult.FAILURE
         collector.close()
     assert told(lines) == [("traces_not_taken", 3)]
     assert lines[0]["reason"] == "ConnectionError"
+
+
+@pytest.mark.parametrize(
+    ("message", "values", "reason"),
+    [
+        ("Failed to export %s batch code: %s, reason: %s", ("span", 401, "canary"), "HTTP 401 Unauthorized"),
+        (
+            "Transient error %s encountered while exporting %s batch, retrying in %.2fs.",
+            ("Service Unavailable", "span", 1.0),
+            "HTTP 503 Service Unavailable",
+        ),
+        ("Failed to export %s batch due to timeout, max retries or shutdown.", ("span",), "no answer in time"),
+        ("Dropping span batch: serialized size %d bytes exceeds %d bytes.", (70_000_000, 67_108_864), "not sent"),
+    ],
+)
+def test_the_kind_of_error_is_told(message: str, values: tuple[object, ...], reason: str) -> None:
+    class Refusing(Exporter):
+        """Says what the library says."""
+
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            logging.getLogger(EXPORTER_LOG).warning(message, *values)
+            return SpanExportResult.FAILURE
+
+    collector = Collector(Refusing(), "http://user:canary@[::1]:4318/canary", SetClock())
+    with capture_logs() as lines:
+        collector.export(SPANS)
+        collector.close()
+    assert [(line["collector"], line["reason"]) for line in lines] == [("[::1]:4318", reason)]

@@ -42,6 +42,7 @@ class MailProxyApi(docs.DocumentedApi):
             openapi_tags=docs.TAGS,
             license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
             generate_unique_id_function=lambda route: route.name,  # what generated clients call their functions
+            openapi_url=None,  # a route of ours serves it
             docs_url=None,
             redoc_url=None,
             # a redirect would take the token along to wherever the Host header points

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from typing import Any
@@ -13,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from typing_extensions import override
 
 from mail_proxy.administration.requests import (
@@ -48,6 +49,10 @@ _POLICY = (
     "font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
+_ADDRESS = "http://127.0.0.1:8000"
+"""What stands for the address in `DESCRIPTION`, until somebody asks for the document."""
+_HOST = re.compile(r"(?:[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+"""A name or an address, and perhaps a port: nothing that a shell or Markdown would read as anything else."""
 
 DESCRIPTION = """
 Takes messages, writes them down, sends them by SMTP, and reports what became of them.
@@ -163,11 +168,38 @@ def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from methods.values()
 
 
+async def openapi_document(request: Request) -> Response:
+    """Show the document, with the address that it was asked for at: who pastes a command sends the token there."""
+    document: dict[str, Any] = request.app.openapi()
+    description = document["info"]["description"].replace(_ADDRESS, _address(request))
+    return JSONResponse({**document, "info": {**document["info"], "description": description}})
+
+
+router.add_route("/openapi.json", openapi_document, include_in_schema=False)
+
+
+def _address(request: Request) -> str:
+    """Return where the caller has reached the instance, or its own address where the caller says nothing usable.
+
+    `X-Forwarded-Proto` is believed from anybody: all it can do is ask for https.
+    """
+    host = request.headers.get("host", "")
+    if not _HOST.fullmatch(host):
+        name, port = request.scope.get("server") or ("", None)
+        host = f"[{name}]" if ":" in name else name
+        host = host if port is None else f"{host}:{port}"
+        return f"http://{host}" if _HOST.fullmatch(host) else _ADDRESS
+    scheme = "https" if request.headers.get("x-forwarded-proto") == "https" else request.scope["scheme"]
+    return f"{scheme}://{host}"
+
+
 @router.get("/docs")
 async def swagger_page() -> Response:
     """Show Swagger UI: the document, with a form to try each route."""
     return _page(
-        '<link rel="stylesheet" href="docs/assets/swagger-ui.css"></head><body><div id="swagger-ui"></div>'
+        '<link rel="stylesheet" href="docs/assets/swagger-ui.css">'
+        "<style>@media (prefers-color-scheme: dark) { html { background: #1c2022 } }</style></head>"
+        '<body><div id="swagger-ui"></div>'
         '<script src="docs/assets/swagger-ui-bundle.js"></script><script src="docs/assets/swagger-start.js"></script>'
     )
 

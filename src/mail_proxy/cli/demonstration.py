@@ -19,6 +19,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+import mail_proxy
 from mail_proxy.api.application import create_app
 from mail_proxy.api.composition import services_from
 from mail_proxy.cli.serving import REFUSALS, run_in_fast_loop
@@ -238,6 +239,11 @@ def _mail_id(content: bytes) -> str:
     return "?"
 
 
+def first_message(package: Path) -> str:
+    """Return where a reader of this package finds the commands: an installed one comes without README.md."""
+    return "README.md" if (package.parent.parent / "README.md").is_file() else "on the same page"
+
+
 def _conclude(timeline: Timeline, app: App) -> None:
     say = partial(timeline.console.print, soft_wrap=True)
     metrics = app.meter.render().decode()
@@ -249,4 +255,4 @@ def _conclude(timeline: Timeline, app: App) -> None:
     say("  An instance that stays, with its files in a folder of its own:")
     say(Text(f"    GMP_API_TOKEN=change-me GMP_DATA_DIR=/tmp/mail-proxy {shown_command()} serve"))
     say("  Its API, to try in the browser: http://127.0.0.1:8000/docs")
-    say("  The first message with curl: README.md")
+    say(f"  The first message with curl: {first_message(Path(mail_proxy.__file__).parent)}")

@@ -10,8 +10,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from threading import Thread
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import structlog
 from typing_extensions import override
@@ -98,7 +100,7 @@ class OtlpTracer(Tracer):
         self._provider: TracerProvider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(ratio)), resource=resource, shutdown_on_exit=False
         )
-        self._collector = Collector(OTLPSpanExporter(endpoint=url, timeout=10), clock)
+        self._collector = Collector(OTLPSpanExporter(endpoint=url, timeout=10), url, clock)
         exporter: SpanExporter = self._collector  # type: ignore[assignment]  # its class comes with the extra
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("mail_proxy", mail_proxy.__version__)
@@ -198,11 +200,13 @@ class OtlpTracer(Tracer):
 class Collector:
     """Where spans go: an exporter that is spoken for. What it says itself in the log is said here, in fewer words.
 
-    It is called by one thread, which ends with the process.
+    Of its URL host and port are told, of an error its kind: the rest may have a secret in it. It is called by one
+    thread, which ends with the process.
     """
 
-    def __init__(self, exporter: SpanExporter, clock: Clock) -> None:
+    def __init__(self, exporter: SpanExporter, url: str, clock: Clock) -> None:
         self._exporter = exporter
+        self._address = _host_and_port(url)
         self._clock = clock
         self._words = _Words()
         self._logger = logging.getLogger(EXPORTER_LOG)
@@ -236,7 +240,7 @@ class Collector:
         now = self._clock.monotonic()
         if now >= self._next_line:
             self._next_line = now + BETWEEN_LINES
-            log.warning("traces_not_taken", spans=self._untold, reason=self._words.said)
+            log.warning("traces_not_taken", spans=self._untold, collector=self._address, reason=self._words.said)
             self._told, self._untold = self._told + self._untold, 0
 
     def close(self) -> None:
@@ -245,7 +249,7 @@ class Collector:
         self._exporter.shutdown()  # which ends the wait for another try
         lost = self.ended - self._taken - self._told
         if lost > 0:
-            log.warning("traces_lost", spans=lost, reason=self._words.said)
+            log.warning("traces_lost", spans=lost, collector=self._address, reason=self._words.said)
         self._logger.setLevel(logging.CRITICAL)  # it may say something to that
         self._logger.removeFilter(self._words)
 
@@ -254,7 +258,7 @@ class Collector:
 
 
 class _Words(logging.Filter):
-    """Keeps what a library says first, so that it can be said in another way, and lets none of it into the log."""
+    """Keeps the kind of error that a library tells first, and lets nothing that it says into the log."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -263,15 +267,27 @@ class _Words(logging.Filter):
     @override
     def filter(self, record: logging.LogRecord) -> bool:
         if not self.said:
-            if isinstance(record.args, tuple):
-                record.args = tuple(map(_shown, record.args))
-            self.said = record.getMessage()
+            values = record.args if isinstance(record.args, tuple) else ()
+            kinds = filter(None, map(_kind, values))
+            self.said = next(kinds, "no answer in time" if "timeout" in record.msg else "not sent")
         return False
 
 
-def _shown(value: object) -> object:
-    """Return of an error its kind alone: its words repeat the URL, which may have a secret in it."""
-    return type(value).__name__ if isinstance(value, BaseException) else value
+def _kind(value: object) -> str | None:
+    """Return what kind of error it is, where the value tells one: an exception, a status, or its phrase."""
+    if isinstance(value, BaseException):
+        return type(value).__name__
+    for status in HTTPStatus:
+        if value in {status.value, status.phrase}:
+            return f"HTTP {status.value} {status.phrase}"
+    return None
+
+
+def _host_and_port(url: str) -> str:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return f"{f'[{host}]' if ':' in host else host}:{port}"
 
 
 @dataclass(slots=True)

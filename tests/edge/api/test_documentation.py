@@ -133,6 +133,39 @@ async def test_the_description_leads_to_a_first_message(admin: httpx.AsyncClient
     assert answers[3].json()["state"] == "waiting"
 
 
+@pytest.mark.parametrize(
+    ("headers", "address"),
+    [
+        ({"Host": "127.0.0.1:8123"}, "http://127.0.0.1:8123"),
+        ({"Host": "[::1]:8123"}, "http://[::1]:8123"),
+        ({"Host": "mail_proxy.example"}, "http://mail_proxy.example"),
+        ({"Host": "mail.example", "X-Forwarded-Proto": "https"}, "https://mail.example"),
+        ({"Host": "mail.example", "X-Forwarded-Proto": "https://evil.example"}, "http://mail.example"),
+    ],
+)
+async def test_commands_go_to_where_the_document_was_asked_for(
+    instance: Instance, headers: dict[str, str], address: str
+) -> None:
+    async with instance.client(None) as client:
+        await client.get("/openapi.json", headers={"Host": "before.example"})
+        document = (await client.get("/openapi.json", headers=headers)).json()
+    assert re.findall("^API=.*$", document["info"]["description"], re.MULTILINE) == [f"API={address}"]
+    assert "127.0.0.1:8000" not in str(document)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("", "a b", "a;id", "$(id)", "`id`", "a/b", "evil@b", 'a"b', "a<b>", "a:8000:1", "a:port", "-oProxy"),
+        *("a\\b", "[::1", "a#b", "a?b", "*a*", "[a](b)", "ä", "a" * 300),
+    ],
+)
+async def test_a_host_that_is_none_is_not_repeated(instance: Instance, host: str) -> None:
+    async with instance.client(None) as client:
+        document = (await client.get("/openapi.json", headers=[(b"Host", host.encode())])).json()
+    assert re.findall("^API=.*$", document["info"]["description"], re.MULTILINE) == ["API=http://testserver"]
+
+
 async def test_answers_are_what_the_documentation_says(admin: httpx.AsyncClient, acme: httpx.AsyncClient) -> None:
     async def check(model: type[BaseModel], answer: httpx.Response) -> None:
         model.model_validate_json(answer.content)

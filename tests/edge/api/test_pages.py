@@ -70,6 +70,17 @@ async def test_swagger_ui_renders_and_its_form_reaches_the_service(instance: Ins
     await assert_it_is_a_page(tab, instance)
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_swagger_ui_is_dark_where_dark_is_preferred(instance: Instance, tab: Tab, scheme: str) -> None:
+    await tab.open("about:blank")
+    await tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    await tab.call("Page.navigate", url=f"{instance.address}/docs")
+    await tab.until("document.querySelectorAll('.opblock').length > 20")
+    sums = [sum(pixel) for pixel in pixels(await tab.screenshot(0.25))]
+    assert (sum(sums) / len(sums) > 384) == (scheme == "light")
+    assert f"API={instance.address}\n" in await tab.evaluate("document.querySelector('.info .description').innerText")
+
+
 async def test_redoc_renders(instance: Instance, tab: Tab) -> None:
     await tab.open(f"{instance.address}/redoc")
     await tab.until("document.querySelectorAll('[data-section-id^=\"tag/\"] h2').length > 20")
