@@ -132,7 +132,7 @@ async def test_a_collector_that_takes_nothing_holds_up_no_end_and_its_log_is_one
             await acme.client.message_when("M1", "sent")
         began = monotonic()
         assert await instance.stop() == 0
-        assert monotonic() - began < 6
+        assert monotonic() - began < 9  # the exporter itself would take 10 s and more
     lines = [*instance.logged("traces_not_taken"), *instance.logged("traces_lost")]
     assert sum(line["spans"] for line in lines) == 2  # the request and the attempt
     assert len(lines) == 1
