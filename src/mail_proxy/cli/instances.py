@@ -24,10 +24,12 @@ from mail_proxy.domain.tenant import COMMAND_WORDS
 from mail_proxy.runtime.environment import home_of_instances
 
 FIRST_PORT = 8000
+MOST_PORT = 65535
 MOST_PORTS = 1000
 MOST_NAMED = 5
 """How many instances are named where a name is none of theirs."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+_PORT = re.compile(r"[0-9]{1,5}\Z")
 _SETTING = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
 
 
@@ -80,9 +82,14 @@ class Instance:
 
     @property
     def port(self) -> int:
-        """The port that its file names; 0: any."""
-        port = self.settings().get("port", 0)
-        return port if isinstance(port, int) else 0
+        """The port that its file names, else the first of all; 0: any."""
+        port = str(self.settings().get("port", "")).strip()
+        return int(port) if _PORT.match(port) and int(port) <= MOST_PORT else FIRST_PORT
+
+    @property
+    def host(self) -> str | None:
+        """The address that its file names; None where it names none."""
+        return str(self.settings().get("host", "")).strip() or None
 
     def running(self) -> Running | None:
         """Return who runs it; None where nobody does, also where whoever did was killed."""

@@ -27,6 +27,7 @@ from mail_proxy.cli.instances import (
 from mail_proxy.cli.told import complain
 from mail_proxy.runtime.environment import put_in_place
 
+DEFAULT_HOST = "127.0.0.1"
 SECONDS_TO_START = 30.0
 PATIENCE = 5.0
 """Seconds that an instance has to answer."""
@@ -95,14 +96,14 @@ def _refuse_what_cannot_start(
         raise InstanceError("; ".join(each.removesuffix(".") for each in error.problems)) from None
     except KeyRefused as error:
         raise InstanceError(str(error)) from None
-    _listening(wanted.host or "127.0.0.1", FIRST_PORT, wanted.port).close()
+    _listening(wanted.host or DEFAULT_HOST, FIRST_PORT, wanted.port).close()
 
 
 def serve(chosen: Instance, wanted: Wanted, environment: Mapping[str, str], workers: int | None) -> int:
     """Run an instance that was made, until it is ended; return the exit code. Raises `InstanceError`."""
     from mail_proxy.cli import serving  # noqa: PLC0415 - takes a while
 
-    host = wanted.host or str(chosen.settings().get("host", "127.0.0.1"))
+    host = wanted.host or chosen.host or DEFAULT_HOST
     listening = _listening(host, chosen.port, wanted.port)
     port = listening.getsockname()[1]
     try:
@@ -110,7 +111,7 @@ def serve(chosen: Instance, wanted: Wanted, environment: Mapping[str, str], work
     except InstanceError:
         listening.close()
         raise
-    in_file = wanted.host is None and "host" in chosen.settings()
+    in_file = wanted.host is None and chosen.host is not None
     told = replace(wanted, host=None if in_file else host, port=None if port == chosen.port else port)
     put_in_place(environment_of(chosen, told, environment))
     try:
@@ -142,8 +143,8 @@ def start(chosen: Instance, wanted: Wanted, environment: Mapping[str, str], work
     Raises `InstanceError` with what it has said last.
     """
     child, begin = _spawned(chosen, {**asdict(wanted), "workers": workers}, environment)
-    deadline = time.monotonic() + SECONDS_TO_START
-    while time.monotonic() < deadline:
+    began = time.monotonic()
+    while time.monotonic() < began + SECONDS_TO_START:
         running = chosen.running()
         if running is not None and running.pid == child.pid and is_ready(running.address):
             return running
@@ -154,7 +155,21 @@ def start(chosen: Instance, wanted: Wanted, environment: Mapping[str, str], work
                 raise InstanceError(runs_already(chosen.name, running))
             raise InstanceError(f"{chosen.name} did not start: {_said(chosen, begin)}")
         time.sleep(0.05)
-    raise InstanceError(f"{chosen.name} is not ready after {SECONDS_TO_START:g} s; look into {chosen.log}")
+    raise InstanceError(_given_up(chosen, child))
+
+
+def _given_up(chosen: Instance, child: subprocess.Popen[bytes]) -> str:
+    """Say that a start has taken too long. What `stop` finds may be bringing up its database, and is left alone."""
+    late = f"{chosen.name} is not ready after {SECONDS_TO_START:g} s"
+    running = chosen.running()
+    if running is not None and running.pid == child.pid:
+        return (
+            f"{late}, and still runs (pid {child.pid}): mail-proxy status {chosen.name} asks again, mail-proxy stop "
+            f"{chosen.name} ends it; look into {chosen.log}"
+        )
+    child.kill()
+    child.wait()
+    return f"{late}, and was ended; look into {chosen.log}"
 
 
 def _spawned(

@@ -87,7 +87,7 @@ def set_(pairs: tuple[str, ...]) -> None:
         if chosen.running() is not None:
             click.echo(f"It counts from the next start on: mail-proxy restart {chosen.name}", err=True)
     if sending is not None:
-        active = sending.strip().lower() in {"true", "1", "yes", "on", "y", "t"}
+        active = sending.strip().lower() in {"", "true", "1", "yes", "on", "y", "t"}  # the default is true
         with reach(current_place()) as reached:
             reached.proxy.change(scheduler_active=active)
         click.echo(f"Sending is {'active' if active else 'suspended'}, from now on.")
@@ -171,11 +171,12 @@ def _given(chosen: Instance, values: Mapping[str, str]) -> Mapping[str, str]:
 
 def _write(chosen: Instance, values: Mapping[str, str]) -> None:
     from mail_proxy.runtime.config_file import ConfigFile, ConfigRefused, ConfigUnsure  # noqa: PLC0415
+    from mail_proxy.runtime.settings import typed  # noqa: PLC0415 - takes a while
 
     file = ConfigFile(chosen.config)
     try:
         for name, value in values.items():
-            file.replace(name.lower(), value, lambda _held: True)
+            file.replace(name.lower(), typed(name.lower(), value), lambda _held: True)
     except (ConfigRefused, ConfigUnsure) as error:
         raise InstanceError(str(error)) from None
     except OSError as error:
