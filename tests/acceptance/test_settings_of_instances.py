@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,12 +59,22 @@ async def test_a_start_that_gives_up_says_how_to_end_what_runs(
         return False
 
     monkeypatch.setattr(running, "is_ready", never)
+    children = []
+    started = subprocess.Popen
+
+    def remembered(*given: Any, **options: Any) -> Any:
+        children.append(started(*given, **options))
+        return children[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", remembered)
     chosen = instance("box", machine.environment)
     with pytest.raises(InstanceError) as refused:
         running.start(chosen, Wanted(), machine.environment, None)
     found = chosen.running()
     assert found is not None
     assert re.search(rf"still runs \(pid {found.pid}\).*mail-proxy stop box ends it", str(refused.value))
+    assert chosen.stop(30, force=False)
+    children[0].wait()
 
 
 def test_times_in_sentences_are_known_on_all_days_and_at_all_hours() -> None:
@@ -70,3 +82,38 @@ def test_times_in_sentences_are_known_on_all_days_and_at_all_hours() -> None:
     for hours in range(366 * 24):
         utc = (began + timedelta(hours=hours)).strftime("%Y-%m-%d %H:%M:%S UTC")
         assert "UTC" not in in_local_time(f"It waits until {utc}."), utc
+
+
+async def test_a_key_that_does_not_open_the_database_is_not_taken(machine: Machine) -> None:
+    folder = machine.home / "box"
+    assert (await machine.run("start", "box", "--background")).code == 0
+    before = (folder / "config.toml").read_text()
+    told = "was made with another encryption key, and would not open"
+    for words in (("ENCRYPTION_KEY=-",), ("ENCRYPTION_KEY=" + "cd" * 32, "ENCRYPTION_KEYS_OLD=" + "ef" * 32)):
+        refused = await machine.run("box", "config", "set", *words, stdin="ab" * 32)
+        assert (refused.code, told in refused.err, "process list" in refused.err) == (1, True, len(words) > 1), refused
+    assert (folder / "config.toml").read_text() == before
+
+    config = before + f'encryption_key = "{"ab" * 32}"\n'
+    (folder / "config.toml").write_text(config)  # by hand: nobody has looked
+    refused = await machine.run("restart", "box")
+    assert (refused.code, "mail-proxy box config set ENCRYPTION_KEY=-" in refused.err) == (2, True), refused
+    (folder / "config.toml").write_text(before + "max_retries = 0\n")
+    refused = await machine.run("restart", "box")
+    assert (refused.code, "max_retries must be at least 1" in refused.err) == (2, True), refused
+    assert (await machine.run("status", "box")).code == 0  # it runs as before
+
+    (folder / "config.toml").write_text(before)
+    old = (folder / "encryption.key").read_text().strip()
+    stdin = f"{'ab' * 32}\n{old}\n"
+    taken = await machine.run("box", "config", "set", "ENCRYPTION_KEY=-", "ENCRYPTION_KEYS_OLD=-", stdin=stdin)
+    assert (taken.code, "process list" in taken.err) == (0, False), taken
+    assert (await machine.run("restart", "box")).code == 0
+
+
+async def test_secrets_in_clear_are_warned_of_and_nothing_else(machine: Machine) -> None:
+    said = await machine.run(
+        "box", "config", "set", "CLIENT_SYNC_TOKEN=", "MAX_RETRIES=3", "DB_PATH=postgresql://m:s3cret@127.0.0.1/x"
+    )
+    warned = re.findall(r"mail-proxy: (\w+) was in the process list", said.err)
+    assert (said.code, warned) == (0, ["DB_PATH"]), said

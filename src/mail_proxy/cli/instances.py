@@ -36,6 +36,15 @@ _SETTING = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
 class InstanceError(Exception):
     """It cannot be done; the text is one sentence and says what to do."""
 
+    code = 1
+    """The exit code of a command that meets it."""
+
+
+class Refused(InstanceError):
+    """It was asked wrongly, or with settings that allow no start."""
+
+    code = 2
+
 
 class InUse(InstanceError):
     """Another process has its store open."""
@@ -247,13 +256,14 @@ def environment_of(chosen: Instance, wanted: Wanted, environment: Mapping[str, s
     return given
 
 
-def parsed_settings(pairs: Sequence[str]) -> Mapping[str, str]:
-    """Read `NAME=VALUE`, as many as there are; raises `InstanceError`."""
+def parsed_settings(pairs: Sequence[str], before: str = "") -> Mapping[str, str]:
+    """Read `NAME=VALUE`, as many as there are, each with the same words before it; raises `Refused`."""
     found: dict[str, str] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         name = name.removeprefix("GMP_")
         if not equals or not _SETTING.match(name):
-            raise InstanceError(f"--set {pair.partition('=')[0]}: write --set NAME=VALUE, such as --set MAX_RETRIES=3")
+            wrong = pair.partition("=")[0]
+            raise Refused(f"{before}{wrong}: write {before}NAME=VALUE, such as {before}MAX_RETRIES=3")
         found[name.upper()] = value
     return found

@@ -39,6 +39,12 @@ def may_be_shown(name: str, value: object) -> bool:
     return field is not None and not _may_be_secret(field.annotation) and "://" not in str(value)
 
 
+def is_secret(name: str) -> bool:
+    """Say whether the values of a setting are secrets."""
+    field = Settings.model_fields.get(name)
+    return field is not None and _may_be_secret(field.annotation)
+
+
 def _shown(settings: Settings, name: str) -> Shown:
     source = settings.source(name)
     filled_in = {
@@ -48,8 +54,8 @@ def _shown(settings: Settings, name: str) -> Shown:
     }
     held: object = filled_in.get(name, getattr(settings, name))
     if name == "encryption_key" and held is None:
-        there = isinstance(settings.database, SqliteFile) or (settings.data_folder / KEY_FILE_NAME).exists()
-        return Shown(name, None, secret=True, is_set=there, source=KEY_FILE_NAME)
+        there = (settings.data_folder / KEY_FILE_NAME).exists()
+        return Shown(name, None, secret=True, is_set=there, source=KEY_FILE_NAME if there else DEFAULT)
     secret = _may_be_secret(Settings.model_fields[name].annotation) or isinstance(held, PostgresqlUrl)
     is_set = held not in {None, ()} if source == DEFAULT else True
     return Shown(name, None if secret else _value(held), secret=secret, is_set=is_set, source=source)

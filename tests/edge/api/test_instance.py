@@ -63,7 +63,7 @@ def test_what_is_not_set_says_what_counts_instead() -> None:
     assert found["db_path"] == {"value": "/data/mail.db", "set": True, "source": "environment", "secret": False}
     assert found["data_dir"] == {"value": "/data", "set": True, "source": "default", "secret": False}
     assert found["attachment_roots"]["value"] == ["/data/attachments"]
-    assert found["encryption_key"] == {"value": None, "set": True, "source": "encryption.key", "secret": True}
+    assert found["encryption_key"] == {"value": None, "set": False, "source": "default", "secret": True}
     on_postgresql = shown(GMP_DB_PATH="postgresql://mail@db/mail", GMP_DATA_DIR="/nowhere")
     assert not on_postgresql["encryption_key"]["set"]  # it is never made there without being asked for
     assert found["metrics_token"] == {"value": None, "set": False, "source": "default", "secret": True}

@@ -14,7 +14,7 @@ from mail_proxy.cli.named.place import Place, current_place, reach
 from mail_proxy.cli.named.tree import Commands
 from mail_proxy.cli.options import examples, forms
 from mail_proxy.cli.showing import Column, Form, show_rows
-from mail_proxy.cli.told import complain, told, warn_of_process_list
+from mail_proxy.cli.told import complain, for_instance, told, warn_of_secrets
 from mail_proxy.runtime import environment
 
 MASKED = "********"
@@ -73,11 +73,13 @@ def set_(pairs: tuple[str, ...]) -> None:
     """
     values = dict(parsed_settings(pairs))
     _refuse_what_is_kept_elsewhere(values)
+    warn_of_secrets(
+        {name: value for name, value in values.items() if value != "-"},
+        lambda name: f"{name}=-, which reads it from stdin",
+    )
     for name, value in values.items():
         if value == "-":
             values[name] = _from_stdin(name)
-        elif any(word in name for word in ("TOKEN", "PASSWORD", "KEY")):
-            warn_of_process_list(name, f"{name}=-, which reads it from stdin")
     sending = values.pop("SCHEDULER_ACTIVE", None)
     chosen = current_place().instance
     _refuse_what_cannot_be(chosen, {**values, **({} if sending is None else {"SCHEDULER_ACTIVE": sending})})
@@ -140,17 +142,41 @@ def _refuse_what_is_kept_elsewhere(values: Mapping[str, str]) -> None:
 
 def _refuse_what_cannot_be(chosen: Instance, values: Mapping[str, str]) -> None:
     """Raise `InstanceError` for what these settings would make wrong; what is wrong already may stay so."""
-    from mail_proxy.secrets.keys import KeyRefused, parse_key  # noqa: PLC0415 - takes a while
-
     before = _problems(chosen, {})
     wrong = [each for each in _problems(chosen, values) if each not in before]
-    try:
-        if key := values.get("ENCRYPTION_KEY"):
-            parse_key(key, "ENCRYPTION_KEY")
-    except KeyRefused as error:
-        wrong.append(str(error))
     if wrong:
-        raise InstanceError("; ".join(wrong))
+        raise InstanceError(for_instance(chosen.name, "; ".join(wrong)))
+    if not {"ENCRYPTION_KEY", "ENCRYPTION_KEYS_OLD"}.isdisjoint(values):
+        _refuse_another_key(chosen, values)
+
+
+def _refuse_another_key(chosen: Instance, values: Mapping[str, str]) -> None:
+    """Raise `InstanceError` for what is no key, and for keys that do not open the instance's database."""
+    from mail_proxy.cli.keys import problem_with_key  # noqa: PLC0415 - takes a while
+    from mail_proxy.domain.secret import Secret  # noqa: PLC0415
+    from mail_proxy.runtime.settings import Settings, SettingsError  # noqa: PLC0415
+    from mail_proxy.secrets.keys import KeyRefused, old_keys, parse_key  # noqa: PLC0415
+
+    given, old = (values.get(name, "").strip() for name in ("ENCRYPTION_KEY", "ENCRYPTION_KEYS_OLD"))
+    parts = [Secret(each.strip()) for each in old.split(",") if each.strip()]
+    try:
+        if given:
+            parse_key(given, "ENCRYPTION_KEY")
+        old_keys(parts)
+        settings = Settings.load(_given(chosen, values))
+    except KeyRefused as error:
+        raise InstanceError(str(error).replace("GMP_", "")) from None
+    except SettingsError:  # without the rest of them there is no database to ask
+        return
+    key = (Secret(given) if given else None) if "ENCRYPTION_KEY" in values else settings.encryption_key
+    problem = problem_with_key(
+        settings, key, parts if "ENCRYPTION_KEYS_OLD" in values else settings.encryption_keys_old
+    )
+    if problem is not None:
+        raise InstanceError(
+            f"the database of {chosen.name} was made with another encryption key, and would not open. To change the "
+            "key, set ENCRYPTION_KEYS_OLD to the one before together with it: docs/operations.md says how"
+        )
 
 
 def _problems(chosen: Instance, values: Mapping[str, str]) -> Sequence[str]:
