@@ -292,6 +292,8 @@ async def test_a_new_token_counts_at_once_and_settings_from_the_next_start(machi
     assert made.out.strip() == now != before
     await done(machine, "info")
     assert "restart box" in (await done(machine, "config", "set", "MAX_RETRIES=3", "INSTANCE_NAME=mailer")).err
+    waits = await done(machine, "config", "show", "max_retries", "port")
+    assert waits.err == "mail-proxy: max_retries: 3 from the next start on: mail-proxy restart box\n"
     assert (
         await done(machine, "config", "set", "SCHEDULER_ACTIVE=false")
     ).out == "Sending is suspended, from now on.\n"

@@ -50,7 +50,9 @@ def test_every_setting_is_shown_and_no_secret() -> None:
     assert {name.lower() for name in {*unset, *(n[4:].lower() for n in {**NEEDED, **SECRETS})}} == {
         *secret,
         "client_sync_user",
+        "db_path",
     }
+    assert found["db_path"]["value"] == "postgresql://mail:********@db/mail"
     assert {name for name in secret if not found[name]["set"]} == unset
     assert found["client_sync_url"]["value"] == "https://example.com/sync?…"
     assert found["allow_networks"] == {"value": ["10.0.0.0/8"], "set": True, "source": "environment", "secret": False}

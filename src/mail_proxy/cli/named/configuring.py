@@ -13,7 +13,7 @@ from mail_proxy.cli.instances import Instance, InstanceError, Wanted, environmen
 from mail_proxy.cli.named.place import Place, current_place, reach
 from mail_proxy.cli.named.tree import Commands
 from mail_proxy.cli.options import examples, forms
-from mail_proxy.cli.showing import Column, Form, show_rows
+from mail_proxy.cli.showing import Column, Form, cell, show_rows
 from mail_proxy.cli.told import complain, for_instance, told, warn_of_secrets
 from mail_proxy.runtime import environment
 
@@ -47,10 +47,11 @@ def show(names: tuple[str, ...], *, form: Form) -> None:
     unknown = wanted - _known()
     if unknown:
         raise InstanceError(_not_a_setting(min(unknown)))
-    settings = _settings(current_place())
+    settings = [{**each, "source": _source(each)} for each in _settings(current_place())]
     found = [each for each in settings if not wanted or each["name"] in wanted]
-    columns = (Column("name"), Column("value", _value), Column("source", _source))
+    columns = (Column("name"), Column("value", _value), Column("source"))
     show_rows(found, columns, form, "There are no settings.")
+    _tell_what_waits(current_place().instance, found)
 
 
 @config.command(
@@ -123,6 +124,20 @@ def _settings_in_file(chosen: Instance) -> Sequence[Mapping[str, Any]]:
             }
             for name, value in chosen.settings().items()
         ]
+
+
+def _tell_what_waits(chosen: Instance, found: Sequence[Mapping[str, Any]]) -> None:
+    """Say of a running instance which values of its file count from the next start on; of secrets nobody can tell."""
+    if chosen.running() is None:
+        return
+    in_file = {each["name"]: each for each in _settings_in_file(chosen)}
+    for each in found:
+        waits = in_file.get(each["name"])
+        if waits is None or each["secret"] or each["source"] in {"database", "start"}:
+            continue
+        if waits["value"] != each["value"]:
+            value = cell(_value(waits))
+            complain(f"{each['name']}: {value} from the next start on: mail-proxy restart {chosen.name}")
 
 
 def _value(row: Mapping[str, Any]) -> object:
