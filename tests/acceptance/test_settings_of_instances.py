@@ -117,3 +117,19 @@ async def test_secrets_in_clear_are_warned_of_and_nothing_else(machine: Machine)
     )
     warned = re.findall(r"mail-proxy: (\w+) was in the process list", said.err)
     assert (said.code, warned) == (0, ["DB_PATH"]), said
+
+
+async def test_a_message_that_waits_is_replaced_and_a_backup_only_by_force(machine: Machine, tmp_path: Path) -> None:
+    assert (await machine.run("start", "box", "--background")).code == 0
+    assert (await machine.run("box", "tenants", "add", "acme")).code == 0
+    assert (await machine.run("box", "acme", "accounts", "add", "main", "--host", "h.example")).code == 0
+    letter = "From: a@acme.example\nTo: {}@example.org\nSubject: x\n\nHi\n"
+    send = ("box", "acme", "send", "-", "--id", "M1", "--at", "2099-01-01")
+    assert (await machine.run(*send, stdin=letter.format("b"))).out == "M1 is queued.\n"
+    assert (await machine.run(*send, stdin=letter.format("c"))).out == "M1 is replaced.\n"
+    file = tmp_path / "box.tar"
+    file.write_text("of yesterday")
+    refused = await machine.run("box", "backup", str(file))
+    assert (refused.code, "Say --force where nobody can be asked" in refused.err) == (1, True), refused
+    assert file.read_text() == "of yesterday"
+    assert (await machine.run("box", "backup", "--force", str(file))).code == 0
