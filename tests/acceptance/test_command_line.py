@@ -161,6 +161,11 @@ async def test_what_a_killed_measurement_has_left_is_removed_by_the_next_one_and
 async def test_what_is_wrong_is_told_in_a_sentence_with_what_to_do(machine: Machine) -> None:
     await done(machine, "tenants", "add", "acme")
     for words, code, told in [
+        ("send letter.eml", 2, "'send' stands behind the name of an instance: mail-proxy NAME TENANT send. See"),
+        ("info box", 2, "'info' stands behind the name of an instance: mail-proxy NAME info or mail-proxy NAME TENANT"),
+        ("box watch", 2, "'watch' stands behind the id of a tenant: mail-proxy box TENANT watch. See mail-proxy box"),
+        ("box tenants remove acme", 2, "there is no command 'remove'; did you mean delete? See mail-proxy box tenants"),
+        ("box logs", 2, "box has no command and no tenant 'logs'. See mail-proxy box --help"),
         ("bxo info", 2, "there is no command and no instance 'bxo'; did you mean box? See mail-proxy --help"),
         ("box tenant list", 2, "there is no command 'tenant'; did you mean tenants? See mail-proxy box --help"),
         ("box status", 2, "there is no command 'status'; did you mean: mail-proxy status box? See mail-proxy box"),
@@ -175,7 +180,8 @@ async def test_what_is_wrong_is_told_in_a_sentence_with_what_to_do(machine: Mach
         ("box acme accounts add main --host h.example --port 99999", 1, "--port: must be at most 65535"),
         ("box acme messages show M1", 1, "acme has no message M1; mail-proxy box acme messages list shows"),
         ("box acme messages retry", 2, "say which: IDs, or --all, --account or --batch. See mail-proxy box acme"),
-        ("box config set MAX_RETRY=1", 1, "GMP_MAX_RETRY is not a setting. Did you mean GMP_MAX_RETRIES?"),
+        ("box config set MAX_RETRY=1", 1, "MAX_RETRY is not a setting. Did you mean MAX_RETRIES?"),
+        ("box config set MAX_RETRIES", 2, "MAX_RETRIES: write NAME=VALUE, such as MAX_RETRIES=3"),
         ("box config set API_TOKEN=x", 1, "API_TOKEN is not set here: token --regenerate makes a new one"),
         ("box command-log list --since soon", 2, "--since: 'soon' is no time: write 2026-07-01, 2026-07-01T12:00:00Z"),
         ("box tenants delete acme", 1, "Remove acme with its accounts, messages and history? Say --force where"),
@@ -288,6 +294,8 @@ async def test_a_new_token_counts_at_once_and_settings_from_the_next_start(machi
     assert made.out.strip() == now != before
     await done(machine, "info")
     assert "restart box" in (await done(machine, "config", "set", "MAX_RETRIES=3", "INSTANCE_NAME=mailer")).err
+    waits = await done(machine, "config", "show", "max_retries", "port")
+    assert waits.err == "mail-proxy: max_retries: 3 from the next start on: mail-proxy restart box\n"
     assert (
         await done(machine, "config", "set", "SCHEDULER_ACTIVE=false")
     ).out == "Sending is suspended, from now on.\n"

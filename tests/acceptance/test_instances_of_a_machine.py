@@ -120,12 +120,18 @@ async def test_in_the_foreground_ctrl_c_ends_it(machine: Machine) -> None:
         (("nobody", "status"), 2, "no instance 'nobody': mail-proxy start nobody makes it. See"),
         (("myserver", "status"), 2, "no instance 'myserver': mail-proxy start myserver makes it; did you mean serve?"),
         (("--", "no/name", "status"), 2, "there is no command and no instance 'no/name'. See"),
-        (("start", "acme", "--set", "x"), 1, "write --set NAME=VALUE"),
-        (("start", "acme", "--background", "--set", "NO_SUCH=1"), 1, "GMP_NO_SUCH is not a setting"),
-        (("start", "acme", "--set", "ENCRYPTION_KEY=short"), 1, "must be 32 bytes"),
-        (("start", "acme", "--workers", "2"), 1, "one process owns an SQLite file"),
+        (("start", "acme", "--set", "x"), 2, "--set x: write --set NAME=VALUE"),
+        (("start", "acme", "--background", "--set", "NO_SUCH=1"), 2, "mail-proxy: NO_SUCH is not a setting"),
+        (("start", "acme", "--set", "ENCRYPTION_KEY=short"), 2, "must be 32 bytes"),
+        (("start", "acme", "--workers", "2"), 2, "one process owns an SQLite file"),
         (("start", "acme", "--host", "192.0.2.1"), 1, "give an address of this machine with --host"),
         (("start", "acme", "--port", "0"), 2, "--port"),
+        (("start", "acme", "--set", "MAX_RETRIES=abc"), 2, "MAX_RETRIES must be a whole number"),
+        (("start", "acme", "--set", "PORT=8025"), 2, "--set PORT: use --port"),
+        (("start", "acme", "--set", "HOST=::1"), 2, "--set HOST: use --host"),
+        (("start", "acme", "--set", "DB_PATH=x.db"), 2, "--set DB_PATH: use --database-url"),
+        (("start", "acme", "--set", "API_TOKEN=t"), 2, "mail-proxy acme token --regenerate makes a new one"),
+        (("start", "acme", "--set"), 2, "requires an argument. See mail-proxy start --help"),
         (("start",), 2, "NAME"),
     ],
 )
@@ -170,7 +176,9 @@ async def test_on_postgresql_the_first_start_makes_the_key_and_the_others_are_gi
     assert two.code == 1
     assert "the encryption key in the environment is not looked at" in two.err
     assert "The database was made with another encryption key. Start with that key" in two.err
-    assert "mail-proxy NAME config set ENCRYPTION_KEY=-" in two.err
+    assert "mail-proxy two config set ENCRYPTION_KEY=-" in two.err
+    assert "GMP_" not in two.err
+    assert two.err.count("mail-proxy: two did not start: The database was made") == 1
     assert "mail-proxy start two tries again, mail-proxy delete two takes it away" in two.err
     assert (await machine.run("two", "config", "set", "ENCRYPTION_KEY=-", stdin=before)).code == 0
     again = await machine.run("start", "two", "--background")
@@ -183,7 +191,18 @@ async def test_on_postgresql_the_first_start_makes_the_key_and_the_others_are_gi
         *("start", "three", "--background", "--database-url", postgres_url, "--set", f"ENCRYPTION_KEY={before.strip()}")
     )
     assert told.code == 0, told
-    assert not (machine.home / "three" / "encryption.key").exists()
+    given = machine.home / "three" / "encryption.key"
+    assert (stat.S_IMODE(given.stat().st_mode), given.read_text()) == (0o600, before)
+    assert f"The encryption key is written into {given}: keep a copy" in told.out
+    assert "ENCRYPTION_KEY was in the process list" in told.err
+    assert "encryption_key\t********\tencryption.key" in (await machine.run("three", "config", "show")).out
+    other = await machine.run("start", "three", "--database-url", postgres_url + "x")
+    assert (other.code, "runs already" in other.err) == (1, True), other
+    await machine.run("stop", "three")
+    other = await machine.run("start", "three", "--database-url", postgres_url + "x")
+    assert (other.code, "three config set DB_PATH=- changes it for good" in other.err) == (1, True), other
+    refused = await machine.run("one", "config", "set", "ENCRYPTION_KEY=-", stdin="ab" * 32)
+    assert (refused.code, "was made with another encryption key" in refused.err) == (1, True), refused
 
 
 async def test_settings_are_shown_and_set_of_an_instance_that_cannot_start_yet(machine: Machine) -> None:
@@ -200,7 +219,7 @@ async def test_settings_are_shown_and_set_of_an_instance_that_cannot_start_yet(m
     asked = await machine.run("big", "tenants", "list")
     assert asked.code == 1
     assert "big has no encryption key yet: mail-proxy start big makes one" in asked.err
-    assert "encryption_key\t-\tencryption.key" in (await machine.run("big", "config", "show")).out
+    assert "encryption_key\t-\tdefault" in (await machine.run("big", "config", "show")).out
     for value in ("x" * 64, "short"):
         refused = await machine.run("big", "config", "set", "ENCRYPTION_KEY=-", stdin=value)
         assert (refused.code, "must be 32 bytes" in refused.err) == (1, True), refused

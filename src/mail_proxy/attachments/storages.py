@@ -70,7 +70,10 @@ class OpenStorages(Storages):
         extra, module = EXTRAS[place.kind]
         if _is_there(module):
             return None
-        needed = f"needs the extra [{extra}], or [large-files] for all clouds: pip install '.[{extra}]' in a checkout"
+        needed = (
+            f"needs the extra [{extra}], or [large-files] for all clouds: pip install '.[{extra}]' in a checkout, or "
+            f"'./genro_mail_proxy-….whl[{extra}]'"
+        )
         return Problem("storage_url", needed)
 
     @override

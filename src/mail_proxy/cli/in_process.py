@@ -19,6 +19,7 @@ from mail_proxy.api.application import create_app
 from mail_proxy.api.composition import services_from
 from mail_proxy.cli.instances import Instance, InstanceError, InUse, Wanted, environment_of
 from mail_proxy.cli.serving import REFUSALS
+from mail_proxy.cli.told import for_instance
 from mail_proxy.delivery.journal import JournalLocked
 from mail_proxy.runtime.app import App, open_app
 from mail_proxy.runtime.logs import configure_logging
@@ -42,16 +43,16 @@ def opened(chosen: Instance, environment: Mapping[str, str]) -> Iterator[httpx.C
     try:
         settings = Settings.load(environment_of(chosen, Wanted(), environment))
     except SettingsError as error:
-        raise InstanceError("; ".join(error.problems)) from None
+        raise InstanceError(for_instance(chosen.name, "; ".join(error.problems))) from None
     configure_logging("error", stream=sys.stderr)
     with ExitStack() as stack:
         portal = stack.enter_context(start_blocking_portal())
-        app = _open(stack, portal, settings)
+        app = _open(stack, portal, settings, chosen.name)
         transport = _InProcess(portal, httpx.ASGITransport(create_app(services_from(app))))
         yield stack.enter_context(httpx.Client(transport=transport))
 
 
-def _open(stack: ExitStack, portal: BlockingPortal, settings: Settings) -> App:
+def _open(stack: ExitStack, portal: BlockingPortal, settings: Settings, name: str) -> App:
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
@@ -63,9 +64,9 @@ def _open(stack: ExitStack, portal: BlockingPortal, settings: Settings) -> App:
         except AlreadyOpen as error:
             raise InUse(str(error)) from None
         except KeyRefused as error:
-            raise InstanceError(_about_key(settings) or str(error)) from None
+            raise InstanceError(_about_key(settings) or for_instance(name, str(error))) from None
         except REFUSALS as error:
-            raise InstanceError(str(error)) from None
+            raise InstanceError(for_instance(name, str(error))) from None
         else:
             portal.call(app.delivery.maintenance.survey)
             return app

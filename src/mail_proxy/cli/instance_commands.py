@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 
 import click
 
 from mail_proxy.cli.instances import (
     Instance,
     InstanceError,
+    Refused,
     Running,
     Wanted,
     every,
@@ -18,7 +20,7 @@ from mail_proxy.cli.instances import (
 )
 from mail_proxy.cli.options import AS_JSON
 from mail_proxy.cli.showing import Column, Form, show_fields, show_rows
-from mail_proxy.cli.told import complain, told, warn_of_process_list
+from mail_proxy.cli.told import complain, has_password, told, warn_of_process_list, warn_of_secrets
 from mail_proxy.runtime import environment
 
 SECONDS_TO_STOP = 40.0
@@ -62,7 +64,9 @@ Examples:
     help="Its port; for a new instance the next free one from 8000 on.",
 )
 @click.option("--background", is_flag=True, help="Return when it is ready, and leave it running.")
-@click.option("--database-url", metavar="URL", help="postgresql://…; without it, an SQLite file in its folder.")
+@click.option(
+    "--database-url", metavar="URL", help="Of a new instance: postgresql://…; without it, an SQLite file in its folder."
+)
 @click.option("--workers", type=click.IntRange(1, 64), metavar="N", help="Processes that share the port (PostgreSQL).")
 @click.option("--reload", "reloads", is_flag=True, help="Start it anew when config.toml or the code changes.")
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="A setting, for this run.")
@@ -85,12 +89,16 @@ def start(
     from mail_proxy.cli import running  # noqa: PLC0415
 
     chosen = instance(name, environment.current())
-    if database_url is not None and "@" in database_url and ":" in database_url.partition("://")[2].partition("@")[0]:
+    settings = parsed_settings(pairs, "--set ")
+    _refuse_what_is_set_elsewhere(name, settings)
+    if database_url is not None and has_password(database_url):
         warn_of_process_list("the password", f"put db_path into {chosen.config}")
-    wanted = Wanted(host, port, database_url, parsed_settings(pairs))
+    if settings:
+        warn_of_secrets(settings, lambda each: f"mail-proxy {name} config set {each}=-, which reads it from stdin")
+    wanted = Wanted(host, port, database_url, settings)
     if reloads and background:
         raise click.UsageError("--reload is for the foreground")
-    is_new = running.prepare(chosen, wanted, every(environment.current()), environment.current(), workers)
+    is_new, wanted = running.prepare(chosen, wanted, every(environment.current()), environment.current(), workers)
     if reloads:
         from mail_proxy.cli.reloading import serve_and_reload  # noqa: PLC0415
 
@@ -103,7 +111,7 @@ def start(
     try:
         found = running.start(chosen, wanted, environment.current(), workers)
     except InstanceError as error:
-        raise InstanceError(f"{error}\nmail-proxy: {_stays(chosen)}" if is_new else str(error)) from None
+        raise type(error)(f"{error}\nmail-proxy: {_stays(chosen)}" if is_new else str(error)) from None
     _tell(chosen, found, port)
     click.echo(f"What it writes is in {chosen.log}")
     return 0
@@ -130,10 +138,14 @@ def stop(name: str, *, force: bool) -> None:
 @click.option("--force", is_flag=True, help="Kill it if it does not end; what was accepted is kept.")
 @told
 def restart(name: str, *, force: bool) -> None:
-    """End an instance, if it runs, and run it again in the background with what its config.toml says."""
+    """End an instance, if it runs, and run it again in the background with what its config.toml says.
+
+    It is not ended where its settings or its encryption key would not let it start again.
+    """
     from mail_proxy.cli import running  # noqa: PLC0415
 
     chosen = existing(name, environment.current())
+    running.refuse_what_cannot_start_again(chosen, environment.current())
     if chosen.running() is not None:
         _stop(chosen, force=force)
     running.give_key(chosen, Wanted(), environment.current())
@@ -163,15 +175,44 @@ def status(name: str, *, as_json: bool) -> int:
 @click.option("--force", is_flag=True, help="Without asking.")
 @told
 def delete(name: str, *, force: bool) -> int:
-    """Remove an instance that does not run: its folder, with the SQLite database, the encryption key and the token."""
+    """Remove an instance that does not run: its folder, with the SQLite database, the encryption key and the token.
+
+    A database on PostgreSQL stays.
+    """
+    from mail_proxy.cli.named.place import Place  # noqa: PLC0415
+
     chosen = existing(name, environment.current())
+    try:
+        elsewhere = Place(chosen).database is None
+    except InstanceError:  # whatever its file is like, it can be removed
+        elsewhere = False
     if chosen.running() is None and not force:
         if not sys.stdin.isatty():
             raise InstanceError(f"deleting {name} cannot be undone: say --force where nobody can be asked")
-        click.confirm(f"Remove {chosen.folder} with its messages, key and token?", abort=True)
+        what = "key and token" if elsewhere else "messages, key and token"
+        click.confirm(f"Remove {chosen.folder} with its {what}?", abort=True)
     chosen.delete()
     click.echo(f"{name} is removed.")
+    if elsewhere:
+        click.echo("Its database on PostgreSQL stays, with the mail and the secrets that are in it.", err=True)
     return 0
+
+
+SET_ELSEWHERE = {
+    "HOST": "use --host",
+    "PORT": "use --port",
+    "DB_PATH": "use --database-url",
+    "DATABASE_URL": "use --database-url",
+    "DATA_DIR": "it is the instance's folder",
+    "API_TOKEN": "mail-proxy {} token --regenerate makes a new one",
+}
+"""Settings that `--set` does not take, and what does."""
+
+
+def _refuse_what_is_set_elsewhere(name: str, settings: Mapping[str, str]) -> None:
+    for each in settings:
+        if each in SET_ELSEWHERE:
+            raise Refused(f"--set {each}: {SET_ELSEWHERE[each].format(name)}")
 
 
 COMMANDS = (list_instances, start, stop, restart, status, delete)

@@ -24,15 +24,26 @@ from mail_proxy.domain.tenant import COMMAND_WORDS
 from mail_proxy.runtime.environment import home_of_instances
 
 FIRST_PORT = 8000
+MOST_PORT = 65535
 MOST_PORTS = 1000
 MOST_NAMED = 5
 """How many instances are named where a name is none of theirs."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+_PORT = re.compile(r"[0-9]{1,5}\Z")
 _SETTING = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
 
 
 class InstanceError(Exception):
     """It cannot be done; the text is one sentence and says what to do."""
+
+    code = 1
+    """The exit code of a command that meets it."""
+
+
+class Refused(InstanceError):
+    """It was asked wrongly, or with settings that allow no start."""
+
+    code = 2
 
 
 class InUse(InstanceError):
@@ -80,9 +91,14 @@ class Instance:
 
     @property
     def port(self) -> int:
-        """The port that its file names; 0: any."""
-        port = self.settings().get("port", 0)
-        return port if isinstance(port, int) else 0
+        """The port that its file names, else the first of all; 0: any."""
+        port = str(self.settings().get("port", "")).strip()
+        return int(port) if _PORT.match(port) and int(port) <= MOST_PORT else FIRST_PORT
+
+    @property
+    def host(self) -> str | None:
+        """The address that its file names; None where it names none."""
+        return str(self.settings().get("host", "")).strip() or None
 
     def running(self) -> Running | None:
         """Return who runs it; None where nobody does, also where whoever did was killed."""
@@ -240,13 +256,14 @@ def environment_of(chosen: Instance, wanted: Wanted, environment: Mapping[str, s
     return given
 
 
-def parsed_settings(pairs: Sequence[str]) -> Mapping[str, str]:
-    """Read `NAME=VALUE`, as many as there are; raises `InstanceError`."""
+def parsed_settings(pairs: Sequence[str], before: str = "") -> Mapping[str, str]:
+    """Read `NAME=VALUE`, as many as there are, each with the same words before it; raises `Refused`."""
     found: dict[str, str] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         name = name.removeprefix("GMP_")
         if not equals or not _SETTING.match(name):
-            raise InstanceError(f"--set {pair.partition('=')[0]}: write --set NAME=VALUE, such as --set MAX_RETRIES=3")
+            wrong = pair.partition("=")[0]
+            raise Refused(f"{before}{wrong}: write {before}NAME=VALUE, such as {before}MAX_RETRIES=3")
         found[name.upper()] = value
     return found

@@ -18,15 +18,17 @@ from mail_proxy.cli.instances import (
     MOST_PORTS,
     Instance,
     InstanceError,
+    Refused,
     Running,
     Wanted,
     environment_of,
     make,
     runs_already,
 )
-from mail_proxy.cli.told import complain
+from mail_proxy.cli.told import complain, for_instance
 from mail_proxy.runtime.environment import put_in_place
 
+DEFAULT_HOST = "127.0.0.1"
 SECONDS_TO_START = 30.0
 PATIENCE = 5.0
 """Seconds that an instance has to answer."""
@@ -34,8 +36,8 @@ PATIENCE = 5.0
 
 def prepare(
     chosen: Instance, wanted: Wanted, others: Iterable[Instance], environment: Mapping[str, str], workers: int | None
-) -> bool:
-    """Make an instance that is new, telling its token this once; say whether it was.
+) -> tuple[bool, Wanted]:
+    """Make an instance that is new, telling its token this once; say whether it was, and what is left to ask for.
 
     Raises `InstanceError` where it runs already, and, before anything is made, for what a new one cannot start with.
     """
@@ -48,8 +50,60 @@ def prepare(
         token = make(chosen, wanted, {each.port for each in others})
         click.echo(f"{chosen.name} is made in {chosen.folder}.")
         click.echo(f"Its admin token, also in {chosen.config}: {token}")
-    give_key(chosen, wanted, environment)
-    return is_new
+        wanted = _with_key_in_file(chosen, wanted)
+    elif wanted.database_url is not None:
+        _refuse_another_database(chosen, wanted.database_url)
+    left = replace(wanted, database_url=None)  # it is in the file
+    give_key(chosen, left, environment)
+    return is_new, left
+
+
+def _refuse_another_database(chosen: Instance, url: str) -> None:
+    held = chosen.settings()
+    before = str(held.get("db_path", held.get("database_url", ""))).strip()
+    if _comparable(before) != _comparable(url):
+        raise InstanceError(
+            f"{chosen.name} has a database already, and this is another one: mail-proxy {chosen.name} config set "
+            "DB_PATH=- changes it for good"
+        )
+
+
+def _comparable(url: str) -> str:
+    return url.strip().replace("postgres://", "postgresql://", 1)
+
+
+def _with_key_in_file(chosen: Instance, wanted: Wanted) -> Wanted:
+    """Keep the key that a new instance was given as if it had been made; return what is left to ask for."""
+    from mail_proxy.runtime.settings import KEY_FILE  # noqa: PLC0415 - takes a while
+    from mail_proxy.secrets.keys import KEY_FILE_NAME, KeyRefused, make_key_file, parse_key  # noqa: PLC0415
+
+    settings = dict(wanted.settings or {})
+    key = settings.pop("ENCRYPTION_KEY", "").strip()
+    try:
+        if not key or KEY_FILE.is_file() or not make_key_file(chosen.folder, parse_key(key)):
+            return wanted
+    except KeyRefused as error:
+        raise InstanceError(for_instance(chosen.name, str(error))) from None
+    click.echo(f"The encryption key is written into {chosen.folder / KEY_FILE_NAME}: keep a copy of it elsewhere.")
+    return replace(wanted, settings=settings)
+
+
+def refuse_what_cannot_start_again(chosen: Instance, environment: Mapping[str, str]) -> None:
+    """Raise `InstanceError` for settings and a key with which an instance that may run would not come up again."""
+    from mail_proxy.cli.keys import problem_with_key  # noqa: PLC0415 - takes a while
+    from mail_proxy.runtime.settings import Settings, SettingsError  # noqa: PLC0415
+
+    try:
+        settings = Settings.load(environment_of(chosen, Wanted(), environment))
+    except SettingsError as error:
+        raise Refused(_told_of(chosen, error.problems)) from None
+    problem = problem_with_key(settings, settings.encryption_key, settings.encryption_keys_old)
+    if problem is not None:
+        raise Refused(for_instance(chosen.name, problem))
+
+
+def _told_of(chosen: Instance, problems: Iterable[str]) -> str:
+    return "; ".join(for_instance(chosen.name, each).removesuffix(".") for each in problems)
 
 
 def give_key(chosen: Instance, wanted: Wanted, environment: Mapping[str, str]) -> None:
@@ -92,17 +146,17 @@ def _refuse_what_cannot_start(
         if key is not None:
             parse_key(key.reveal())
     except SettingsError as error:
-        raise InstanceError("; ".join(each.removesuffix(".") for each in error.problems)) from None
+        raise Refused(_told_of(chosen, error.problems)) from None
     except KeyRefused as error:
-        raise InstanceError(str(error)) from None
-    _listening(wanted.host or "127.0.0.1", FIRST_PORT, wanted.port).close()
+        raise Refused(str(error).replace("(GMP_ENCRYPTION_KEY)", "(ENCRYPTION_KEY)")) from None
+    _listening(wanted.host or DEFAULT_HOST, FIRST_PORT, wanted.port).close()
 
 
 def serve(chosen: Instance, wanted: Wanted, environment: Mapping[str, str], workers: int | None) -> int:
     """Run an instance that was made, until it is ended; return the exit code. Raises `InstanceError`."""
     from mail_proxy.cli import serving  # noqa: PLC0415 - takes a while
 
-    host = wanted.host or str(chosen.settings().get("host", "127.0.0.1"))
+    host = wanted.host or chosen.host or DEFAULT_HOST
     listening = _listening(host, chosen.port, wanted.port)
     port = listening.getsockname()[1]
     try:
@@ -110,11 +164,11 @@ def serve(chosen: Instance, wanted: Wanted, environment: Mapping[str, str], work
     except InstanceError:
         listening.close()
         raise
-    in_file = wanted.host is None and "host" in chosen.settings()
+    in_file = wanted.host is None and chosen.host is not None
     told = replace(wanted, host=None if in_file else host, port=None if port == chosen.port else port)
     put_in_place(environment_of(chosen, told, environment))
     try:
-        return serving.serve(workers, listening)
+        return serving.serve(workers, listening, lambda said: for_instance(chosen.name, said))
     finally:
         os.close(held)
 
@@ -142,8 +196,8 @@ def start(chosen: Instance, wanted: Wanted, environment: Mapping[str, str], work
     Raises `InstanceError` with what it has said last.
     """
     child, begin = _spawned(chosen, {**asdict(wanted), "workers": workers}, environment)
-    deadline = time.monotonic() + SECONDS_TO_START
-    while time.monotonic() < deadline:
+    began = time.monotonic()
+    while time.monotonic() < began + SECONDS_TO_START:
         running = chosen.running()
         if running is not None and running.pid == child.pid and is_ready(running.address):
             return running
@@ -152,9 +206,24 @@ def start(chosen: Instance, wanted: Wanted, environment: Mapping[str, str], work
                 running is not None and running.pid != child.pid
             ):  # somebody else was quicker, and writes to the same log
                 raise InstanceError(runs_already(chosen.name, running))
-            raise InstanceError(f"{chosen.name} did not start: {_said(chosen, begin)}")
+            kind = Refused if child.returncode == Refused.code else InstanceError
+            raise kind(f"{chosen.name} did not start: {_said(chosen, begin)}")
         time.sleep(0.05)
-    raise InstanceError(f"{chosen.name} is not ready after {SECONDS_TO_START:g} s; look into {chosen.log}")
+    raise InstanceError(_given_up(chosen, child))
+
+
+def _given_up(chosen: Instance, child: subprocess.Popen[bytes]) -> str:
+    """Say that a start has taken too long. What `stop` finds may be bringing up its database, and is left alone."""
+    late = f"{chosen.name} is not ready after {SECONDS_TO_START:g} s"
+    running = chosen.running()
+    if running is not None and running.pid == child.pid:
+        return (
+            f"{late}, and still runs (pid {child.pid}): mail-proxy status {chosen.name} asks again, mail-proxy stop "
+            f"{chosen.name} ends it; look into {chosen.log}"
+        )
+    child.kill()
+    child.wait()
+    return f"{late}, and was ended; look into {chosen.log}"
 
 
 def _spawned(
@@ -207,4 +276,4 @@ def _said(chosen: Instance, begin: int) -> str:
     with chosen.log.open("rb") as log:
         log.seek(begin)
         lines = log.read().decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else f"it said nothing; look into {chosen.log}"
+    return lines[-1].removeprefix("mail-proxy: ") if lines else f"it said nothing; look into {chosen.log}"

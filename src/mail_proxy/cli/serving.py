@@ -55,16 +55,19 @@ REFUSALS = (
 log = structlog.get_logger(__name__)
 
 
-def serve(workers: int | None = None, listening: socket.socket | None = None) -> int:
+def serve(
+    workers: int | None = None, listening: socket.socket | None = None, worded: Callable[[str], str] = str
+) -> int:
     """Run until SIGTERM or Ctrl-C; return the exit code. `workers` beats what the environment says.
 
-    `listening`: a socket to answer on, in the place of one at the address that the settings name.
+    `listening`: a socket to answer on, in the place of one at the address that the settings name. `worded` puts what is
+    wrong into the words of whoever has started it.
     """
     try:
         settings = from_environment(workers)
     except SettingsError as error:
         for problem in error.problems:
-            click.echo(f"mail-proxy: {problem}", err=True)
+            click.echo(f"mail-proxy: {worded(problem)}", err=True)
         return 2
     configure_logging(settings.log_level, settings.log_format)
     _open_as_many_files_as_allowed()
@@ -77,7 +80,7 @@ def serve(workers: int | None = None, listening: socket.socket | None = None) ->
         click.echo(f"mail-proxy: {error}", err=True)
         return 1
     if settings.workers == 1:
-        return _run(settings, listening, Place(), new_tally(max_series=settings.metrics_max_accounts))
+        return _run(settings, listening, Place(), new_tally(max_series=settings.metrics_max_accounts), worded)
     # Before there is a thread or a loop: workers are forked, and get the socket and the memory of the counts that way.
     tally = new_tally(settings.workers, settings.metrics_max_accounts)
     address = _address(listening)
@@ -88,18 +91,18 @@ def serve(workers: int | None = None, listening: socket.socket | None = None) ->
 
     return Workers(
         settings.workers,
-        lambda place: _run(settings, listening, place, tally),
+        lambda place: _run(settings, listening, place, tally, worded),
         all_serve,
         settings.shutdown_grace,
         ServiceManager(environment.current()),
     ).run()
 
 
-def _run(settings: Settings, listening: socket.socket, place: Place, tally: Tally) -> int:
+def _run(settings: Settings, listening: socket.socket, place: Place, tally: Tally, worded: Callable[[str], str]) -> int:
     try:
         run_in_fast_loop(partial(_serve, settings, listening, place, tally))
     except REFUSALS as error:
-        click.echo(f"mail-proxy: {error}", err=True)
+        click.echo(f"mail-proxy: {worded(str(error))}", err=True)
         return 2 if isinstance(error, KeyRefused) else 1
     return 0
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 NOTHING = "-"
-_UTC = re.compile(r"\b(2\d{3}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d) [01]\d:[0-5]\d:[0-5]\d) UTC\b")
+_UTC = re.compile(r"\b(2\d{3}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01]) (?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d) UTC\b")
 
 
 class Form(Enum):

@@ -73,9 +73,10 @@ class ConfigFile:
             anew.unlink(missing_ok=True)
         return True
 
-    def replace(self, name: str, value: str, still: Callable[[object], bool]) -> None:
-        """Give a text another value, and leave everything else as it is, comments too. Blocks until it is on disk.
+    def replace(self, name: str, value: str | float | None, still: Callable[[object], bool]) -> None:
+        """Give a setting another value, and leave everything else as it is, comments too. Blocks until it is on disk.
 
+        With None it is taken out.
         Raises `ConfigChanged` unless `still` holds of the present value, `ConfigRefused` for a file that cannot be
         read, `OSError`, after which the file is the old one, and `ConfigUnsure`, after which it is the new one.
         """
@@ -88,9 +89,13 @@ class ConfigFile:
             if not still(before.get(name)):
                 raise ConfigChanged
             document = tomlkit.parse(text)
-            document[name] = value
+            wanted = {each: held for each, held in before.items() if each != name}
+            if value is None:
+                document.pop(name, None)
+            else:
+                document[name] = wanted[name] = value
             after = tomlkit.dumps(document)
-            if _parsed(self.path, after) != {**before, name: value}:
+            if _parsed(self.path, after) != wanted:
                 raise ConfigRefused(f"{self.path} cannot be changed without harm to what else it holds.")
             _put_in_place(real, after.encode())
 

@@ -11,9 +11,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError
+from pydantic import BeforeValidator, Field, PrivateAttr, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 from pydantic_settings import PydanticBaseSettingsSource as Source
@@ -397,6 +397,30 @@ def from_environment(workers: int | None = None) -> Settings:
 def names() -> frozenset[str]:
     """Return every variable that is understood."""
     return frozenset(f"{PREFIX}{name.upper()}" for name in Settings.model_fields) | frozenset(SAME_AS)
+
+
+def typed(name: str, text: str) -> str | float | None:
+    """Return what stands in `config.toml` for the text of a setting: numbers as such, and None for an empty one."""
+    text = text.strip()
+    field = Settings.model_fields.get(name)
+    kinds = _kinds(None if field is None else field.annotation)
+    for each in (bool, int, float):
+        if text and each in kinds:
+            try:
+                return TypeAdapter(each).validate_python(text)
+            except ValueError:  # what is wrong in the file already may stay so
+                continue
+    return text or None
+
+
+def _kinds(annotation: object) -> frozenset[object]:
+    """Return the types that a setting with one value can have; whole numbers stand for others as well."""
+    if get_origin(annotation) is tuple:
+        return frozenset()
+    parts = get_args(annotation)
+    if parts:
+        return frozenset().union(*map(_kinds, parts))
+    return frozenset((annotation, int) if annotation is float else (annotation,))
 
 
 def _lists() -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -14,6 +15,7 @@ from mail_proxy.runtime.setting_values import PostgresqlUrl, SqliteFile
 from mail_proxy.runtime.settings import DEFAULT, Settings
 from mail_proxy.secrets.keys import KEY_FILE_NAME
 
+_PASSWORD = re.compile(r"(://[^/?@:]*):.*@", re.DOTALL)
 Value = bool | int | float | str | list[str | float] | None
 
 
@@ -39,6 +41,12 @@ def may_be_shown(name: str, value: object) -> bool:
     return field is not None and not _may_be_secret(field.annotation) and "://" not in str(value)
 
 
+def is_secret(name: str) -> bool:
+    """Say whether the values of a setting are secrets."""
+    field = Settings.model_fields.get(name)
+    return field is not None and _may_be_secret(field.annotation)
+
+
 def _shown(settings: Settings, name: str) -> Shown:
     source = settings.source(name)
     filled_in = {
@@ -48,9 +56,9 @@ def _shown(settings: Settings, name: str) -> Shown:
     }
     held: object = filled_in.get(name, getattr(settings, name))
     if name == "encryption_key" and held is None:
-        there = isinstance(settings.database, SqliteFile) or (settings.data_folder / KEY_FILE_NAME).exists()
-        return Shown(name, None, secret=True, is_set=there, source=KEY_FILE_NAME)
-    secret = _may_be_secret(Settings.model_fields[name].annotation) or isinstance(held, PostgresqlUrl)
+        there = (settings.data_folder / KEY_FILE_NAME).exists()
+        return Shown(name, None, secret=True, is_set=there, source=KEY_FILE_NAME if there else DEFAULT)
+    secret = _may_be_secret(Settings.model_fields[name].annotation)
     is_set = held not in {None, ()} if source == DEFAULT else True
     return Shown(name, None if secret else _value(held), secret=secret, is_set=is_set, source=source)
 
@@ -67,6 +75,8 @@ def _value(held: object) -> Value:
             return int(held)
         case SqliteFile(path):
             return str(path)
+        case PostgresqlUrl(location):
+            return _value(_PASSWORD.sub(r"\1:********@", location.reveal()))
         case Path() | IPv4Network() | IPv6Network():
             return str(held)
         case str():

@@ -94,7 +94,10 @@ class OtlpTracer(Tracer):
             from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased  # noqa: PLC0415
             from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
         except ImportError:
-            raise TracingRefused("GMP_TRACES_URL needs the extra [otel]: pip install '.[otel]' in a checkout") from None
+            raise TracingRefused(
+                "GMP_TRACES_URL needs the extra [otel]: pip install '.[otel]' in a checkout, or "
+                "'./genro_mail_proxy-….whl[otel]'"
+            ) from None
         about = {"service.name": "genro-mail-proxy", "service.version": mail_proxy.__version__}
         resource = Resource.create({**about, "service.instance.id": instance})
         self._provider: TracerProvider = TracerProvider(

@@ -70,12 +70,15 @@ def obtain_key(configured: Secret | None, folder: Path | None, *, first_start: b
     return _read(path)
 
 
-def make_key_file(folder: Path) -> bool:
-    """Make a key in a folder; False where there is one already. Raises `KeyRefused`."""
+def make_key_file(folder: Path, key: bytes | None = None) -> bool:
+    """Write a key into a folder, a new one unless it is given; False where there is one already.
+
+    Raises `KeyRefused`.
+    """
     path = folder / KEY_FILE_NAME
     if path.exists():
         return False
-    _create(path)
+    _create(path, key)
     return True
 
 
@@ -94,14 +97,14 @@ def _read(path: Path) -> bytes:
         raise KeyRefused(f"{path} holds no encryption key: put the right file back.") from None
 
 
-def _create(path: Path) -> None:
+def _create(path: Path, key: bytes | None = None) -> None:
     """Make a key file, whole or not at all; of two processes that try at once one wins, and both use its key."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor, scratch = tempfile.mkstemp(dir=path.parent, prefix=".encryption-key-")  # 0600
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(b64encode(os.urandom(KEY_BYTES)) + b"\n")
+                file.write(b64encode(key or os.urandom(KEY_BYTES)) + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
             os.link(scratch, path)  # fails where the file is there already, unlike a rename

@@ -1,4 +1,4 @@
-"""A look into an SQLite file that nobody owns: ids for shells to complete, without opening the store."""
+"""A look into a database without opening the store: ids for shells to complete, and by which key it goes."""
 
 from __future__ import annotations
 
@@ -16,6 +16,31 @@ def tenant_ids(file: Path | None) -> Sequence[str]:
 def account_ids(file: Path | None, tenant_id: str) -> Sequence[str]:
     """Return a tenant's accounts in a file; none where it cannot be read."""
     return _ids(file, "SELECT id FROM accounts WHERE tenant_id = ? ORDER BY id", tenant_id)
+
+
+def key_check(database: Path | str) -> str | None:
+    """Return what tells the key of a database, a file or a URL; None where it has none yet or cannot be asked."""
+    from mail_proxy.store.sealed import CHECK, CHECK_VALUE  # noqa: PLC0415 - takes a while
+
+    if isinstance(database, Path):
+        return next(iter(_ids(database, "SELECT value FROM settings WHERE name = ?", CHECK)), None)
+    from sqlalchemy.engine import make_url  # noqa: PLC0415 - takes a while
+    from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
+
+    from mail_proxy.store.engines import postgresql_engine  # noqa: PLC0415
+
+    try:
+        engine = postgresql_engine(make_url(database), connections=1)
+    except (ImportError, SQLAlchemyError):
+        return None
+    try:
+        with engine.connect() as connection:
+            held = connection.execute(CHECK_VALUE).scalar()
+            return None if held is None else str(held)
+    except SQLAlchemyError:
+        return None
+    finally:
+        engine.dispose()
 
 
 def _ids(file: Path | None, query: str, *values: str) -> Sequence[str]:

@@ -46,7 +46,10 @@ COMMAND_PATIENCE = 5.0
 log = structlog.get_logger(__name__)
 
 
-NO_DRIVER = "PostgreSQL needs the extra [postgresql]: pip install '.[postgresql]'"
+NO_DRIVER = (
+    "PostgreSQL needs the extra [postgresql]: pip install '.[postgresql]' in a checkout, or "
+    "'./genro_mail_proxy-….whl[postgresql]'"
+)
 
 
 class StoreRefused(Exception):

@@ -21,7 +21,7 @@ from mail_proxy.store.schema import IDENTITY, SEALED, contents, instances, messa
 from mail_proxy.store.version import hold_alone, hold_version
 
 CHECK = "encryption_check"
-_CHECK = select(settings.c.value).where(settings.c.name == CHECK)
+CHECK_VALUE = select(settings.c.value).where(settings.c.name == CHECK)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,7 +91,7 @@ def key_of_the_database(connection: Connection, cipher: Cipher) -> str:
     To be called under the directory's lock. Raises `StoreUnavailable` where this instance does not have the key: it is
     about to end, and may not be able to read what is there.
     """
-    key_id = cipher.key_of(connection.execute(_CHECK).scalar_one())
+    key_id = cipher.key_of(connection.execute(CHECK_VALUE).scalar_one())
     if key_id not in cipher.key_ids:
         raise StoreUnavailable("the encryption key was changed; this instance does not have the new one")
     return key_id
@@ -112,7 +112,7 @@ def sealed_as_the_database_is(
 
 def refuse_unknown_keys(connection: Connection, cipher: Cipher) -> None:
     """Raise `WrongKey` unless the check value and every secret are sealed with keys of this instance."""
-    if cipher.key_of(connection.execute(_CHECK).scalar_one()) not in cipher.key_ids:
+    if cipher.key_of(connection.execute(CHECK_VALUE).scalar_one()) not in cipher.key_ids:
         raise WrongKey("The database has just been sealed with another encryption key: start with that one.")
     heads = [cipher.head(key_id) for key_id in cipher.key_ids]
     unknown = sum(_count(connection, each, heads) for each in SEALED_COLUMNS)
@@ -191,7 +191,7 @@ class StoreSeals:
         )
 
     def _key_in_use(self, connection: Connection) -> str:
-        return self._cipher.key_of(connection.execute(_CHECK).scalar_one())
+        return self._cipher.key_of(connection.execute(CHECK_VALUE).scalar_one())
 
     def _others(self, connection: Connection) -> Sequence[str]:
         """Instances with another key as their own; on SQLite this one is alone, whatever rows others have left."""
@@ -204,7 +204,7 @@ class StoreSeals:
     def _adopt(self, transaction: Transaction, items: Sequence[None]) -> Sequence[bool]:
         connection = transaction.connection
         hold_alone(connection)
-        held = connection.execute(_CHECK).scalar_one()
+        held = connection.execute(CHECK_VALUE).scalar_one()
         if self._others(connection):
             return [False] * len(items)
         anew = _anew(self._cipher, held, CHECK_PLACE, self._cipher.key_id)

@@ -50,7 +50,9 @@ def test_every_setting_is_shown_and_no_secret() -> None:
     assert {name.lower() for name in {*unset, *(n[4:].lower() for n in {**NEEDED, **SECRETS})}} == {
         *secret,
         "client_sync_user",
+        "db_path",
     }
+    assert found["db_path"]["value"] == "postgresql://mail:********@db/mail"
     assert {name for name in secret if not found[name]["set"]} == unset
     assert found["client_sync_url"]["value"] == "https://example.com/sync?…"
     assert found["allow_networks"] == {"value": ["10.0.0.0/8"], "set": True, "source": "environment", "secret": False}
@@ -63,7 +65,7 @@ def test_what_is_not_set_says_what_counts_instead() -> None:
     assert found["db_path"] == {"value": "/data/mail.db", "set": True, "source": "environment", "secret": False}
     assert found["data_dir"] == {"value": "/data", "set": True, "source": "default", "secret": False}
     assert found["attachment_roots"]["value"] == ["/data/attachments"]
-    assert found["encryption_key"] == {"value": None, "set": True, "source": "encryption.key", "secret": True}
+    assert found["encryption_key"] == {"value": None, "set": False, "source": "default", "secret": True}
     on_postgresql = shown(GMP_DB_PATH="postgresql://mail@db/mail", GMP_DATA_DIR="/nowhere")
     assert not on_postgresql["encryption_key"]["set"]  # it is never made there without being asked for
     assert found["metrics_token"] == {"value": None, "set": False, "source": "default", "secret": True}

@@ -29,8 +29,9 @@ OF_WHAT_WAS_BEFORE = ("-wal", "-shm")
     epilog=examples("mail-proxy myserver backup myserver.tar", "mail-proxy myserver backup /backups/$(date +%F).tar"),
 )
 @click.argument("file", metavar="FILE", type=click.Path(dir_okay=False))
+@click.option("--force", is_flag=True, help="Replace a file that is there, without asking.")
 @told
-def backup(*, file: str) -> None:
+def backup(*, file: str, force: bool) -> None:
     """Write the database as it is at this moment, the encryption key and config.toml into one file, a tar archive.
 
     With that file anybody can read the instance's mail and passwords: keep it as you keep those. Attachments that lie
@@ -38,6 +39,8 @@ def backup(*, file: str) -> None:
     """
     place = current_place()
     chosen, database = place.instance, _sqlite(place)
+    if not force and file != "-" and Path(file).is_file():
+        confirm(f"{file} is there already. Replace it?")
     with tempfile.TemporaryDirectory(dir=chosen.folder, prefix=".backup-") as folder:
         copy = Path(folder) / DATABASE
         _copied(database, copy)

@@ -13,8 +13,8 @@ from mail_proxy.cli.instances import Instance, InstanceError, Wanted, environmen
 from mail_proxy.cli.named.place import Place, current_place, reach
 from mail_proxy.cli.named.tree import Commands
 from mail_proxy.cli.options import examples, forms
-from mail_proxy.cli.showing import Column, Form, show_rows
-from mail_proxy.cli.told import complain, told, warn_of_process_list
+from mail_proxy.cli.showing import Column, Form, cell, show_rows
+from mail_proxy.cli.told import complain, for_instance, told, warn_of_secrets
 from mail_proxy.runtime import environment
 
 MASKED = "********"
@@ -47,10 +47,11 @@ def show(names: tuple[str, ...], *, form: Form) -> None:
     unknown = wanted - _known()
     if unknown:
         raise InstanceError(_not_a_setting(min(unknown)))
-    settings = _settings(current_place())
+    settings = [{**each, "source": _source(each)} for each in _settings(current_place())]
     found = [each for each in settings if not wanted or each["name"] in wanted]
-    columns = (Column("name"), Column("value", _value), Column("source", _source))
+    columns = (Column("name"), Column("value", _value), Column("source"))
     show_rows(found, columns, form, "There are no settings.")
+    _tell_what_waits(current_place().instance, found)
 
 
 @config.command(
@@ -73,11 +74,13 @@ def set_(pairs: tuple[str, ...]) -> None:
     """
     values = dict(parsed_settings(pairs))
     _refuse_what_is_kept_elsewhere(values)
+    warn_of_secrets(
+        {name: value for name, value in values.items() if value != "-"},
+        lambda name: f"{name}=-, which reads it from stdin",
+    )
     for name, value in values.items():
         if value == "-":
             values[name] = _from_stdin(name)
-        elif any(word in name for word in ("TOKEN", "PASSWORD", "KEY")):
-            warn_of_process_list(name, f"{name}=-, which reads it from stdin")
     sending = values.pop("SCHEDULER_ACTIVE", None)
     chosen = current_place().instance
     _refuse_what_cannot_be(chosen, {**values, **({} if sending is None else {"SCHEDULER_ACTIVE": sending})})
@@ -87,7 +90,7 @@ def set_(pairs: tuple[str, ...]) -> None:
         if chosen.running() is not None:
             click.echo(f"It counts from the next start on: mail-proxy restart {chosen.name}", err=True)
     if sending is not None:
-        active = sending.strip().lower() in {"true", "1", "yes", "on", "y", "t"}
+        active = sending.strip().lower() in {"", "true", "1", "yes", "on", "y", "t"}  # the default is true
         with reach(current_place()) as reached:
             reached.proxy.change(scheduler_active=active)
         click.echo(f"Sending is {'active' if active else 'suspended'}, from now on.")
@@ -123,6 +126,20 @@ def _settings_in_file(chosen: Instance) -> Sequence[Mapping[str, Any]]:
         ]
 
 
+def _tell_what_waits(chosen: Instance, found: Sequence[Mapping[str, Any]]) -> None:
+    """Say of a running instance which values of its file count from the next start on; of secrets nobody can tell."""
+    if chosen.running() is None:
+        return
+    in_file = {each["name"]: each for each in _settings_in_file(chosen)}
+    for each in found:
+        waits = in_file.get(each["name"])
+        if waits is None or each["secret"] or each["source"] in {"database", "start"}:
+            continue
+        if waits["value"] != each["value"]:
+            value = cell(_value(waits))
+            complain(f"{each['name']}: {value} from the next start on: mail-proxy restart {chosen.name}")
+
+
 def _value(row: Mapping[str, Any]) -> object:
     return (MASKED if row["is_set"] else None) if row["secret"] else row["value"]
 
@@ -140,17 +157,41 @@ def _refuse_what_is_kept_elsewhere(values: Mapping[str, str]) -> None:
 
 def _refuse_what_cannot_be(chosen: Instance, values: Mapping[str, str]) -> None:
     """Raise `InstanceError` for what these settings would make wrong; what is wrong already may stay so."""
-    from mail_proxy.secrets.keys import KeyRefused, parse_key  # noqa: PLC0415 - takes a while
-
     before = _problems(chosen, {})
     wrong = [each for each in _problems(chosen, values) if each not in before]
-    try:
-        if key := values.get("ENCRYPTION_KEY"):
-            parse_key(key, "ENCRYPTION_KEY")
-    except KeyRefused as error:
-        wrong.append(str(error))
     if wrong:
-        raise InstanceError("; ".join(wrong))
+        raise InstanceError(for_instance(chosen.name, "; ".join(wrong)))
+    if not {"ENCRYPTION_KEY", "ENCRYPTION_KEYS_OLD"}.isdisjoint(values):
+        _refuse_another_key(chosen, values)
+
+
+def _refuse_another_key(chosen: Instance, values: Mapping[str, str]) -> None:
+    """Raise `InstanceError` for what is no key, and for keys that do not open the instance's database."""
+    from mail_proxy.cli.keys import problem_with_key  # noqa: PLC0415 - takes a while
+    from mail_proxy.domain.secret import Secret  # noqa: PLC0415
+    from mail_proxy.runtime.settings import Settings, SettingsError  # noqa: PLC0415
+    from mail_proxy.secrets.keys import KeyRefused, old_keys, parse_key  # noqa: PLC0415
+
+    given, old = (values.get(name, "").strip() for name in ("ENCRYPTION_KEY", "ENCRYPTION_KEYS_OLD"))
+    parts = [Secret(each.strip()) for each in old.split(",") if each.strip()]
+    try:
+        if given:
+            parse_key(given, "ENCRYPTION_KEY")
+        old_keys(parts)
+        settings = Settings.load(_given(chosen, values))
+    except KeyRefused as error:
+        raise InstanceError(str(error).replace("GMP_", "")) from None
+    except SettingsError:  # without the rest of them there is no database to ask
+        return
+    key = (Secret(given) if given else None) if "ENCRYPTION_KEY" in values else settings.encryption_key
+    problem = problem_with_key(
+        settings, key, parts if "ENCRYPTION_KEYS_OLD" in values else settings.encryption_keys_old
+    )
+    if problem is not None:
+        raise InstanceError(
+            f"the database of {chosen.name} was made with another encryption key, and would not open. To change the "
+            "key, set ENCRYPTION_KEYS_OLD to the one before together with it: docs/operations.md says how"
+        )
 
 
 def _problems(chosen: Instance, values: Mapping[str, str]) -> Sequence[str]:
@@ -171,11 +212,12 @@ def _given(chosen: Instance, values: Mapping[str, str]) -> Mapping[str, str]:
 
 def _write(chosen: Instance, values: Mapping[str, str]) -> None:
     from mail_proxy.runtime.config_file import ConfigFile, ConfigRefused, ConfigUnsure  # noqa: PLC0415
+    from mail_proxy.runtime.settings import typed  # noqa: PLC0415 - takes a while
 
     file = ConfigFile(chosen.config)
     try:
         for name, value in values.items():
-            file.replace(name.lower(), value, lambda _held: True)
+            file.replace(name.lower(), typed(name.lower(), value), lambda _held: True)
     except (ConfigRefused, ConfigUnsure) as error:
         raise InstanceError(str(error)) from None
     except OSError as error:

@@ -79,7 +79,7 @@ def send(  # noqa: PLR0913 - its options
     }
     _warn_of_past(fields["deferred_ts"])
     message = _submission(file, sender, recipients, {name: each for name, each in fields.items() if each is not None})
-    cursor = reached.proxy.events.page("latest", limit=1)["next_cursor"] if wait and reached.runs else None
+    cursor = reached.proxy.events.page("latest", limit=1)["next_cursor"] if wait else None
     receipt = reached.proxy.messages.add(message, strict=False)
     if receipt["rejected"]:
         refused = receipt["rejected"][0]
@@ -87,10 +87,14 @@ def send(  # noqa: PLR0913 - its options
         raise InstanceError(f"{file} is not taken: {shown_field(refused['field'] or '')}: {refused['reason']}{hint}")
     id_ = message["id"]
     if as_json and not wait:
-        show_json({"id": id_, "queued": receipt["queued"], "duplicate": bool(receipt["duplicates"])})
+        known = {"duplicate": bool(receipt["duplicates"]), "replaced": bool(receipt["replaced"])}
+        show_json({"id": id_, "queued": receipt["queued"], **known})
     elif not as_json:
-        click.echo(f"{printable(id_)} is {'known already' if receipt['duplicates'] else 'queued'}.")
-    if not reached.runs:
+        became = "known already" if receipt["duplicates"] else "replaced" if receipt["replaced"] else "queued"
+        click.echo(f"{printable(id_)} is {became}.")
+    if not reached.runs and reached.place.database is None:
+        click.echo(f"{reached.name} does not run: other instances on its database may send it.", err=True)
+    elif not reached.runs:
         click.echo(f"{reached.name} does not run: it is sent once that is started.", err=True)
         return 1 if wait else 0
     if not wait:
@@ -174,6 +178,8 @@ def _follow(
         if not explained and left <= 0:
             explained = _tell_why(reached, id_)
         wait = WAIT if explained else min(max(left, 1.0), WAIT)
+        if not reached.runs:  # nobody tells this process what others do
+            wait = 1.0
         page = reached.proxy.events.page(after, limit=1000, wait=wait)
         after = page["next_cursor"]
         for event in page["events"]:

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -27,6 +28,8 @@ MEASURES = "bench"
 """The one command whose word may be the id of a tenant."""
 BEFORE_A_NAME = frozenset({"start", "stop", "restart", "status", "delete"})
 """Commands that have the name of an instance behind them."""
+OTHER_WORDS = {"remove": "delete", "rm": "delete", "create": "add", "new": "add", "ls": "list"}
+"""Words that other programs have for what is meant."""
 SETTINGS: Mapping[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -39,11 +42,18 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if self.get_command(ctx, args[0]) is None:
             raise self.unknown(ctx, args[0])
-        return super().resolve_command(ctx, args)
+        found = super().resolve_command(ctx, args)
+        root = ctx.find_root().command
+        if isinstance(root, Root):
+            root.reached = f"{ctx.command_path} {found[0]}"
+        return found
 
     def unknown(self, ctx: click.Context, word: str) -> click.UsageError:
         """Say that there is no such command."""
-        return click.UsageError(f"there is no command {word!r}{_near(word, self.list_commands(ctx))}", ctx)
+        commands = self.list_commands(ctx)
+        meant = OTHER_WORDS.get(word)
+        hint = f"; did you mean {meant}?" if meant in commands else _near(word, commands)
+        return click.UsageError(f"there is no command {word!r}{hint}", ctx)
 
 
 class Root(Commands):
@@ -58,6 +68,7 @@ class Root(Commands):
         super().__init__(**settings)
         self.of_instance = of_instance
         self.of_tenant = of_tenant
+        self.reached = "mail-proxy"
 
     @override
     def make_context(
@@ -87,7 +98,7 @@ class Root(Commands):
             if isinstance(error, _ASKS_FOR_HELP):
                 error.show()
             else:
-                _complain_of_usage(error)
+                _complain_of_usage(error, self.reached)
             sys.exit(error.exit_code)
         except (click.Abort, KeyboardInterrupt):
             click.echo(err=True)
@@ -109,6 +120,11 @@ class Root(Commands):
 
     @override
     def unknown(self, ctx: click.Context, word: str) -> click.UsageError:
+        behind = ["NAME"] if word in {each.name for each in self.of_instance} else []
+        behind += ["NAME TENANT"] if word in {each.name for each in self.of_tenant} else []
+        if behind:
+            meant = " or ".join(f"mail-proxy {each} {word}" for each in behind)
+            return click.UsageError(f"{word!r} stands behind the name of an instance: {meant}", ctx)
         names = [each.name for each in every(environment.current())]
         commands = self.list_commands(ctx)
         near = get_close_matches(word, sorted({*commands, *names}), 1)
@@ -154,6 +170,9 @@ class OfInstance(Commands):
         if word in BEFORE_A_NAME:
             name = self.place.instance.name
             return click.UsageError(f"there is no command {word!r}; did you mean: mail-proxy {word} {name}?", ctx)
+        if word in {each.name for each in self.of_tenant}:
+            meant = f"mail-proxy {self.place.instance.name} TENANT {word}"
+            return click.UsageError(f"{word!r} stands behind the id of a tenant: {meant}", ctx)
         return super().unknown(ctx, word)
 
     @override
@@ -181,6 +200,22 @@ class OfTenant(Commands):
         )
 
     @override
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Show no help of a tenant that is not there, as far as the others are known."""
+        place = ctx.find_object(Place)
+        if not args and place is not None and place.tenant_id is not None and ctx.parent is not None:
+            ids = tenant_ids(replace(place, tenant_id=None))
+            if (ids or place.database is not None) and place.tenant_id not in ids:
+                known = (
+                    [*ids, *ctx.parent.command.list_commands(ctx.parent)]
+                    if isinstance(ctx.parent.command, click.Group)
+                    else ids
+                )
+                sentence = f"{place.instance.name} has no command and no tenant {place.tenant_id!r}"
+                raise click.UsageError(f"{sentence}{_near(place.tenant_id, known)}", ctx.parent)
+        return super().parse_args(ctx, args)
+
+    @override
     def unknown(self, ctx: click.Context, word: str) -> click.UsageError:
         """Say what is not there; what looks like a command was hardly meant for a tenant."""
         place, parent = ctx.find_object(Place), ctx.parent
@@ -197,9 +232,9 @@ _ASKS_FOR_HELP: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
 """A group without a command; older releases of click have no error for it."""
 
 
-def _complain_of_usage(error: click.UsageError) -> None:
+def _complain_of_usage(error: click.UsageError, reached: str) -> None:
     sentence = error.format_message()
-    path = "mail-proxy" if error.ctx is None else error.ctx.command_path
+    path = reached if error.ctx is None else error.ctx.command_path
     complain(f"{sentence}{'' if sentence.endswith(('.', '?', '!')) else '.'} See {path} --help")
 
 
