@@ -24,6 +24,11 @@ def pytest_report_header() -> list[str]:
     return [f"database: {found[0] if found else 'no PostgreSQL server found'}"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest test: as the last one it would leave the other workers with nothing to do."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/fuzz/"))
+
+
 def pytest_collection_finish() -> None:
     """Have the garbage collector pass over what lives as long as the run: thousands of tests and all modules."""
     gc.collect()

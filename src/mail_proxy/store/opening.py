@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.store.database import Database
 from mail_proxy.store.errors import SchemaTooNew, translate
+from mail_proxy.store.prepared import once
 from mail_proxy.store.schema import settings
 from mail_proxy.store.sealed import CHECK
 from mail_proxy.store.settle import WriteEvents
@@ -123,7 +124,7 @@ def prepare(url: str, check_key: Callable[[str | None], str], lease: float | Non
     raises what it likes when the key is another one. Raises `StoreRefused`, `SchemaTooNew` or `StoreUnavailable`.
     """  # G1, G16
     dialect = "sqlite" if sqlite_file(url) else "postgresql"
-    database = Database(url, WriteEvents(dialect))
+    database = Database(url, once(WriteEvents, dialect))
     try:
         with database.engine.connect() as connection:
             _refuse_weak_settings(connection, dialect)
