@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -21,6 +22,17 @@ settings.load_profile("tests")
 def pytest_report_header() -> list[str]:
     found = [str(installation) for installation in installations()]
     return [f"database: {found[0] if found else 'no PostgreSQL server found'}"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest test: as the last one it would leave the other workers with nothing to do."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/fuzz/"))
+
+
+def pytest_collection_finish() -> None:
+    """Have the garbage collector pass over what lives as long as the run: thousands of tests and all modules."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

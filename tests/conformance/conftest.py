@@ -9,14 +9,17 @@ import pytest
 
 from mail_proxy.store.opening import database_url
 from mail_proxy.store.store import Store
-from tests.support.stores import SetClock, open_test_store
+from tests.support import emptied
+from tests.support.stores import SetClock, open_test_store, ready_made
+
+shared_database, postgres_url = emptied.shared_database, emptied.postgres_url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a fresh, empty database of each kind."""
+    """The URL of an empty database of each kind."""
     if request.param == "sqlite":
-        return database_url(str(tmp_path / "mail_service.db"))
+        return ready_made(database_url(str(tmp_path / "mail_service.db")))
     url: str = request.getfixturevalue("postgres_url")
     return url
 

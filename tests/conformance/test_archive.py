@@ -17,10 +17,7 @@ from mail_proxy.ports.archive import MessageFilter, Page, Place
 from mail_proxy.store import page_size
 from mail_proxy.store.store import Store
 from tests.conformance.steps import ACCEPTED, LATER, NOW, REFUSED, attempt, claim, settle_all
-from tests.support import emptied
 from tests.support.stores import a_message, enqueue, with_account
-
-shared_database, postgres_url = emptied.shared_database, emptied.postgres_url
 
 METACHARACTERS = ["%", "_", "\\", "'", '"', "';--", "x' OR 'a'='a", "a%b", "$1", ":now", "%(x)s", "{}", "🜁", "ß"]
 

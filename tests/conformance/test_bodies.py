@@ -12,10 +12,7 @@ from mail_proxy.ports.archive import MessageFilter
 from mail_proxy.store import bodies
 from mail_proxy.store.store import Store
 from tests.conformance.steps import ACCEPTED, NOW, REFUSED, attempt
-from tests.support import emptied
 from tests.support.stores import a_message, enqueue, with_account
-
-shared_database, postgres_url = emptied.shared_database, emptied.postgres_url
 
 SUBMITTED = {
     "id": "M1",

@@ -25,10 +25,7 @@ from mail_proxy.ports.queue import Stale
 from mail_proxy.store.schema import accounts, contents, events, messages, recipients, suspended_batches, tenants
 from mail_proxy.store.store import Store
 from tests.conformance.steps import ACCEPTED, NOW, attempt, claim, settle_all
-from tests.support import emptied
 from tests.support.stores import SetClock, a_message, enqueue, open_test_store, with_account
-
-shared_database, postgres_url = emptied.shared_database, emptied.postgres_url
 
 ACCOUNT = Account(
     pk=0,

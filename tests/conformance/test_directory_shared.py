@@ -15,10 +15,7 @@ from mail_proxy.domain.tenant import Suspension, Tenant
 from mail_proxy.ports.queue import Stale
 from mail_proxy.store.store import Store
 from tests.conformance.steps import NOW
-from tests.support import emptied
 from tests.support.stores import a_message, enqueue, open_test_store, with_account
-
-shared_database, postgres_url = emptied.shared_database, emptied.postgres_url
 
 ACCOUNT = Account(0, "acme", "main", "mail.example.com", 25, is_default=True)
 

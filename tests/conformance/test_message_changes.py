@@ -21,11 +21,8 @@ from mail_proxy.store import loading, message_changes
 from mail_proxy.store.loading import Loader
 from mail_proxy.store.store import Store
 from tests.conformance.steps import ACCEPTED, LATER, NOW, REFUSED, attempt, claim, settle_all
-from tests.support import emptied
 from tests.support.instance import eventually
 from tests.support.stores import a_message, enqueue, with_account
-
-shared_database, postgres_url = emptied.shared_database, emptied.postgres_url
 
 TWO = (("ok@example.net", RecipientKind.TO), ("gone@example.net", RecipientKind.TO))
 

@@ -10,10 +10,7 @@ from mail_proxy.domain.report import EventType, StoredEvent
 from mail_proxy.domain.sync_lease import SyncMemory, Waiting
 from mail_proxy.store.store import Store
 from tests.conformance.steps import ACCEPTED, LATER, NOW, REFUSED, attempt, claim, settle_all
-from tests.support import emptied
 from tests.support.stores import a_message, enqueue, open_test_store, with_account
-
-shared_database, postgres_url = emptied.shared_database, emptied.postgres_url
 
 
 def ids(events: list[StoredEvent]) -> list[int]:

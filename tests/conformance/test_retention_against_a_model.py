@@ -14,10 +14,7 @@ from mail_proxy.domain.report import StoredEvent
 from mail_proxy.ports.message_changes import Deletion
 from mail_proxy.store.store import Store
 from tests.conformance.steps import ACCEPTED, LATER, NOW, REFUSED, attempt
-from tests.support import emptied
 from tests.support.stores import a_message, enqueue, with_account
-
-shared_database, postgres_url = emptied.shared_database, emptied.postgres_url
 
 TENANTS = ("acme", "zzz")
 SEEDS = range(5)

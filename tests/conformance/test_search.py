@@ -18,10 +18,8 @@ from mail_proxy.ports.archive import MessageFilter, Page, Place
 from mail_proxy.store.search import READ_AT_MOST
 from mail_proxy.store.store import Store
 from tests.conformance.steps import ACCEPTED, NOW, REFUSED, attempt, claim
-from tests.support import backlog, emptied
+from tests.support import backlog
 from tests.support.stores import a_message, enqueue, with_account
-
-shared_database, postgres_url = emptied.shared_database, emptied.postgres_url
 
 
 async def pages(store: Store, wanted: MessageFilter, limit: int = 100) -> AsyncIterator[Page]:

@@ -12,11 +12,8 @@ from mail_proxy.domain.message import MessageState
 from mail_proxy.domain.tenant import Tenant
 from mail_proxy.store.store import Store
 from tests.conformance.steps import ACCEPTED, LATER, NOW, attempt, claim
-from tests.support import emptied
 from tests.support.backlog import fill
 from tests.support.stores import a_message, enqueue, with_account
-
-shared_database, postgres_url = emptied.shared_database, emptied.postgres_url
 
 
 async def standing(store: Store, id_: str) -> Standing:

@@ -8,11 +8,8 @@ from mail_proxy.domain.backlog import MANY, Survey
 from mail_proxy.domain.errors import Conflict
 from mail_proxy.store.store import Store
 from tests.conformance.steps import ACCEPTED, NOW, attempt
-from tests.support import emptied
 from tests.support.backlog import fill
 from tests.support.stores import a_message, enqueue, with_account
-
-shared_database, postgres_url = emptied.shared_database, emptied.postgres_url
 
 
 async def test_an_empty_queue_has_nothing(store: Store) -> None:

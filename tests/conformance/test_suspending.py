@@ -14,11 +14,8 @@ from mail_proxy.store.claim import PARKED_AT_A_TIME
 from mail_proxy.store.schema import messages, suspended_batches
 from mail_proxy.store.store import Store
 from tests.conformance.steps import NOW, claim
-from tests.support import emptied
 from tests.support.backlog import fill
 from tests.support.stores import a_message, enqueue, open_test_store, with_account
-
-shared_database, postgres_url = emptied.shared_database, emptied.postgres_url
 
 
 async def in_state(store: Store, state: str) -> int:

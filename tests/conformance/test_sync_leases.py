@@ -15,10 +15,7 @@ from sqlalchemy import text
 from mail_proxy.domain.sync_lease import SyncMemory
 from mail_proxy.store.store import Store
 from tests.conformance.steps import ACCEPTED, NOW, attempt
-from tests.support import emptied
 from tests.support.stores import SetClock, a_message, enqueue, open_test_store, with_account
-
-shared_database, postgres_url = emptied.shared_database, emptied.postgres_url
 
 MEMORY = SyncMemory(3, NOW + 8, NOW + 60, NOW - 5, place="mark", gone=True)
 

@@ -7,10 +7,7 @@ from sqlalchemy import text
 from mail_proxy.domain.sync_lease import MANY_EVENTS, SyncMemory, SyncRecord
 from mail_proxy.store.store import Store
 from tests.conformance.steps import ACCEPTED, NOW, attempt
-from tests.support import emptied
 from tests.support.stores import a_message, enqueue, with_account
-
-shared_database, postgres_url = emptied.shared_database, emptied.postgres_url
 
 MEMORY = SyncMemory(3, NOW + 8, NOW + 60, NOW - 5, NOW + 8.125, "HTTP 500", "mark", gone=True)
 _MANY = """

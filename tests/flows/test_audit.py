@@ -19,7 +19,7 @@ from mail_proxy.store.database import Database
 from mail_proxy.store.opening import database_url
 from mail_proxy.store.store import Store
 from tests.support.fake_clock import FakeClock
-from tests.support.stores import an_entry, open_test_store
+from tests.support.stores import an_entry, open_test_store, ready_made
 
 
 class Log(StoreCommandLog):
@@ -57,7 +57,7 @@ class Log(StoreCommandLog):
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    opened = await open_test_store(database_url(str(tmp_path / "mail_service.db")))
+    opened = await open_test_store(ready_made(database_url(str(tmp_path / "mail_service.db"))))
     yield opened
     await opened.close()
 

@@ -39,7 +39,7 @@ from mail_proxy.store.queue import StoreQueue
 from mail_proxy.store.store import Store
 from tests.support.fake_clock import FakeClock
 from tests.support.storages import MemoryStorages
-from tests.support.stores import a_message, enqueue, open_test_store, with_account
+from tests.support.stores import a_message, enqueue, open_test_store, ready_made, with_account
 
 SETTINGS = DeliverySettings(schedule=RetrySchedule(delays=(60.0,), max_attempts=3, jitter=0.0), batch_size=10)
 
@@ -163,7 +163,7 @@ class Bench:
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     clock = FakeClock(now=1_800_000_000.0)
-    store = await open_test_store(database_url(str(tmp_path / "mail.db")), clock=clock)  # type: ignore[arg-type]  # both keep the port
+    store = await open_test_store(ready_made(database_url(str(tmp_path / "mail.db"))), clock=clock)  # type: ignore[arg-type]  # both keep the port
     queue = FlakyQueue(store.database, store.instance_id)
     yield Bench(store, queue, CaptureTransport(), clock, tmp_path / "flight-0.log")
     await store.close()

@@ -23,7 +23,7 @@ from mail_proxy.store.opening import database_url
 from mail_proxy.store.usage import UsageSettings
 from tests.flows.test_delivery import SETTINGS, Bench, FlakyQueue
 from tests.support.fake_clock import FakeClock
-from tests.support.stores import a_message, enqueue, open_test_store, with_account
+from tests.support.stores import a_message, enqueue, open_test_store, ready_made, with_account
 
 MINUTE = Windows(60.0, 3600.0, 86400.0)
 
@@ -40,7 +40,7 @@ class OneByOne(CaptureTransport):
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     clock = FakeClock(now=1_800_000_000.0)
-    store = await open_test_store(database_url(str(tmp_path / "mail.db")), clock=clock)  # type: ignore[arg-type]  # both keep the port
+    store = await open_test_store(ready_made(database_url(str(tmp_path / "mail.db"))), clock=clock)  # type: ignore[arg-type]  # both keep the port
     queue = FlakyQueue(store.database, store.instance_id, UsageSettings(MINUTE, clock.now))
     settings = replace(SETTINGS, poll_interval=0.02)
     yield Bench(store, queue, CaptureTransport(), clock, tmp_path / "flight-0.log", settings)

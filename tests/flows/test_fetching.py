@@ -25,7 +25,7 @@ from mail_proxy.store.opening import database_url
 from tests.flows.test_delivery import SETTINGS, Bench, FlakyQueue
 from tests.support.fake_clock import FakeClock
 from tests.support.sources import Held
-from tests.support.stores import open_test_store, with_account
+from tests.support.stores import open_test_store, ready_made, with_account
 
 
 class Kept(Held):
@@ -76,7 +76,7 @@ class Scripted(AttachmentSource):
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     clock = FakeClock(now=1_800_000_000.0)
-    store = await open_test_store(database_url(str(tmp_path / "mail.db")), clock=clock)  # type: ignore[arg-type]  # both keep the port
+    store = await open_test_store(ready_made(database_url(str(tmp_path / "mail.db"))), clock=clock)  # type: ignore[arg-type]  # both keep the port
     queue = FlakyQueue(store.database, store.instance_id)
     settings = replace(SETTINGS, max_fetches=8, max_fetched=1000)
     bench = Bench(store, queue, CaptureTransport(), clock, tmp_path / "flight-0.log", settings)

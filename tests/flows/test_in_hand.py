@@ -20,7 +20,7 @@ from mail_proxy.smtp.capture import CaptureTransport
 from mail_proxy.store.opening import database_url
 from tests.flows.test_delivery import SETTINGS, Bench, FlakyQueue
 from tests.support.fake_clock import FakeClock
-from tests.support.stores import open_test_store, with_account
+from tests.support.stores import open_test_store, ready_made, with_account
 
 MB = 1_000_000
 MOST = 20 * MB
@@ -126,7 +126,7 @@ def test_whatever_is_taken_and_given_back_nobody_waits_for_ever() -> None:
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     clock = FakeClock(now=1_800_000_000.0)
-    store = await open_test_store(database_url(str(tmp_path / "mail.db")), clock=clock)  # type: ignore[arg-type]  # both keep the port
+    store = await open_test_store(ready_made(database_url(str(tmp_path / "mail.db"))), clock=clock)  # type: ignore[arg-type]  # both keep the port
     settings = replace(SETTINGS, batch_size=100, max_sending=MOST, poll_interval=1000.0)
     queue = FlakyQueue(store.database, store.instance_id)
     yield Bench(store, queue, CaptureTransport(), clock, tmp_path / "flight-0.log", settings)

@@ -35,7 +35,7 @@ from tests.flows.test_delivery import SETTINGS, Bench, FlakyQueue
 from tests.support.fake_clock import FakeClock
 from tests.support.sources import Held
 from tests.support.storages import MemoryStorage
-from tests.support.stores import open_test_store, with_account
+from tests.support.stores import open_test_store, ready_made, with_account
 
 PUBLIC = "https://mail.example.com"
 CLOUD = StoragePlace(StorageKind.S3, "s3://files/mail", {"access_key_id": Secret("A1")})
@@ -82,7 +82,7 @@ class _Counted(Held):
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     clock = FakeClock(now=1_800_000_000.0)
-    store = await open_test_store(database_url(str(tmp_path / "mail.db")), clock=clock)  # type: ignore[arg-type]  # both keep the port
+    store = await open_test_store(ready_made(database_url(str(tmp_path / "mail.db"))), clock=clock)  # type: ignore[arg-type]  # both keep the port
     queue = FlakyQueue(store.database, store.instance_id)
     settings = replace(SETTINGS, public_url=PUBLIC)
     bench = Bench(store, queue, CaptureTransport(), clock, tmp_path / "flight-0.log", settings)

@@ -27,8 +27,11 @@ from mail_proxy.smtp.capture import CaptureTransport
 from mail_proxy.store.opening import database_url
 from mail_proxy.store.queue import StoreQueue
 from tests.flows.test_delivery import SETTINGS, Bench, FlakyQueue
+from tests.support import emptied
 from tests.support.fake_clock import FakeClock
-from tests.support.stores import a_message, enqueue, open_test_store, with_account
+from tests.support.stores import a_message, enqueue, open_test_store, ready_made, with_account
+
+shared_database, postgres_url = emptied.shared_database, emptied.postgres_url
 
 
 class PickyQueue(FlakyQueue):
@@ -49,7 +52,7 @@ class PickyQueue(FlakyQueue):
 async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
     """Delivery over a store of each kind."""
     if request.param == "sqlite":
-        url = database_url(str(tmp_path / "mail.db"))
+        url = ready_made(database_url(str(tmp_path / "mail.db")))
     else:
         url = request.getfixturevalue("postgres_url")
     clock = FakeClock(now=1_800_000_000.0)

@@ -24,7 +24,7 @@ from mail_proxy.store.opening import database_url
 from tests.flows.test_delivery import Bench, FlakyQueue
 from tests.support.backlog import fill
 from tests.support.fake_clock import FakeClock
-from tests.support.stores import a_message, enqueue, open_test_store, with_account
+from tests.support.stores import a_message, enqueue, open_test_store, ready_made, with_account
 
 
 class WatchedQueue(FlakyQueue):
@@ -67,7 +67,7 @@ class Suspending(Bench):
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Suspending]:
     clock = FakeClock(now=1_800_000_000.0)
-    store = await open_test_store(database_url(str(tmp_path / "mail.db")), clock=clock)  # type: ignore[arg-type]  # both keep the port
+    store = await open_test_store(ready_made(database_url(str(tmp_path / "mail.db"))), clock=clock)  # type: ignore[arg-type]  # both keep the port
     queue = WatchedQueue(store.database, store.instance_id)
     yield Suspending(store, queue, CaptureTransport(), clock, tmp_path / "flight-0.log")
     await store.close()

@@ -46,7 +46,7 @@ from mail_proxy.secrets.cipher import AesGcmCipher, check_key
 from mail_proxy.store.opening import database_url
 from mail_proxy.store.store import Store, open_store
 from tests.support.storages import MemoryStorages
-from tests.support.stores import SetClock
+from tests.support.stores import SetClock, ready_made
 
 ADMIN_TOKEN = "admin-token-of-the-tests"
 KEY = bytes(range(32))
@@ -106,7 +106,7 @@ async def running_instance(folder: Path, url: str | None = None) -> AsyncIterato
     config.write_text(f'api_token = "{ADMIN_TOKEN}"\n')
     settings = Settings.load({"GMP_DATA_DIR": str(folder)}, key_file=folder / "none")
     store = await open_store(
-        url or database_url(str(folder / "mail_service.db")),
+        url or ready_made(database_url(str(folder / "mail_service.db"))),
         instance_id="api-tests",
         address="in process",
         cipher=cipher,

@@ -12,20 +12,19 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from mail_proxy.store.schema import metadata, settings
 from tests.support.postgres import PostgresServer
 
-_EMPTY = """
+_ALL_BUT_SETTINGS = [table.name for table in reversed(metadata.sorted_tables) if table is not settings]
+_EMPTY = f"""
 DO $$
 BEGIN
     IF to_regclass('messages') IS NOT NULL THEN
-        DELETE FROM events; DELETE FROM recipients; DELETE FROM contents; DELETE FROM messages;
-        DELETE FROM suspended_batches; DELETE FROM accounts; DELETE FROM tenants; DELETE FROM instances;
-        DELETE FROM sync_leases; DELETE FROM feed_horizons;
-        DELETE FROM file_links; DELETE FROM kept_files; DELETE FROM file_storages;
+        DELETE FROM {"; DELETE FROM ".join(_ALL_BUT_SETTINGS)};
         DELETE FROM settings WHERE name NOT IN ('directory_version', 'encryption_check');
     END IF;
 END $$
-"""
+"""  # noqa: S608 - the names are those of our schema
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import sqlite3
+import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
 
 from mail_proxy.domain.account import Account
 from mail_proxy.domain.command_log import Entry
@@ -13,6 +18,8 @@ from mail_proxy.domain.message import Identity, NewMessage
 from mail_proxy.domain.recipient import RecipientKind
 from mail_proxy.domain.tenant import Tenant
 from mail_proxy.ports.secrets import SealBroken
+from mail_proxy.store.opening import database_url, prepare, sqlite_file
+from mail_proxy.store.sealed import CHECK
 from mail_proxy.store.store import Store, open_store
 
 _numbers = itertools.count(1)
@@ -67,6 +74,29 @@ class SetClock:
         """Move on at once."""
         self.slept.append(seconds)
         self.time += seconds
+
+
+def ready_made(url: str) -> str:
+    """Make an SQLite file that is not there yet by copying one with nothing but the schema; return the URL.
+
+    The migrations take longer. A file that is there, and another database, is left as it is.
+    """
+    file = sqlite_file(url)
+    if file is not None and not file.exists():
+        file.write_bytes(_new_file())
+    return url
+
+
+@cache
+def _new_file() -> bytes:
+    """Return the content of a file that was migrated and knows no key yet."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "new.db"
+        prepare(database_url(str(file)), lambda held: held or "").engine.dispose()
+        with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+            connection.execute("DELETE FROM settings WHERE name = ?", (CHECK,))
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return file.read_bytes()
 
 
 async def open_test_store(url: str, *, instance_id: str | None = None, clock: SetClock | None = None) -> Store:

@@ -14,7 +14,8 @@ from alembic.config import Config
 from sqlalchemy import MetaData, create_engine, text
 
 from mail_proxy.store import engines, opening
-from mail_proxy.store.opening import MIGRATIONS, StoreRefused, database_url
+from mail_proxy.store.migrating import MIGRATIONS
+from mail_proxy.store.opening import StoreRefused, database_url
 from tests.acceptance.sinks import running_sink
 from tests.support.instance import Instance, a_message, run
 from tests.support.stores import open_test_store

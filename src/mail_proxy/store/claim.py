@@ -35,7 +35,7 @@ from mail_proxy.domain.report import Event, EventType, Outlook, entry
 from mail_proxy.domain.settlement import RATE_LIMITED, subject_of
 from mail_proxy.store.database import Transaction
 from mail_proxy.store.loading import Loader
-from mail_proxy.store.prepared import Prepared
+from mail_proxy.store.prepared import Prepared, once
 from mail_proxy.store.rows import among, pack, packed, unpack
 from mail_proxy.store.schema import accounts, messages, settings, suspended_batches, tenants
 from mail_proxy.store.usage import LimitedAccount, Reservations, Usage
@@ -138,7 +138,7 @@ class Claim:
             .with_for_update(read=True, of=suspended_batches)
         )
         self.park = update(messages).where(chosen).values(state=MessageState.HELD.value)
-        self.loader = Loader(dialect)
+        self.loader = once(Loader, dialect)
         mine = select(messages.c.pk).where(
             messages.c.state == literal_column("'sending'"),
             messages.c.instance_id == bindparam("claim_instance", type_=Text),

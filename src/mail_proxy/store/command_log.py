@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 from mail_proxy.domain.command_log import Entry, EntryFilter, Logged, LogPage, Position
 from mail_proxy.store.database import Database, Operation, Transaction
-from mail_proxy.store.prepared import Prepared
+from mail_proxy.store.prepared import Prepared, once
 from mail_proxy.store.rows import among, pack, packed, unpack, unpacked
 from mail_proxy.store.schema import command_log as log
 
@@ -119,7 +119,7 @@ class StoreCommandLog:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        append, remove = Append(database.dialect), Remove(database.dialect)
+        append, remove = once(Append, database.dialect), once(Remove, database.dialect)
         self._append_op = Operation("append", append.run, lambda addition: addition.weight)
         self._remove_op = Operation("remove from the command log", remove.run)
 

@@ -27,6 +27,7 @@ from mail_proxy.store.directory_rows import DirectoryRows
 from mail_proxy.store.files import forget_links
 from mail_proxy.store.hints import Hint
 from mail_proxy.store.instance_settings import read_instance_settings, write_instance_settings
+from mail_proxy.store.prepared import once
 from mail_proxy.store.prune import Prune
 from mail_proxy.store.removal import CancelWaiting
 from mail_proxy.store.schema import accounts, events, feed_horizons, messages, sync_leases, tenants
@@ -74,7 +75,7 @@ class StoreDirectory:
         self._change_op = Operation("directory", _run_changes, unanswered=self._lost_sight, rank=0)
         self._unheard = 0
         self._untold_keys: dict[str, set[str]] = {}
-        prune, cancel = Prune(database.dialect), CancelWaiting(database.dialect)
+        prune, cancel = once(Prune, database.dialect), once(CancelWaiting, database.dialect)
         self._remove_tenant_op = Operation("remove_tenant", prune.remove_tenant)
         self._cancel_op = Operation("cancel", cancel.run)
 

@@ -11,6 +11,7 @@ from mail_proxy.domain.message import MessageState
 from mail_proxy.ports.message_changes import Deletion, Found, Requeueing, RetryFilter
 from mail_proxy.store.database import Company, Database, Operation
 from mail_proxy.store.keyset import upwards
+from mail_proxy.store.prepared import once
 from mail_proxy.store.queue import ENQUEUES
 from mail_proxy.store.removal import Clean, CleanRequest, Delete, DeleteRequest
 from mail_proxy.store.requeueing import Requeue, RequeueRequest
@@ -38,18 +39,22 @@ class StoreMessageChanges:
         )
         self._find = packed(dialect, found.subquery("found"))
         self._delete_op = Operation(
-            "delete_messages", Delete(dialect).run, lambda request: request.weight, repeats=False, company=Company.NONE
+            "delete_messages",
+            once(Delete, dialect).run,
+            lambda request: request.weight,
+            repeats=False,
+            company=Company.NONE,
         )
         self._requeue_op = Operation(
             "requeue",
-            Requeue(dialect).run,
+            once(Requeue, dialect).run,
             lambda request: request.weight,
             rank=ENQUEUES,
             repeats=False,
             company=Company.NONE,
         )
         self._clean_op = Operation(
-            "clean", Clean(dialect).run, lambda request: request.weight, repeats=False, company=Company.NONE
+            "clean", once(Clean, dialect).run, lambda request: request.weight, repeats=False, company=Company.NONE
         )
 
     async def find(self, tenant_id: str, ids: Sequence[str]) -> Mapping[str, int]:

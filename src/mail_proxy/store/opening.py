@@ -10,22 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, bindparam, insert, select, text
+from sqlalchemy import Connection, bindparam, insert, inspect, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.store.database import Database
 from mail_proxy.store.errors import SchemaTooNew, translate
+from mail_proxy.store.prepared import once
 from mail_proxy.store.schema import settings
 from mail_proxy.store.sealed import CHECK
 from mail_proxy.store.settle import WriteEvents
 
-MIGRATIONS = Path(__file__).parent / "migrations"
+NEWEST = "0015"
+"""The newest migration, which the schema has to be at."""
 MIGRATION_LOCK = 0x6D70_6D69
 """PostgreSQL: held while the schema is brought up to date, so that instances starting together take turns."""
 WEAK = ("off", "local", "remote_write")
@@ -133,7 +131,7 @@ def prepare(url: str, check_key: Callable[[str | None], str], lease: float | Non
     """  # G1, G16
     dialect = "sqlite" if sqlite_file(url) else "postgresql"
     try:
-        database = Database(url, WriteEvents(dialect))
+        database = Database(url, once(WriteEvents, dialect))
     except ImportError:
         raise StoreRefused(NO_DRIVER) from None
     try:
@@ -173,23 +171,30 @@ def _refuse_weak_settings(connection: Connection, dialect: str) -> None:
 
 def _migrate(connection: Connection, dialect: str, two_beats: float) -> None:
     """Bring the schema up to date; on PostgreSQL other instances wait until the transaction has ended."""
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    scripts = ScriptDirectory.from_config(config)
     if dialect == "postgresql":
         connection.execute(text("SET LOCAL lock_timeout = 0"))
         connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))  # two beats may take longer
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
-    current = MigrationContext.configure(connection).get_current_revision()
-    if current is not None and current not in {script.revision for script in scripts.walk_revisions()}:
+    current = _revision(connection)
+    if current == NEWEST:
+        return
+    from mail_proxy.store import migrating  # noqa: PLC0415 - takes a while
+
+    if current is not None and current not in migrating.revisions():
         raise SchemaTooNew(
             f"the database has schema {current}, which this version does not know; start the newer version"
         )
-    wanted = scripts.get_current_head()
-    if dialect == "postgresql" and current not in {None, wanted}:
-        _refuse_while_others_work(connection, f"schema {current}, and this version needs {wanted}", two_beats)
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    if dialect == "postgresql" and current is not None:
+        _refuse_while_others_work(connection, f"schema {current}, and this version needs {NEWEST}", two_beats)
+    migrating.upgrade(connection)
+
+
+def _revision(connection: Connection) -> str | None:
+    """Return which migration the schema is at, None for a database without one."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return revision
 
 
 def _refuse_while_others_work(connection: Connection, why: str, two_beats: float) -> None:

@@ -12,7 +12,7 @@ from mail_proxy.domain.report import Event, EventType, StoredEvent
 from mail_proxy.domain.sync_lease import SyncLease, Waiting
 from mail_proxy.store.database import Company, Database, Operation, Transaction
 from mail_proxy.store.keyset import upwards
-from mail_proxy.store.prepared import Prepared
+from mail_proxy.store.prepared import Prepared, once
 from mail_proxy.store.rows import among, one_of, pack, packed, selected, unpack
 from mail_proxy.store.schema import events, messages, sync_leases, tenants
 from mail_proxy.store.sync_leases import Holders
@@ -91,7 +91,7 @@ class StoreOutbox:
         self.mark_messages = Prepared(
             update(messages).where(selected(dialect, messages.c.pk, done)).values(reported_ts=now)
         )
-        self._holders = Holders(dialect)
+        self._holders = once(Holders, dialect)
         self._acknowledge = Operation("acknowledge", self._run, company=Company.OWN, patience=ACKNOWLEDGEMENTS_WAIT)
 
     async def tenants_with_events(self) -> Sequence[Waiting]:

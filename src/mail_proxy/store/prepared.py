@@ -6,10 +6,10 @@ work that the database has with a statement of ours, which takes texts and numbe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from sqlalchemy import ClauseElement, Connection
 from sqlalchemy.engine.interfaces import DBAPIModule
@@ -18,6 +18,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from mail_proxy.store.rows import unpack
 
+Made = TypeVar("Made")
 Values = Mapping[str, object]
 Arguments = dict[str, object] | tuple[object, ...]
 
@@ -36,6 +37,20 @@ class _Compiled:
             return {**self.constants, **given}
         constants = self.constants
         return tuple([given[name] if name in given else constants[name] for name in self.order])
+
+
+_MADE: dict[tuple[object, str], Any] = {}
+
+
+def once(kind: Callable[[str], Made], dialect: str) -> Made:
+    """Return the statements of a kind for a dialect, the same ones each time: they hold nothing of a store.
+
+    Building all kinds takes longer than opening the database.
+    """
+    if (kind, dialect) not in _MADE:
+        _MADE[kind, dialect] = kind(dialect)
+    made: Made = _MADE[kind, dialect]
+    return made
 
 
 class Prepared:

@@ -26,6 +26,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from mail_proxy.store.database import Transaction
 from mail_proxy.store.keyset import upwards
+from mail_proxy.store.prepared import once
 from mail_proxy.store.rows import among, pack, packed, unpack, unpacked
 from mail_proxy.store.schema import ANY_EVENT, ANY_MESSAGE, contents, events, feed_horizons, messages, recipients
 
@@ -141,8 +142,8 @@ class Prune:
         self.silent = packed(dialect, silent.subquery("old"))
         of_tenant = select(messages.c.pk).where(messages.c.tenant_id == tenant, text(ANY_MESSAGE)).limit(limit)
         self.of_tenant = packed(dialect, of_tenant.subquery("all_of"))
-        self.remove = Remove(dialect)
-        self.raise_horizons = RaiseHorizons(dialect)
+        self.remove = once(Remove, dialect)
+        self.raise_horizons = once(RaiseHorizons, dialect)
         left = select(events.c.event_id).where(text("events.left_behind"), events.c.ts < before)
         told = left.where(events.c.reported_ts.is_not(None)).order_by(events.c.ts).limit(limit)
         self.left_told = packed(dialect, told.subquery("left_told"))

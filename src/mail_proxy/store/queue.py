@@ -18,6 +18,7 @@ from mail_proxy.store.claim import Claim, ClaimRequest, refusal_token
 from mail_proxy.store.database import Company, Database, Operation, Transaction
 from mail_proxy.store.divert import Diversion, Divert
 from mail_proxy.store.enqueue import Batch, Enqueue
+from mail_proxy.store.prepared import once
 from mail_proxy.store.prune import Prune, PruneRequest
 from mail_proxy.store.rescue import Registration
 from mail_proxy.store.rows import among, pack, unpack
@@ -46,18 +47,18 @@ class StoreQueue:
         self._database = database
         self._instance_id = instance_id
         self._key_id = None if cipher is None else cipher.key_id
-        self._promote = Promote(dialect)
-        self._unhold = Unhold(dialect)
-        self._divert = Divert(dialect)
-        self._claim_expired = ClaimExpired(dialect)
+        self._promote = once(Promote, dialect)
+        self._unhold = once(Unhold, dialect)
+        self._divert = once(Divert, dialect)
+        self._claim_expired = once(ClaimExpired, dialect)
         self._digests = select(messages.c.id, messages.c.digest).where(
             messages.c.tenant_id == bindparam("tenant"), among(dialect, messages.c.id, "ids")
         )
         self._ready = ready_accounts(dialect)
-        self._surveying = Surveying(dialect)
+        self._surveying = once(Surveying, dialect)
         counted = Usage(dialect, usage or UsageSettings())
         enqueue, claim = Enqueue(dialect, cipher), Claim(dialect, counted)
-        settle, release = Settle(dialect, counted), Release(dialect)
+        settle, release = Settle(dialect, counted), once(Release, dialect)
         self._enqueue_op = Operation("enqueue", enqueue.run, lambda batch: batch.weight, rank=ENQUEUES)
         self._unanswered = Remembered()
         self._claim_op = Operation(
@@ -85,20 +86,20 @@ class StoreQueue:
         )
         self._rescue_op = Operation(
             "rescue",
-            rescue.RescueClaims(dialect).run,
+            once(rescue.RescueClaims, dialect).run,
             unanswered=lambda request: self._unanswered.rescue(request.taken),
             repeats=False,
         )
-        self._waited_out = WaitedOut(dialect)
+        self._waited_out = once(WaitedOut, dialect)
         self._claim_waited_out_op = Operation(
             "claim_waited_out",
             self._waited_out.run,
             unanswered=lambda request: self._unanswered.expiry(request.token),
             repeats=False,  # as claim_expired
         )
-        self._put_back_op = Operation("put_back", PutBack(dialect).run)
-        self._prune_op = Operation("prune", Prune(dialect).run)
-        self._bodies = RemoveBodies(dialect)
+        self._put_back_op = Operation("put_back", once(PutBack, dialect).run)
+        self._prune_op = Operation("prune", once(Prune, dialect).run)
+        self._bodies = once(RemoveBodies, dialect)
         self._remove_bodies_op = Operation("remove_bodies", self._bodies.run)
         self._beat_op = Operation("beat", _beat)
 

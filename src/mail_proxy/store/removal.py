@@ -12,6 +12,7 @@ from mail_proxy.domain.settlement import cancel
 from mail_proxy.ports.message_changes import Deletion
 from mail_proxy.store.database import Transaction
 from mail_proxy.store.loading import Loader
+from mail_proxy.store.prepared import once
 from mail_proxy.store.prune import Remove
 from mail_proxy.store.rows import among, pack, packed, unpack
 from mail_proxy.store.schema import IS_WAITING, messages
@@ -27,7 +28,7 @@ class Cancel:
 
     def __init__(self, dialect: str) -> None:
         self.mark = update(messages).where(among(dialect, messages.c.pk)).values(token=TOKEN)
-        self.loader = Loader(dialect)
+        self.loader = once(Loader, dialect)
         self.settle = Settle(dialect, Usage(dialect, UsageSettings()))  # what waits has nothing reserved
 
     def __call__(self, transaction: Transaction, pks: Sequence[int], now: float, reason: str) -> None:
@@ -51,7 +52,7 @@ class CancelWaiting:
             .limit(CHUNK)
             .with_for_update()
         )
-        self.cancel = Cancel(dialect)
+        self.cancel = once(Cancel, dialect)
 
     def run(self, transaction: Transaction, wanted: Sequence[tuple[int, float]]) -> Sequence[int]:
         """Cancel one chunk for each (account, time); answer how many were cancelled."""
@@ -92,8 +93,8 @@ class Delete:
             .with_for_update(of=messages)
         )
         self.standing = packed(dialect, standing.subquery("standing"))
-        self.cancel = Cancel(dialect)
-        self.remove = Remove(dialect)
+        self.cancel = once(Cancel, dialect)
+        self.remove = once(Remove, dialect)
 
     def run(self, transaction: Transaction, requests: Sequence[DeleteRequest]) -> Sequence[Mapping[int, Deletion]]:
         """Answer each request with what became of its messages."""
@@ -145,7 +146,7 @@ class Clean:
         )
         self.silent = packed(dialect, finished.subquery("finished"))
         self.reported = packed(dialect, finished.where(messages.c.reported_ts.is_not(None)).subquery("finished"))
-        self.remove = Remove(dialect)
+        self.remove = once(Remove, dialect)
 
     def run(self, transaction: Transaction, requests: Sequence[CleanRequest]) -> Sequence[int]:
         """Answer each request with the number of messages that went."""

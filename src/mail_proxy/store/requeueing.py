@@ -15,6 +15,7 @@ from mail_proxy.ports.message_changes import Requeueing
 from mail_proxy.store.database import Transaction
 from mail_proxy.store.hints import Hint
 from mail_proxy.store.loading import Loader
+from mail_proxy.store.prepared import once
 from mail_proxy.store.rows import among, pack, packed, unpack, unpacked
 from mail_proxy.store.schema import accounts, messages, recipients
 from mail_proxy.store.version import hold_version
@@ -50,7 +51,7 @@ class Requeue:
             .with_for_update(of=messages)
         )
         self.standing = packed(dialect, standing.subquery("standing"))
-        self.loader = Loader(dialect)
+        self.loader = once(Loader, dialect)
         rows = unpacked(dialect, {"pk": BigInteger(), "account": BigInteger(), "now": Double(), "expires_ts": Double()})
         self.make_ready = (
             update(messages)

@@ -22,6 +22,7 @@ from mail_proxy.domain.claim import Claimed
 from mail_proxy.store.database import Transaction
 from mail_proxy.store.keyset import each_value
 from mail_proxy.store.loading import Loader
+from mail_proxy.store.prepared import once
 from mail_proxy.store.rows import among, pack, packed, unpack
 from mail_proxy.store.schema import instances, messages
 
@@ -59,7 +60,7 @@ class RescueClaims:
             .values(instance_id=bindparam("claim_instance", type_=Text))
         )
         self.forget = delete(instances).where(among(dialect, instances.c.id, "dead"))
-        self.loader = Loader(dialect)
+        self.loader = once(Loader, dialect)
 
     def run(self, transaction: Transaction, requests: Sequence[Rescue]) -> Sequence[Sequence[Claimed]]:
         """Answer each request with what was taken over; an instance that left nothing is forgotten."""

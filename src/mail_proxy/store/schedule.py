@@ -28,6 +28,7 @@ from mail_proxy.store.database import Transaction
 from mail_proxy.store.keyset import each_value
 from mail_proxy.store.loading import Loader
 from mail_proxy.store.poison import Poison
+from mail_proxy.store.prepared import once
 from mail_proxy.store.rows import among, pack, packed, unpack
 from mail_proxy.store.schema import IS_WAITING, POISON_BATCH, messages, suspended_batches
 
@@ -100,7 +101,7 @@ class Unhold:
         is_batch = suspended_batches.c.batch_code != POISON_BATCH
         self.lock_ending = self.ending.where(is_batch).with_for_update()
         self.lock_poison = self.ending.where(~is_batch).with_for_update()
-        self.poison = Poison(dialect)
+        self.poison = once(Poison, dialect)
         held = (
             select(messages.c.pk, messages.c.account_pk)
             .where(_IS_HELD, messages.c.tenant_id == bindparam("tenant", type_=Text))
@@ -172,7 +173,7 @@ class TakeUp:
                 instance_id=bindparam("claim_instance", type_=Text),
             )
         )
-        self.loader = Loader(dialect)
+        self.loader = once(Loader, dialect)
 
     def __call__(self, connection: Connection, request: ExpiryRequest, pks: Sequence[int]) -> Sequence[Claimed]:
         """Take these for the request."""
@@ -196,7 +197,7 @@ class ClaimExpired:
         )
         self.any_late = late
         self.late = packed(dialect, late.with_for_update(skip_locked=True).subquery("late"))
-        self.take_up = TakeUp(dialect)
+        self.take_up = once(TakeUp, dialect)
 
     def any_expired(self, connection: Connection, now: float) -> bool:
         """True when there is something to take."""

@@ -21,6 +21,7 @@ from mail_proxy.domain.claim import Claimed
 from mail_proxy.domain.message import Priority
 from mail_proxy.store.database import Transaction
 from mail_proxy.store.keyset import each_value
+from mail_proxy.store.prepared import once
 from mail_proxy.store.rows import packed, unpack
 from mail_proxy.store.schedule import ExpiryRequest, TakeUp
 from mail_proxy.store.schema import accounts, messages
@@ -49,7 +50,7 @@ class WaitedOut:
         )
         self.look = packed(dialect, _late(head).subquery("late"))
         self.lock = packed(dialect, _late(head.with_for_update(of=messages, skip_locked=True)).subquery("late"))
-        self.take_up = TakeUp(dialect)
+        self.take_up = once(TakeUp, dialect)
 
     def any(self, connection: Connection, before: float, limit: int) -> bool:
         """True when there is something to take."""

@@ -11,7 +11,7 @@ from mail_proxy.store.opening import database_url
 from mail_proxy.store.store import Store
 from tests.support.emptied import postgres_url as emptied_postgres_url
 from tests.support.emptied import shared_database as shared_postgres_database
-from tests.support.stores import open_test_store
+from tests.support.stores import open_test_store, ready_made
 
 shared_database, postgres_url = shared_postgres_database, emptied_postgres_url
 
@@ -32,7 +32,7 @@ def store_url(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 async def store(store_url: str) -> AsyncIterator[Store]:
     """An open store of each kind."""
-    opened = await open_test_store(store_url)
+    opened = await open_test_store(ready_made(store_url))
     yield opened
     await opened.close()
 
@@ -40,7 +40,7 @@ async def store(store_url: str) -> AsyncIterator[Store]:
 @pytest.fixture
 async def sqlite_store(sqlite_url: str) -> AsyncIterator[Store]:
     """An open store on SQLite."""
-    opened = await open_test_store(sqlite_url)
+    opened = await open_test_store(ready_made(sqlite_url))
     yield opened
     await opened.close()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ from sqlalchemy import Connection, Engine, make_url, text
 
 from mail_proxy.store.engines import postgresql_engine, sqlite_engine
 from mail_proxy.store.errors import SchemaTooNew
-from mail_proxy.store.opening import MIGRATIONS, StoreRefused, database_url, prepare
+from mail_proxy.store.migrating import MIGRATIONS, revisions
+from mail_proxy.store.opening import NEWEST, StoreRefused, database_url, prepare
 from mail_proxy.store.schema import metadata
 from tests.edge.store.processes import openers
 from tests.support.postgres import PostgresServer
@@ -165,6 +168,21 @@ def test_processes_that_start_together_on_an_empty_database_all_come_up(postgres
         assert connection.execute(text("SELECT count(*) FROM instances")).scalar() == 0
     engine.dispose()
     postgres.drop_database(url.rpartition("/")[2])
+
+
+def test_the_newest_revision_is_that_of_the_files() -> None:
+    assert revisions()[0] == NEWEST
+
+
+def test_what_migrates_is_not_loaded_where_there_is_nothing_to_migrate(empty_url: str) -> None:
+    program = (
+        "import sys; from mail_proxy.store.opening import prepare\n"
+        "prepare(sys.argv[1], lambda held: held or 'checked').engine.dispose()\n"
+        "print('alembic' in sys.modules)"
+    )
+    words = [sys.executable, "-c", program, empty_url]
+    loaded = [subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip() for _ in range(2)]
+    assert loaded == ["True", "False"]
 
 
 async def test_a_database_of_a_later_version_is_refused_and_left_alone(empty_url: str) -> None:
