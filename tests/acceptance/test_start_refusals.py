@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
+from mail_proxy.store.opening import NO_DRIVER
 from tests.acceptance.sinks import reserved_port
 from tests.support.instance import ADMIN_TOKEN, Finished, Instance, run
 from tests.support.postgres import PostgresServer
@@ -139,7 +140,8 @@ async def test_postgresql_without_its_driver_names_the_extra(tmp_path: Path) -> 
         folder, {"GMP_DB_PATH": url, "GMP_ENCRYPTION_KEY": KEY, "PYTHONPATH": str(away), "PYTHONDONTWRITEBYTECODE": "1"}
     )
     assert ended.code == 1
-    assert ended.stderr == "mail-proxy: PostgreSQL needs the extra [postgresql]: pip install '.[postgresql]'\n"
+    assert ended.stderr == f"mail-proxy: {NO_DRIVER}\n"
+    assert "pip install '.[postgresql]' in a checkout" in NO_DRIVER
 
 
 async def test_a_postgresql_database_has_one_key(on_postgresql: Instance) -> None:
