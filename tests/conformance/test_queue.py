@@ -430,3 +430,18 @@ async def test_what_was_stored_survives_closing_and_opening(store_url: str) -> N
     second = await open_test_store(store_url)
     assert [c.identity.mail_id for c in await claim(second, account.pk)] == ["M1"]
     await second.close()
+
+
+@pytest.mark.parametrize("stale_last", [False, True])
+async def test_a_claim_is_given_back_whatever_older_one_of_it_is_given_back_at_once(
+    store: Store, *, stale_last: bool
+) -> None:  # G6
+    account = await with_account(store)
+    await enqueue(store, a_message("M1", account))
+    (stale,) = await claim(store, account.pk)
+    await store.queue.release([stale])
+    (current,) = await claim(store, account.pk, token="t2")
+    claims = [current, stale] if stale_last else [stale, current]
+    await asyncio.gather(*(store.queue.release([each]) for each in claims))
+    await store.queue.release(claims)  # nothing is left to give back
+    assert [each.pk for each in await claim(store, account.pk, token="t3")] == [current.pk]

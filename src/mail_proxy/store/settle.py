@@ -176,9 +176,11 @@ class Release:
 
     def run(self, transaction: Transaction, groups: Sequence[Sequence[Claimed]]) -> Sequence[None]:
         """Release the messages of each group that are still held by its claims."""
-        tokens = {claimed.pk: claimed.token for group in groups for claimed in group}
-        taken = unpack(transaction.connection.execute(self.taken, {"pks": pack(tokens)}).scalar())
-        ours = [pk for pk, token in taken if tokens[pk] == token]
+        # of one message several claims may come together: one that was lost, and the one that holds
+        claims = {(claimed.pk, claimed.token) for group in groups for claimed in group}
+        pks = {pk for pk, _ in claims}
+        taken = unpack(transaction.connection.execute(self.taken, {"pks": pack(pks)}).scalar())
+        ours = [pk for pk, token in taken if (pk, token) in claims]
         if ours:
             transaction.hints.add(Hint.READY.value)
             transaction.connection.execute(self.give_back, {"pks": pack(ours)})
