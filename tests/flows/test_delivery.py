@@ -128,7 +128,7 @@ class Bench:
 
     async def until(self, condition: Callable[[], Awaitable[bool]], *, seconds: float = 0.0) -> None:
         """Wait for the store's threads, letting `seconds` of the test's time pass each time it is looked at."""
-        with anyio.fail_after(45):
+        with anyio.fail_after(10):
             while not await condition():
                 await asyncio.sleep(0.001)
                 if seconds:

@@ -14,6 +14,7 @@ from mail_proxy.attachments.storage_folder import Below, FolderStorage
 from mail_proxy.attachments.storage_gs import GsSigner
 from mail_proxy.attachments.storage_s3 import S3Clients, S3Signer
 from mail_proxy.domain.errors import Problem
+from mail_proxy.domain.extra import how_to_install
 from mail_proxy.domain.large_file import StorageKind, StoragePlace
 from mail_proxy.ports.attachments import Transfers
 from mail_proxy.ports.file_storage import FileStorage, StorageFailed, Storages
@@ -70,10 +71,7 @@ class OpenStorages(Storages):
         extra, module = EXTRAS[place.kind]
         if _is_there(module):
             return None
-        needed = (
-            f"needs the extra [{extra}], or [large-files] for all clouds: pip install '.[{extra}]' in a checkout, or "
-            f"'./genro_mail_proxy-….whl[{extra}]'"
-        )
+        needed = f"needs the extra [{extra}], or [large-files] for all clouds: {how_to_install(extra)}"
         return Problem("storage_url", needed)
 
     @override

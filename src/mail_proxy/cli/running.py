@@ -25,7 +25,7 @@ from mail_proxy.cli.instances import (
     make,
     runs_already,
 )
-from mail_proxy.cli.told import complain, for_instance
+from mail_proxy.cli.told import as_in_file, complain, for_instance
 from mail_proxy.runtime.environment import put_in_place
 
 DEFAULT_HOST = "127.0.0.1"
@@ -148,7 +148,7 @@ def _refuse_what_cannot_start(
     except SettingsError as error:
         raise Refused(_told_of(chosen, error.problems)) from None
     except KeyRefused as error:
-        raise Refused(str(error).replace("(GMP_ENCRYPTION_KEY)", "(ENCRYPTION_KEY)")) from None
+        raise Refused(as_in_file(str(error))) from None
     _listening(wanted.host or DEFAULT_HOST, FIRST_PORT, wanted.port).close()
 
 

@@ -55,9 +55,14 @@ def has_password(url: str) -> bool:
     return _PASSWORD.search(url) is not None
 
 
+def as_in_file(sentence: str) -> str:
+    """Return a sentence with the names of settings as they stand in a file."""
+    return _VARIABLE.sub("", sentence)
+
+
 def for_instance(name: str, sentence: str) -> str:
     """Return what a server says of its settings for an instance, which is set up by its file and by no variables."""
-    said = _VARIABLE.sub("", sentence).replace("mail-proxy NAME", f"mail-proxy {name}")
+    said = as_in_file(sentence).replace("mail-proxy NAME", f"mail-proxy {name}")
     if "config set" in said:
         return said
     if "ENCRYPTION_KEY" in said:

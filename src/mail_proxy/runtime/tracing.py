@@ -22,6 +22,7 @@ import mail_proxy
 from mail_proxy.domain.account import Account
 from mail_proxy.domain.attempt import Trace
 from mail_proxy.domain.claim import Claimed
+from mail_proxy.domain.extra import how_to_install
 from mail_proxy.domain.message import MessageState
 from mail_proxy.domain.report import split_reply
 from mail_proxy.domain.settlement import Settlement
@@ -94,10 +95,7 @@ class OtlpTracer(Tracer):
             from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased  # noqa: PLC0415
             from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
         except ImportError:
-            raise TracingRefused(
-                "GMP_TRACES_URL needs the extra [otel]: pip install '.[otel]' in a checkout, or "
-                "'./genro_mail_proxy-….whl[otel]'"
-            ) from None
+            raise TracingRefused(f"GMP_TRACES_URL needs the extra [otel]: {how_to_install('otel')}") from None
         about = {"service.name": "genro-mail-proxy", "service.version": mail_proxy.__version__}
         resource = Resource.create({**about, "service.instance.id": instance})
         self._provider: TracerProvider = TracerProvider(

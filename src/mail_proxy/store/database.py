@@ -31,7 +31,7 @@ from mail_proxy.domain.report import Event
 from mail_proxy.ports.observers import CommitMeter
 from mail_proxy.store.engines import postgresql_engine, repeatable, sqlite_engine
 from mail_proxy.store.errors import FsyncFailed, can_run_again, connection_lost, translate
-from mail_proxy.store.line import Call, Line, Patience
+from mail_proxy.store.line import ALONE, Call, Line, Patience
 from mail_proxy.store.watch import STUCK_AFTER, Watch
 
 ItemT = TypeVar("ItemT")
@@ -206,7 +206,7 @@ class Database:
         """Return what the calls have in common that may be committed together."""
         if self._writer_count == 1 or operation.company is Company.ANY:
             return None
-        return operation if operation.company is Company.OWN else object()
+        return operation if operation.company is Company.OWN else ALONE
 
     async def drained(self) -> None:
         """Return when nothing that was handed over is still on its way, whether or not somebody waits for it."""

@@ -63,7 +63,7 @@ class Batch:
 
     @property
     def routes(self) -> Iterable[Route]:
-        """By what it goes, if that is all that it was checked against."""
+        """Where its messages go by what it was checked against."""
         return {(m.tenant_id, m.account_pk, m.account_id, m.found_by.value) for m in self.messages}
 
     @property

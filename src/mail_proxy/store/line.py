@@ -9,7 +9,8 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from itertools import count
+from typing import Any, Final, Generic, TypeVar
 
 from mail_proxy.domain.errors import StoreUnavailable
 
@@ -20,6 +21,8 @@ LINE_WEIGHT = 128_000_000
 """Bytes, about, that may wait, as more would not be written in time; what comes then is refused at once."""  # G11
 LINE_CALLS = 50_000
 NEVER = math.inf
+ALONE: Final = object()
+"""The company of those with which nothing else may be taken."""
 
 
 @dataclass(slots=True, eq=False)
@@ -27,7 +30,7 @@ class Call:
     """One call: its caller awaits `future`; a thread leaves `result` or `error`.
 
     `start_by`: when (monotonic) it is to be taken, also where none has come that does not want to wait.
-    `company`: only what has the same one is taken with it.
+    `company`: only what has the same one is taken with it. `number`: its place in the line.
     `given_up`: its caller was told that the database does not answer while a thread was at work on it.
     """
 
@@ -35,6 +38,7 @@ class Call:
     start_by: float = field(default=0.0, kw_only=True)
     weight: int = field(default=1, kw_only=True)
     company: object = field(default=None, kw_only=True)
+    number: int = field(default=0, kw_only=True)
     deadline: float = field(default=0.0, kw_only=True)
     given_up: bool = field(default=False, kw_only=True)
     result: Any = field(default=None, kw_only=True)
@@ -44,36 +48,54 @@ class Call:
 CallT = TypeVar("CallT", bound=Call)
 
 
+@dataclass(slots=True)
+class _Company(Generic[CallT]):
+    """Calls that may be taken together, in the order in which they came, and when the first of them is to be taken."""
+
+    calls: OrderedDict[CallT, None] = field(default_factory=OrderedDict)
+    start_by: float = NEVER
+
+    @property
+    def first(self) -> CallT:
+        return next(iter(self.calls))
+
+
 class Line(Generic[CallT]):
-    """What waits for a thread, in the order in which it came. Several threads may take from it."""
+    """What waits for a thread, in the order in which it came. Several threads may take from it.
+
+    However much waits, taking some looks at nothing else.
+    """
 
     def __init__(self) -> None:
-        self._calls: OrderedDict[CallT, None] = OrderedDict()
-        self._weight = 0
-        self._start_by = NEVER
-        """When the first of them is to be taken."""
+        self._companies: dict[object, _Company[CallT]] = {}
+        self._count = self._weight = 0
+        self._numbers = count()
         self._news = threading.Condition()
         self._ended = False
+
+    def __len__(self) -> int:
+        return self._count
 
     def add(self, call: CallT) -> None:
         """Put one at the end; raises `StoreUnavailable` where too much waits already."""
         with self._news:
-            if self._calls and (self._weight + call.weight > LINE_WEIGHT or len(self._calls) >= LINE_CALLS):
+            if self._count and (self._weight + call.weight > LINE_WEIGHT or self._count >= LINE_CALLS):
                 raise StoreUnavailable("too much waits for the database already; nothing was stored")
-            self._calls[call] = None
+            call.number = next(self._numbers)
+            company = self._companies.setdefault(call.company, _Company())
+            company.calls[call] = None
+            company.start_by = min(company.start_by, call.start_by)
+            self._count += 1
             self._weight += call.weight
-            self._start_by = min(self._start_by, call.start_by)
             self._news.notify()
 
     def leave(self, call: CallT) -> bool:
         """Take one out again; False when a thread has taken it."""
         with self._news:
-            if call not in self._calls:
+            company = self._companies.get(call.company)
+            if company is None or call not in company.calls:
                 return False
-            del self._calls[call]
-            self._weight -= call.weight
-            if not self._calls:
-                self._start_by = NEVER
+            self._take_out(company, call)
             return True
 
     def end(self) -> None:
@@ -85,42 +107,42 @@ class Line(Generic[CallT]):
     def take(self, most: int = 1, weight: int = 0) -> list[CallT]:
         """Wait until something is to be taken, and take as much as goes together; at the end nothing."""
         with self._news:
-            while not self._ended and (pause := self._start_by - time.monotonic()) > 0:
+            while not self._ended and (pause := self._start_by() - time.monotonic()) > 0:
                 self._news.wait(None if pause == NEVER else pause)
-            taken = self._together(most, weight)
-            for call in taken:
-                del self._calls[call]
-                self._weight -= call.weight
-            self._start_by = self._earliest()
-            if self._calls:
+            company = self._next()
+            taken = [] if company is None else self._take_of(company, most, weight)
+            if self._count:
                 self._news.notify()
         return taken
 
-    def _together(self, most: int, weight: int) -> list[CallT]:
-        """Return the first that is due, or else the first of all, and what goes with it."""
-        now = time.monotonic()
-        first = next((call for call in self._calls if call.start_by <= now), next(iter(self._calls), None))
-        if first is None:
-            return []
-        together = [first]
-        weight -= first.weight
-        for call in self._calls:
-            if call is first or call.company is not first.company:
-                continue
-            weight -= call.weight
-            if weight < 0 or len(together) >= most:
-                break
-            together.append(call)
-        return together
+    def _start_by(self) -> float:
+        """Return when the first of all is to be taken."""
+        return min((company.start_by for company in self._companies.values()), default=NEVER)
 
-    def _earliest(self) -> float:
-        """Return when the first of those that are left is to be taken."""
-        earliest = NEVER
-        for call in self._calls:
-            if not call.start_by:
-                return 0.0
-            earliest = min(earliest, call.start_by)
-        return earliest
+    def _next(self) -> _Company[CallT] | None:
+        """Return the company whose turn it is: of those that are due, at the end of all, the one that came first."""
+        now = math.inf if self._ended else time.monotonic()
+        due = [company for company in self._companies.values() if company.start_by <= now]
+        return min(due, key=lambda company: company.first.number, default=None)
+
+    def _take_of(self, company: _Company[CallT], most: int, weight: int) -> list[CallT]:
+        taken: list[CallT] = []
+        while company.calls and len(taken) < most:
+            first = company.first
+            weight -= first.weight
+            if taken and (weight < 0 or first.company is ALONE):
+                break
+            self._take_out(company, first)
+            taken.append(first)
+        company.start_by = 0.0  # what is left is due
+        return taken
+
+    def _take_out(self, company: _Company[CallT], call: CallT) -> None:
+        del company.calls[call]
+        self._count -= 1
+        self._weight -= call.weight
+        if not company.calls:
+            del self._companies[call.company]
 
 
 class Patience:

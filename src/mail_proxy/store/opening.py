@@ -15,6 +15,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from mail_proxy.domain.errors import StoreUnavailable
+from mail_proxy.domain.extra import how_to_install
 from mail_proxy.store.database import Database
 from mail_proxy.store.errors import SchemaTooNew, translate
 from mail_proxy.store.prepared import once
@@ -44,10 +45,7 @@ COMMAND_PATIENCE = 5.0
 log = structlog.get_logger(__name__)
 
 
-NO_DRIVER = (
-    "PostgreSQL needs the extra [postgresql]: pip install '.[postgresql]' in a checkout, or "
-    "'./genro_mail_proxy-….whl[postgresql]'"
-)
+NO_DRIVER = f"PostgreSQL needs the extra [postgresql]: {how_to_install('postgresql')}"
 
 
 class StoreRefused(Exception):

@@ -14,7 +14,7 @@ from mail_proxy.cli.named.place import Place, current_place, reach
 from mail_proxy.cli.named.tree import Commands
 from mail_proxy.cli.options import examples, forms
 from mail_proxy.cli.showing import Column, Form, cell, show_rows
-from mail_proxy.cli.told import complain, for_instance, told, warn_of_secrets
+from mail_proxy.cli.told import as_in_file, complain, for_instance, told, warn_of_secrets
 from mail_proxy.runtime import environment
 
 MASKED = "********"
@@ -180,7 +180,7 @@ def _refuse_another_key(chosen: Instance, values: Mapping[str, str]) -> None:
         old_keys(parts)
         settings = Settings.load(_given(chosen, values))
     except KeyRefused as error:
-        raise InstanceError(str(error).replace("GMP_", "")) from None
+        raise InstanceError(as_in_file(str(error))) from None
     except SettingsError:  # without the rest of them there is no database to ask
         return
     key = (Secret(given) if given else None) if "ENCRYPTION_KEY" in values else settings.encryption_key
