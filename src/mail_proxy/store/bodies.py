@@ -20,7 +20,7 @@ from sqlalchemy import (
 
 from mail_proxy.domain.attachment import INLINE
 from mail_proxy.domain.requeue import BODY_REMOVED
-from mail_proxy.store.database import Transaction
+from mail_proxy.store.operation import Transaction
 from mail_proxy.store.rows import among, pack, packed, unpack
 from mail_proxy.store.schema import HAS_BODY, contents, messages
 from mail_proxy.store.shown import Without

@@ -33,8 +33,8 @@ from mail_proxy.domain.message import MessageState
 from mail_proxy.domain.rate_limit import LOOK_AGAIN, LimitBehavior
 from mail_proxy.domain.report import Event, EventType, Outlook, entry
 from mail_proxy.domain.settlement import RATE_LIMITED, subject_of
-from mail_proxy.store.database import Transaction
 from mail_proxy.store.loading import Loader
+from mail_proxy.store.operation import Transaction
 from mail_proxy.store.prepared import Prepared, once
 from mail_proxy.store.rows import among, pack, packed, unpack
 from mail_proxy.store.schema import accounts, messages, settings, suspended_batches, tenants

@@ -24,7 +24,8 @@ from sqlalchemy import (
 )
 
 from mail_proxy.domain.command_log import Entry, EntryFilter, Logged, LogPage, Position
-from mail_proxy.store.database import Database, Operation, Transaction
+from mail_proxy.store.database import Database
+from mail_proxy.store.operation import Operation, Transaction
 from mail_proxy.store.prepared import Prepared, once
 from mail_proxy.store.rows import among, pack, packed, unpack, unpacked
 from mail_proxy.store.schema import command_log as log

@@ -19,23 +19,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass, field
-from enum import Enum
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, Engine, make_url
 from sqlalchemy.engine import URL
 
 from mail_proxy.domain.errors import StoreUnavailable
-from mail_proxy.domain.report import Event
 from mail_proxy.ports.observers import CommitMeter
 from mail_proxy.store.engines import postgresql_engine, repeatable, sqlite_engine
 from mail_proxy.store.errors import FsyncFailed, can_run_again, connection_lost, translate
 from mail_proxy.store.line import ALONE, Call, Line, Patience
+from mail_proxy.store.operation import Company, ItemT, Operation, ResultT, Transaction
 from mail_proxy.store.watch import STUCK_AFTER, Watch
-
-ItemT = TypeVar("ItemT")
-ResultT = TypeVar("ResultT")
 
 READERS = 4
 POSTGRESQL_WRITERS = 2
@@ -44,55 +40,6 @@ GROUP_WEIGHT = 8_000_000
 GROUP_ITEMS = 2_000
 RUNS = 4
 """How often a group is run when the database asks for it (deadlock, serialisation, lost connection)."""
-
-
-@dataclass(slots=True)
-class Transaction:
-    """What an operation writes through. `again` is true when an earlier commit of it may have gone through."""
-
-    connection: Connection
-    dialect: str
-    again: bool = False
-    events: list[Event] = field(default_factory=list)
-    hints: set[str] = field(default_factory=set)
-    """What other instances should look at once this is committed: values of `hints.Hint`."""
-
-    def emit(self, events: Sequence[Event]) -> None:
-        """Write these events at the end of the transaction, where their ids are drawn."""
-        self.events.extend(events)
-
-
-class Company(Enum):
-    """What an operation may share a transaction with, where there are several writers.
-
-    Each operation locks messages in one order, but not two of them together: so those that lock messages which others
-    may want as well keep to themselves, and nobody waits in a circle.
-    """
-
-    ANY = "any"
-    OWN = "its own kind"
-    NONE = "nothing"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Operation(Generic[ItemT, ResultT]):
-    """A kind of write: takes many items in one transaction and answers one result for each, in order.
-
-    It may be run again, with more or fewer items, and must then come to the same end; after a lost connection only if
-    it `repeats`. `unanswered` is told, on the event loop, each item that was or may have been committed without its
-    caller hearing of it. Those of a lower `rank` run first in their group: so every
-    group takes its locks in the same order. `patience`: seconds that an item may wait for others to be committed with,
-    where nobody waits for it.
-    """
-
-    name: str
-    run: Callable[[Transaction, Sequence[ItemT]], Sequence[ResultT]]
-    weigh: Callable[[ItemT], int] = lambda _item: 1
-    unanswered: Callable[[ItemT], None] = lambda _item: None
-    rank: int = 9
-    repeats: bool = True
-    company: Company = Company.ANY
-    patience: float = 0.0
 
 
 @dataclass(slots=True, eq=False)

@@ -22,11 +22,12 @@ from mail_proxy.ports.clock import Clock
 from mail_proxy.ports.directory import KeyedTenant
 from mail_proxy.ports.queue import Stale
 from mail_proxy.ports.secrets import Cipher
-from mail_proxy.store.database import Database, Operation, Transaction
+from mail_proxy.store.database import Database
 from mail_proxy.store.directory_rows import DirectoryRows
 from mail_proxy.store.files import forget_links
 from mail_proxy.store.hints import Hint
 from mail_proxy.store.instance_settings import read_instance_settings, write_instance_settings
+from mail_proxy.store.operation import Operation, Transaction
 from mail_proxy.store.prepared import once
 from mail_proxy.store.prune import Prune
 from mail_proxy.store.removal import CancelWaiting

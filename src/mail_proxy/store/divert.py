@@ -9,7 +9,7 @@ from sqlalchemy import BigInteger, Connection, Integer, Text, bindparam, func, l
 
 from mail_proxy.domain.message import Priority
 from mail_proxy.store.claim import may_send
-from mail_proxy.store.database import Transaction
+from mail_proxy.store.operation import Transaction
 from mail_proxy.store.rows import among, pack, packed, unpack
 from mail_proxy.store.schema import accounts, messages
 from mail_proxy.store.version import hold_version

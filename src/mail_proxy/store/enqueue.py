@@ -36,8 +36,8 @@ from mail_proxy.domain.message import Existing, FoundBy, MessageState, NewMessag
 from mail_proxy.domain.report import EventType
 from mail_proxy.ports.queue import Taken
 from mail_proxy.ports.secrets import Cipher
-from mail_proxy.store.database import Transaction
 from mail_proxy.store.hints import Hint
+from mail_proxy.store.operation import Transaction
 from mail_proxy.store.prepared import Prepared
 from mail_proxy.store.rows import ALONE, among, one_of, pack, packed, selected, unpacked
 from mail_proxy.store.schema import accounts, contents, events, messages, recipients, tenants

@@ -30,7 +30,8 @@ from mail_proxy.domain.large_file import (
 )
 from mail_proxy.domain.secret import Secret
 from mail_proxy.ports.secrets import Cipher
-from mail_proxy.store.database import Database, Operation, Transaction
+from mail_proxy.store.database import Database
+from mail_proxy.store.operation import Operation, Transaction
 from mail_proxy.store.schema import file_links, file_storages, kept_files
 from mail_proxy.store.sealed import DeclaredPlaces, key_of_the_database, sealed_as_the_database_is
 from mail_proxy.store.version import hold_version

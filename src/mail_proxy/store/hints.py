@@ -19,7 +19,8 @@ from sqlalchemy import Text, bindparam, func, select
 
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.ports.clock import Clock
-from mail_proxy.store.database import Database, Operation, Transaction
+from mail_proxy.store.database import Database
+from mail_proxy.store.operation import Operation, Transaction
 
 CHANNEL = "mail_proxy"
 TELL_EVERY = 0.1

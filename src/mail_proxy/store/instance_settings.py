@@ -8,7 +8,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from mail_proxy.domain.instance import InstanceSettings
 from mail_proxy.store.claim import SCHEDULER_ACTIVE
-from mail_proxy.store.database import Transaction
+from mail_proxy.store.operation import Transaction
 from mail_proxy.store.schema import settings
 
 NAME = "instance_name"

@@ -9,8 +9,9 @@ from sqlalchemy import BigInteger, ColumnElement, Connection, Select, Text, and_
 
 from mail_proxy.domain.message import MessageState
 from mail_proxy.ports.message_changes import Deletion, Found, Requeueing, RetryFilter
-from mail_proxy.store.database import Company, Database, Operation
+from mail_proxy.store.database import Database
 from mail_proxy.store.keyset import upwards
+from mail_proxy.store.operation import Company, Operation
 from mail_proxy.store.prepared import once
 from mail_proxy.store.queue import ENQUEUES
 from mail_proxy.store.removal import Clean, CleanRequest, Delete, DeleteRequest

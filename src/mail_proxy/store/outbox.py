@@ -10,8 +10,9 @@ from sqlalchemy import BigInteger, Connection, Double, Integer, Text, bindparam,
 from mail_proxy.domain.message import FINAL_STATES
 from mail_proxy.domain.report import Event, EventType, StoredEvent
 from mail_proxy.domain.sync_lease import SyncLease, Waiting
-from mail_proxy.store.database import Company, Database, Operation, Transaction
+from mail_proxy.store.database import Database
 from mail_proxy.store.keyset import upwards
+from mail_proxy.store.operation import Company, Operation, Transaction
 from mail_proxy.store.prepared import Prepared, once
 from mail_proxy.store.rows import among, one_of, pack, packed, selected, unpack
 from mail_proxy.store.schema import events, messages, sync_leases, tenants

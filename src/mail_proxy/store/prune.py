@@ -24,8 +24,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from mail_proxy.store.database import Transaction
 from mail_proxy.store.keyset import upwards
+from mail_proxy.store.operation import Transaction
 from mail_proxy.store.prepared import once
 from mail_proxy.store.rows import among, pack, packed, unpack, unpacked
 from mail_proxy.store.schema import ANY_EVENT, ANY_MESSAGE, contents, events, feed_horizons, messages, recipients

@@ -15,9 +15,10 @@ from mail_proxy.ports.secrets import Cipher
 from mail_proxy.store import rescue
 from mail_proxy.store.bodies import BodiesRequest, RemoveBodies
 from mail_proxy.store.claim import Claim, ClaimRequest, refusal_token
-from mail_proxy.store.database import Company, Database, Operation, Transaction
+from mail_proxy.store.database import Database
 from mail_proxy.store.divert import Diversion, Divert
 from mail_proxy.store.enqueue import Batch, Enqueue
+from mail_proxy.store.operation import Company, Operation, Transaction
 from mail_proxy.store.prepared import once
 from mail_proxy.store.prune import Prune, PruneRequest
 from mail_proxy.store.rescue import Registration

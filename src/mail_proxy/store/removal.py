@@ -10,8 +10,8 @@ from sqlalchemy import BigInteger, Connection, Double, bindparam, select, text, 
 from mail_proxy.domain.message import WAITING_STATES, MessageState
 from mail_proxy.domain.settlement import cancel
 from mail_proxy.ports.message_changes import Deletion
-from mail_proxy.store.database import Transaction
 from mail_proxy.store.loading import Loader
+from mail_proxy.store.operation import Transaction
 from mail_proxy.store.prepared import once
 from mail_proxy.store.prune import Remove
 from mail_proxy.store.rows import among, pack, packed, unpack

@@ -12,9 +12,9 @@ from sqlalchemy import BigInteger, Connection, Double, Integer, Text, false, sel
 from mail_proxy.domain.message import MessageState
 from mail_proxy.domain.requeue import Requeued, Skipped, requeue
 from mail_proxy.ports.message_changes import Requeueing
-from mail_proxy.store.database import Transaction
 from mail_proxy.store.hints import Hint
 from mail_proxy.store.loading import Loader
+from mail_proxy.store.operation import Transaction
 from mail_proxy.store.prepared import once
 from mail_proxy.store.rows import among, pack, packed, unpack, unpacked
 from mail_proxy.store.schema import accounts, messages, recipients

@@ -19,9 +19,9 @@ from sqlalchemy import (
 from sqlalchemy import literal_column as sql
 
 from mail_proxy.domain.claim import Claimed
-from mail_proxy.store.database import Transaction
 from mail_proxy.store.keyset import each_value
 from mail_proxy.store.loading import Loader
+from mail_proxy.store.operation import Transaction
 from mail_proxy.store.prepared import once
 from mail_proxy.store.rows import among, pack, packed, unpack
 from mail_proxy.store.schema import instances, messages

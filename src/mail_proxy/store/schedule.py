@@ -24,9 +24,9 @@ from mail_proxy.domain.claim import Claimed
 from mail_proxy.domain.message import MessageState, Priority
 from mail_proxy.domain.poison import MOST_CRASHES
 from mail_proxy.ports.queue import Promotion
-from mail_proxy.store.database import Transaction
 from mail_proxy.store.keyset import each_value
 from mail_proxy.store.loading import Loader
+from mail_proxy.store.operation import Transaction
 from mail_proxy.store.poison import Poison
 from mail_proxy.store.prepared import once
 from mail_proxy.store.rows import among, pack, packed, unpack

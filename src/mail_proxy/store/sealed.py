@@ -15,7 +15,8 @@ from sqlalchemy import BigInteger, Column, ColumnElement, Connection, Table, Tex
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.domain.sealing import Resealed, SealCursor, SealStanding
 from mail_proxy.ports.secrets import CHECK_PLACE, Cipher, SealBroken, WrongKey
-from mail_proxy.store.database import Database, Operation, Transaction
+from mail_proxy.store.database import Database
+from mail_proxy.store.operation import Operation, Transaction
 from mail_proxy.store.rows import pack, unpacked
 from mail_proxy.store.schema import IDENTITY, SEALED, contents, instances, messages, metadata, settings
 from mail_proxy.store.version import hold_alone, hold_version

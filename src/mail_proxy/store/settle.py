@@ -13,8 +13,8 @@ from sqlalchemy import BigInteger, Double, Integer, Text, case, false, func, ins
 from mail_proxy.domain.claim import Claimed
 from mail_proxy.domain.message import FINAL_STATES, MessageState
 from mail_proxy.domain.settlement import Settlement
-from mail_proxy.store.database import Transaction
 from mail_proxy.store.hints import Hint
+from mail_proxy.store.operation import Transaction
 from mail_proxy.store.prepared import Prepared
 from mail_proxy.store.rows import among, one_of, pack, packed, unpack, unpacked
 from mail_proxy.store.schema import events, messages, recipients

@@ -14,7 +14,7 @@ from mail_proxy.ports.clock import Clock
 from mail_proxy.ports.secrets import Cipher
 from mail_proxy.store.archive import StoreArchive
 from mail_proxy.store.command_log import StoreCommandLog
-from mail_proxy.store.database import Database, Operation, Transaction
+from mail_proxy.store.database import Database
 from mail_proxy.store.directory import StoreDirectory
 from mail_proxy.store.errors import FsyncFailed
 from mail_proxy.store.feed import StoreFeed
@@ -22,6 +22,7 @@ from mail_proxy.store.files import StoreFileLedger
 from mail_proxy.store.hints import Hints
 from mail_proxy.store.message_changes import StoreMessageChanges
 from mail_proxy.store.opening import FileLock, prepare, sqlite_file
+from mail_proxy.store.operation import Operation, Transaction
 from mail_proxy.store.outbox import StoreOutbox
 from mail_proxy.store.queue import StoreQueue
 from mail_proxy.store.rescue import LEAVE, Registration, register

@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from mail_proxy.domain.tenant import Suspension
-from mail_proxy.store.database import Transaction
+from mail_proxy.store.operation import Transaction
 from mail_proxy.store.schema import POISON_BATCH, suspended_batches, tenants
 
 

@@ -16,7 +16,8 @@ from sqlalchemy.dialects.postgresql import insert
 
 from mail_proxy.domain.sync_lease import SyncLease, SyncMemory
 from mail_proxy.ports.clock import Clock
-from mail_proxy.store.database import Database, Operation, Transaction
+from mail_proxy.store.database import Database
+from mail_proxy.store.operation import Operation, Transaction
 from mail_proxy.store.prepared import Prepared
 from mail_proxy.store.rows import among, pack, packed, unpacked
 from mail_proxy.store.schema import instances, sync_leases

@@ -16,7 +16,8 @@ from sqlalchemy.dialects.sqlite import insert
 
 from mail_proxy.domain.sync_lease import SyncMemory
 from mail_proxy.ports.clock import Clock
-from mail_proxy.store.database import Database, Operation, Transaction
+from mail_proxy.store.database import Database
+from mail_proxy.store.operation import Operation, Transaction
 from mail_proxy.store.rows import pack, packed, unpack, unpacked
 from mail_proxy.store.schema import sync_leases, tenants
 

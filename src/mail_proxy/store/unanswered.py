@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Text, bindparam, false, literal_column, update
 
 from mail_proxy.domain.message import MessageState
-from mail_proxy.store.database import Transaction
+from mail_proxy.store.operation import Transaction
 from mail_proxy.store.rows import among, pack
 from mail_proxy.store.schema import messages
 

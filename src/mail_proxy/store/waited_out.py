@@ -19,8 +19,8 @@ from sqlalchemy import (
 
 from mail_proxy.domain.claim import Claimed
 from mail_proxy.domain.message import Priority
-from mail_proxy.store.database import Transaction
 from mail_proxy.store.keyset import each_value
+from mail_proxy.store.operation import Transaction
 from mail_proxy.store.prepared import once
 from mail_proxy.store.rows import packed, unpack
 from mail_proxy.store.schedule import ExpiryRequest, TakeUp

@@ -26,7 +26,7 @@ from mail_proxy.domain.tenant import Suspension
 from mail_proxy.ports.archive import MessageFilter
 from mail_proxy.ports.message_changes import Deletion, RetryFilter
 from mail_proxy.store.claim import Claim, ClaimRequest
-from mail_proxy.store.database import Transaction
+from mail_proxy.store.operation import Transaction
 from mail_proxy.store.store import Store
 from mail_proxy.store.unanswered import PutBack, Unanswered
 from mail_proxy.store.usage import Usage, UsageSettings

@@ -11,7 +11,8 @@ from sqlalchemy import insert, select
 
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.domain.report import Event, EventType
-from mail_proxy.store.database import POSTGRESQL_WRITERS, Operation, Transaction
+from mail_proxy.store.database import POSTGRESQL_WRITERS
+from mail_proxy.store.operation import Operation, Transaction
 from mail_proxy.store.schema import settings
 from mail_proxy.store.store import Store
 

@@ -13,8 +13,8 @@ from sqlalchemy import Connection, event, insert, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from mail_proxy.domain.errors import StoreUnavailable
-from mail_proxy.store.database import Operation, Transaction
 from mail_proxy.store.errors import FsyncFailed, can_run_again, connection_lost, translate
+from mail_proxy.store.operation import Operation, Transaction
 from mail_proxy.store.schema import settings
 from mail_proxy.store.store import Store
 from tests.edge.store.notes import notes, noting, on_the_writers_connection

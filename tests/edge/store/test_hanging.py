@@ -17,7 +17,8 @@ from mail_proxy.domain.account import Hold
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.domain.tenant import Tenant
 from mail_proxy.store import line, watch
-from mail_proxy.store.database import GROUP_WEIGHT, READERS, Operation, Transaction
+from mail_proxy.store.database import GROUP_WEIGHT, READERS
+from mail_proxy.store.operation import Operation, Transaction
 from mail_proxy.store.store import Store
 from mail_proxy.store.unanswered import TIMES
 from tests.conformance.steps import ACCEPTED, NOW, claim, settle_all

@@ -16,7 +16,7 @@ from mail_proxy.domain.account import Account
 from mail_proxy.domain.claim import Demand
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.domain.tenant import Tenant
-from mail_proxy.store.database import Transaction
+from mail_proxy.store.operation import Transaction
 from mail_proxy.store.store import Store
 from mail_proxy.store.unanswered import PutBack, Unanswered
 from tests.conformance.steps import ACCEPTED, NOW, claim, settle_all

@@ -18,8 +18,8 @@ from sqlalchemy import Connection, Engine, event, make_url, text
 
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.store import engines
-from mail_proxy.store.database import Operation, Transaction
 from mail_proxy.store.opening import AlreadyOpen, FileLock, StoreRefused, database_url, prepare, sqlite_file
+from mail_proxy.store.operation import Operation, Transaction
 from mail_proxy.store.store import Store, open_store
 from tests.edge.store.notes import noting
 from tests.edge.store.processes import openers
