@@ -32,7 +32,7 @@ pipelined_or_not = pytest.mark.parametrize("extensions", [EXTENSIONS, NOT_PIPELI
 @pytest.fixture
 async def hasty() -> AsyncIterator[SmtpTransport]:
     """A transport that loses patience soon."""
-    opened = SmtpTransport(timeouts=replace(SHORT, command=0.1, data_block=0.1))
+    opened = SmtpTransport(timeouts=replace(SHORT, command=0.5, data_block=0.5))
     yield opened
     await opened.close()
 
@@ -232,11 +232,11 @@ async def test_a_late_answer_to_the_dot_is_waited_for() -> None:
         await answer.wait()
         peer.say("250 2.0.0 at last")
 
-    transport = SmtpTransport(timeouts=Timeouts(command=0.05, data_block=0.05, dot=5))
+    transport = SmtpTransport(timeouts=Timeouts(command=0.5, data_block=0.5, dot=20))
     async with scripted_server(Dialogue(dot=late)) as server:
         sending = asyncio.ensure_future(transport.send(account(server.port), envelope(), wire(), Dots()))
         await asked.wait()
-        asyncio.get_running_loop().call_later(0.2, answer.set)
+        asyncio.get_running_loop().call_later(1, answer.set)
         attempt = await sending
         await transport.close()
     assert str(attempt.answers[0].reply) == "250 2.0.0 at last"
@@ -244,10 +244,10 @@ async def test_a_late_answer_to_the_dot_is_waited_for() -> None:
 
 async def test_each_reply_to_a_block_has_its_own_time() -> None:
     async def slow(peer: Peer) -> None:
-        await asyncio.sleep(0.08)
+        await asyncio.sleep(0.2)
         peer.say("250 ok")
 
-    transport = SmtpTransport(timeouts=replace(SHORT, command=0.35))
+    transport = SmtpTransport(timeouts=replace(SHORT, command=1))
     async with scripted_server(Dialogue(rcpt=lambda _: slow)) as server:
         to = envelope(*(f"r{n}@x.org" for n in range(6)))
         attempt = await transport.send(account(server.port), to, wire(), Dots())
