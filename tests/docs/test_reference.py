@@ -13,7 +13,8 @@ import pytest
 
 from mail_proxy.administration.requests import AccountIn, ClientAuthIn, TenantIn
 from mail_proxy.api.queries import MessagesQuery
-from mail_proxy.api.schemas import MessageOut, RecipientOut, StatusAnswer
+from mail_proxy.api.schemas.messages import MessageOut, RecipientOut
+from mail_proxy.api.schemas.status import StatusAnswer
 from mail_proxy.cli.commands import OF_INSTANCE, OF_TENANT, main
 from mail_proxy.cli.named.tree import MEASURES
 from mail_proxy.domain.recipient import Recipient, RecipientKind, RecipientState

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mail_proxy.delivery.dispatcher import LOOKED_AT
+from mail_proxy.delivery.claiming import LOOKED_AT
 from mail_proxy.domain.account import Hold
 from mail_proxy.domain.attempt import Attempt, Envelope, HostFailed
 from mail_proxy.domain.claim import Demand

@@ -10,12 +10,13 @@ from starlette.responses import Response
 
 from mail_proxy.administration.requests import AccountIn
 from mail_proxy.administration.views import account_view, probe_view
-from mail_proxy.api import schemas
 from mail_proxy.api.auth import AnyCaller, tenant_meant
 from mail_proxy.api.bodies import read_model, refuse_body
 from mail_proxy.api.documented import BODY, body, failures
 from mail_proxy.api.errors import answer
 from mail_proxy.api.queries import ForceTenantQuery, NoQuery, TenantQuery
+from mail_proxy.api.schemas.accounts import AccountAnswer, AccountsAnswer, TestAnswer
+from mail_proxy.api.schemas.answer import Answer, Put
 from mail_proxy.api.services import services_of
 
 router = APIRouter(tags=["accounts"])
@@ -54,7 +55,7 @@ _NEW: dict[str, dict[str, Any]] = {
 @router.post(
     "/account",
     summary="Create or change an account",
-    response_model=schemas.Put,
+    response_model=Put,
     responses=failures(403, 404, *BODY),
     openapi_extra=body(AccountIn, _NEW),
 )
@@ -74,7 +75,7 @@ async def put_account(request: Request, caller: AnyCaller, _query: Annotated[NoQ
 @router.get(
     "/accounts",
     summary="List accounts",
-    response_model=schemas.AccountsAnswer,
+    response_model=AccountsAnswer,
     responses=failures(403, 404),
 )
 async def list_accounts(request: Request, caller: AnyCaller, query: Annotated[TenantQuery, Query()]) -> Response:
@@ -87,7 +88,7 @@ async def list_accounts(request: Request, caller: AnyCaller, query: Annotated[Te
 @router.get(
     "/account/{account_id}",
     summary="Show an account",
-    response_model=schemas.AccountAnswer,
+    response_model=AccountAnswer,
     responses=failures(403, 404),
 )
 async def get_account(
@@ -102,7 +103,7 @@ async def get_account(
 @router.post(
     "/account/{account_id}/test",
     summary="Try an account",
-    response_model=schemas.TestAnswer,
+    response_model=TestAnswer,
     response_model_exclude_unset=True,
     responses=failures(403, 404, *BODY),
 )
@@ -124,7 +125,7 @@ async def test_account(
 @router.delete(
     "/account/{account_id}",
     summary="Remove an account",
-    response_model=schemas.Answer,
+    response_model=Answer,
     responses=failures(403, 404, 409, *BODY),
 )
 async def delete_account(

@@ -11,12 +11,12 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from mail_proxy.api import schemas
 from mail_proxy.api.auth import AdminCaller
 from mail_proxy.api.bodies import refuse_body
 from mail_proxy.api.documented import BODY, failures
 from mail_proxy.api.errors import CutOff, answer, to_json
 from mail_proxy.api.queries import CommandLogPageQuery, CommandLogPurgeQuery, CommandLogQuery
+from mail_proxy.api.schemas.command_log import CommandLogAnswer, PurgedAnswer
 from mail_proxy.api.services import services_of
 from mail_proxy.api.views import entry_view
 from mail_proxy.domain.command_log import Logged, Position
@@ -37,7 +37,7 @@ _EXAMPLE = (
 @router.get(
     "",
     summary="List changes that were asked for",
-    response_model=schemas.CommandLogAnswer,
+    response_model=CommandLogAnswer,
     responses=failures(403),
 )
 async def list_entries(
@@ -94,7 +94,7 @@ async def export_entries(
 @router.delete(
     "",
     summary="Remove old entries",
-    response_model=schemas.PurgedAnswer,
+    response_model=PurgedAnswer,
     responses=failures(403, *BODY),
 )
 async def purge_entries(

@@ -9,12 +9,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from mail_proxy.administration.scheduling import Held
-from mail_proxy.api import schemas
 from mail_proxy.api.auth import AnyCaller, Caller, tenant_meant, tenant_or_all
 from mail_proxy.api.bodies import refuse_body
 from mail_proxy.api.documented import BODY, failures
 from mail_proxy.api.errors import answer
 from mail_proxy.api.queries import OptionalTenantQuery, SuspensionQuery
+from mail_proxy.api.schemas import suspensions
+from mail_proxy.api.schemas.answer import Answer
 from mail_proxy.api.services import services_of
 
 router = APIRouter(prefix="/commands", tags=["commands"])
@@ -23,7 +24,7 @@ router = APIRouter(prefix="/commands", tags=["commands"])
 @router.post(
     "/run-now",
     summary="Look at once for what is due",
-    response_model=schemas.Answer,
+    response_model=Answer,
     responses=failures(403, 404, *BODY),
 )
 async def run_now(request: Request, caller: AnyCaller, query: Annotated[OptionalTenantQuery, Query()]) -> Response:
@@ -37,7 +38,7 @@ async def run_now(request: Request, caller: AnyCaller, query: Annotated[Optional
 @router.post(
     "/suspend",
     summary="Hold a tenant, a batch or the whole scheduler",
-    response_model=schemas.Held,
+    response_model=suspensions.Held,
     response_model_exclude_unset=True,
     responses=failures(403, 404, 409, *BODY),
 )
@@ -49,7 +50,7 @@ async def suspend(request: Request, caller: AnyCaller, query: Annotated[Suspensi
 @router.post(
     "/activate",
     summary="Free a tenant, a batch or the whole scheduler",
-    response_model=schemas.Held,
+    response_model=suspensions.Held,
     response_model_exclude_unset=True,
     responses=failures(403, 404, 409, *BODY),
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from mail_proxy.api.schemas import Failure
+from mail_proxy.api.schemas.answer import Failure
 
 _FAILURES: dict[int, tuple[str, str, str]] = {
     401: ("No valid token.", "There is no valid token in X-API-Token or Authorization: Bearer.", "unauthorized"),

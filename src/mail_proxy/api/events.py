@@ -8,11 +8,11 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mail_proxy.api import schemas
 from mail_proxy.api.auth import AnyCaller, tenant_meant
 from mail_proxy.api.documented import failures
 from mail_proxy.api.long_lists import answer_with_list
 from mail_proxy.api.queries import FeedQuery
+from mail_proxy.api.schemas.events import FeedAnswer
 from mail_proxy.api.services import services_of
 from mail_proxy.reporting.feed import Wanted
 
@@ -22,7 +22,7 @@ router = APIRouter(prefix="/events", tags=["messages"])
 @router.get(
     "",
     summary="Follow what becomes of messages",
-    response_model=schemas.FeedAnswer,
+    response_model=FeedAnswer,
     responses=failures(403, 404, 410),
 )
 async def follow_events(request: Request, caller: AnyCaller, query: Annotated[FeedQuery, Query()]) -> Response:

@@ -11,13 +11,13 @@ from starlette.responses import Response
 import mail_proxy
 from mail_proxy.administration.instance import refuse_what_cannot_change
 from mail_proxy.administration.requests import InstanceChanges
-from mail_proxy.api import schemas
 from mail_proxy.api.auth import REFUSED, AdminCaller, presented_token
 from mail_proxy.api.bodies import read_small_json, refuse_body, validated
 from mail_proxy.api.documented import BODY, body, failures
 from mail_proxy.api.errors import answer
 from mail_proxy.api.queries import NoQuery
 from mail_proxy.api.redaction import shown_body
+from mail_proxy.api.schemas.instance import ApiTokenAnswer, InstanceAnswer
 from mail_proxy.api.services import Services, services_of
 from mail_proxy.domain.errors import Unauthorized
 from mail_proxy.runtime.shown_settings import Shown
@@ -33,7 +33,7 @@ _CHANGES: dict[str, dict[str, Any]] = {
 }
 
 
-@router.get("", summary="Show the settings", response_model=schemas.InstanceAnswer, responses=failures(403))
+@router.get("", summary="Show the settings", response_model=InstanceAnswer, responses=failures(403))
 async def get_instance(request: Request, _caller: AdminCaller, _query: Nothing) -> Response:
     """Show every setting with its value and where that comes from; of secrets only whether they are set.
 
@@ -46,7 +46,7 @@ async def get_instance(request: Request, _caller: AdminCaller, _query: Nothing) 
 @router.put(
     "",
     summary="Change what can be changed while it runs",
-    response_model=schemas.InstanceAnswer,
+    response_model=InstanceAnswer,
     responses=failures(403, *BODY),
     openapi_extra=body(InstanceChanges, _CHANGES),
 )
@@ -69,7 +69,7 @@ async def change_instance(request: Request, caller: AdminCaller, _query: Nothing
 @router.post(
     "/api-token",
     summary="Make a new admin token",
-    response_model=schemas.ApiTokenAnswer,
+    response_model=ApiTokenAnswer,
     responses=failures(403, 409, *BODY),
 )
 async def new_api_token(request: Request, _caller: AdminCaller, _query: Nothing) -> Response:

@@ -10,12 +10,12 @@ from starlette.responses import Response
 
 from mail_proxy.administration.message_commands import Retried
 from mail_proxy.administration.requests import CleanupIn, DeleteIn, OfTenant, RetryIn
-from mail_proxy.api import schemas
 from mail_proxy.api.auth import AnyCaller, Caller, refuse_other_tenant, tenant_meant
 from mail_proxy.api.bodies import LISTS, read_model
 from mail_proxy.api.documented import BODY, body, failures
 from mail_proxy.api.errors import answer
 from mail_proxy.api.queries import TenantQuery
+from mail_proxy.api.schemas.messages import CleanedOut, DeletedOut, RetriedOut
 from mail_proxy.api.services import Services, services_of
 from mail_proxy.domain.errors import Invalid, Problem
 from mail_proxy.ports.message_changes import RetryFilter
@@ -28,7 +28,7 @@ _FILTERS = ("state", "status", "account_id", "batch_code", "created_from", "crea
 @router.post(
     "/delete-messages",
     summary="Delete messages",
-    response_model=schemas.DeletedOut,
+    response_model=DeletedOut,
     responses=failures(403, 404, *BODY),
     openapi_extra=body(
         DeleteIn,
@@ -59,7 +59,7 @@ async def delete_messages(request: Request, caller: AnyCaller, query: Annotated[
 @router.post(
     "/retry-messages",
     summary="Send failed messages once more",
-    response_model=schemas.RetriedOut,
+    response_model=RetriedOut,
     responses=failures(403, 404, *BODY),
     openapi_extra=body(
         RetryIn,
@@ -103,7 +103,7 @@ async def retry_messages(request: Request, caller: AnyCaller, query: Annotated[T
 @router.post(
     "/cleanup-messages",
     summary="Remove finished and reported messages",
-    response_model=schemas.CleanedOut,
+    response_model=CleanedOut,
     responses=failures(403, 404, *BODY),
     openapi_extra=body(
         CleanupIn, {"Older than a day": {"tenant_id": "acme", "older_than_seconds": 86400}}, required=False

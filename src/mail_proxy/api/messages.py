@@ -8,13 +8,14 @@ from fastapi import APIRouter, Path, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mail_proxy.api import schemas
 from mail_proxy.api.auth import AnyCaller, tenant_meant
 from mail_proxy.api.cursors import cursor_to
 from mail_proxy.api.documented import failures
 from mail_proxy.api.errors import answer
 from mail_proxy.api.long_lists import answer_with_list, in_thread_if_long
 from mail_proxy.api.queries import MessagesQuery, TenantQuery
+from mail_proxy.api.schemas.events import EventsAnswer
+from mail_proxy.api.schemas.messages import ExplanationAnswer, MessageAnswer, MessagesAnswer
 from mail_proxy.api.services import services_of
 from mail_proxy.api.views import event_view, explanation_view, message_view
 from mail_proxy.domain.errors import NotFound
@@ -29,7 +30,7 @@ MessageId = Annotated[str, Path(description="Your id of the message.", examples=
 @router.get(
     "",
     summary="List and search messages",
-    response_model=schemas.MessagesAnswer,
+    response_model=MessagesAnswer,
     responses=failures(403, 404),
 )
 async def list_messages(request: Request, caller: AnyCaller, query: Annotated[MessagesQuery, Query()]) -> Response:
@@ -52,7 +53,7 @@ async def list_messages(request: Request, caller: AnyCaller, query: Annotated[Me
 @router.get(
     "/{message_id}",
     summary="Show one message",
-    response_model=schemas.MessageAnswer,
+    response_model=MessageAnswer,
     responses=failures(403, 404),
 )
 async def get_message(
@@ -70,7 +71,7 @@ async def get_message(
 @router.get(
     "/{message_id}/events",
     summary="Show a message's history",
-    response_model=schemas.EventsAnswer,
+    response_model=EventsAnswer,
     responses=failures(403, 404),
 )
 async def get_history(
@@ -88,7 +89,7 @@ async def get_history(
 @router.get(
     "/{message_id}/explain",
     summary="Explain why a message has not been sent yet",
-    response_model=schemas.ExplanationAnswer,
+    response_model=ExplanationAnswer,
     responses=failures(403, 404),
 )
 async def explain_message(

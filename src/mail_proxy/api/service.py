@@ -9,11 +9,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 import mail_proxy
-from mail_proxy.api import schemas
 from mail_proxy.api.auth import AnyCaller, presented_bearer, refused, tenant_or_all
 from mail_proxy.api.documented import failures
 from mail_proxy.api.errors import answer, failure
 from mail_proxy.api.queries import NoQuery, OptionalTenantQuery
+from mail_proxy.api.schemas.answer import Answer
+from mail_proxy.api.schemas.status import StatusAnswer
 from mail_proxy.api.services import services_of
 from mail_proxy.domain.errors import Unauthorized
 from mail_proxy.runtime.telemetry import CONTENT_TYPE
@@ -24,7 +25,7 @@ router = APIRouter(tags=["service"])
 Nothing = Annotated[NoQuery, Query()]
 
 
-@router.get("/health", summary="Does it live?", response_model=schemas.Answer, responses=failures(422, public=True))
+@router.get("/health", summary="Does it live?", response_model=Answer, responses=failures(422, public=True))
 async def health(_query: Nothing) -> Response:
     """Answer while the process lives."""
     return answer({"ok": True})
@@ -39,7 +40,7 @@ async def health_head(query: Nothing) -> Response:
 @router.get(
     "/ready",
     summary="Is it ready?",
-    response_model=schemas.Answer,
+    response_model=Answer,
     responses=failures(422, 503, public=True),
 )
 async def ready(request: Request, _query: Nothing) -> Response:
@@ -91,7 +92,7 @@ async def metrics(request: Request, _query: Nothing) -> Response:
 @router.get(
     "/status",
     summary="How is it doing?",
-    response_model=schemas.StatusAnswer,
+    response_model=StatusAnswer,
     response_model_exclude_unset=True,
     responses=failures(403, 404),
 )

@@ -17,7 +17,7 @@ from mail_proxy.api.bodies import read_json, validated
 from mail_proxy.api.documented import BODY, body, failures
 from mail_proxy.api.errors import refusal, to_json
 from mail_proxy.api.redaction import shown_batch, shown_receipt
-from mail_proxy.api.schemas import ReceiptOut
+from mail_proxy.api.schemas.messages import ReceiptOut
 from mail_proxy.api.services import Services, services_of
 from mail_proxy.api.views import receipt_view
 from mail_proxy.domain.errors import Invalid, MailProxyError, Problem

@@ -10,12 +10,20 @@ from starlette.responses import Response
 
 from mail_proxy.administration.requests import ApiKeyIn, TenantChanges, TenantIn
 from mail_proxy.administration.views import tenant_view
-from mail_proxy.api import schemas
 from mail_proxy.api.auth import AdminCaller, AnyCaller, tenant_meant
 from mail_proxy.api.bodies import read_model, refuse_body
 from mail_proxy.api.documented import BODY, body, failures
 from mail_proxy.api.errors import answer
 from mail_proxy.api.queries import ForceQuery, NoQuery, SyncStatusQuery
+from mail_proxy.api.schemas.answer import Answer
+from mail_proxy.api.schemas.tenants import (
+    ApiKeyAnswer,
+    SigningSecretAnswer,
+    SyncStatusAnswer,
+    TenantAnswer,
+    TenantPut,
+    TenantsAnswer,
+)
 from mail_proxy.api.services import services_of
 from mail_proxy.api.views import sync_view
 
@@ -41,7 +49,7 @@ _KEY: dict[str, dict[str, Any]] = {"For ever": {}, "With an end": {"api_key_expi
 @router.post(
     "/tenant",
     summary="Create or change a tenant",
-    response_model=schemas.TenantPut,
+    response_model=TenantPut,
     response_model_exclude_unset=True,
     responses=failures(403, *BODY),
     openapi_extra=body(TenantIn, _NEW),
@@ -56,7 +64,7 @@ async def put_tenant(request: Request, caller: AdminCaller, _query: Nothing) -> 
     return answer({"ok": True, "created": key is not None, **told})
 
 
-@router.get("/tenants", summary="List tenants", response_model=schemas.TenantsAnswer, responses=failures(403))
+@router.get("/tenants", summary="List tenants", response_model=TenantsAnswer, responses=failures(403))
 async def list_tenants(request: Request, _caller: AdminCaller, _query: Nothing) -> Response:
     """List all tenants, by id."""
     tenants = await services_of(request).tenants.all()
@@ -66,7 +74,7 @@ async def list_tenants(request: Request, _caller: AdminCaller, _query: Nothing) 
 @router.get(
     "/tenants/sync-status",
     summary="Show how reporting goes",
-    response_model=schemas.SyncStatusAnswer,
+    response_model=SyncStatusAnswer,
     responses=failures(403),
 )
 async def sync_status(request: Request, _caller: AdminCaller, query: Annotated[SyncStatusQuery, Query()]) -> Response:
@@ -78,7 +86,7 @@ async def sync_status(request: Request, _caller: AdminCaller, query: Annotated[S
 @router.get(
     "/tenant/{tenant_id}",
     summary="Show a tenant",
-    response_model=schemas.TenantAnswer,
+    response_model=TenantAnswer,
     responses=failures(403, 404),
 )
 async def get_tenant(request: Request, caller: AnyCaller, tenant_id: TenantId, _query: Nothing) -> Response:
@@ -91,7 +99,7 @@ async def get_tenant(request: Request, caller: AnyCaller, tenant_id: TenantId, _
 @router.put(
     "/tenant/{tenant_id}",
     summary="Change a tenant",
-    response_model=schemas.Answer,
+    response_model=Answer,
     responses=failures(403, 404, *BODY),
     openapi_extra=body(TenantChanges, _CHANGES),
 )
@@ -106,7 +114,7 @@ async def update_tenant(request: Request, caller: AdminCaller, tenant_id: Tenant
 @router.delete(
     "/tenant/{tenant_id}",
     summary="Remove a tenant",
-    response_model=schemas.Answer,
+    response_model=Answer,
     responses=failures(403, 404, 409, *BODY),
 )
 async def delete_tenant(
@@ -122,7 +130,7 @@ async def delete_tenant(
 @router.post(
     "/tenant/{tenant_id}/api-key",
     summary="Give a tenant a new token",
-    response_model=schemas.ApiKeyAnswer,
+    response_model=ApiKeyAnswer,
     responses=failures(403, 404, *BODY),
     openapi_extra=body(ApiKeyIn, _KEY, required=False),
 )
@@ -137,7 +145,7 @@ async def new_api_key(request: Request, caller: AdminCaller, tenant_id: TenantId
 @router.delete(
     "/tenant/{tenant_id}/api-key",
     summary="Revoke a tenant's token",
-    response_model=schemas.Answer,
+    response_model=Answer,
     responses=failures(403, 404, *BODY),
 )
 async def revoke_api_key(request: Request, caller: AdminCaller, tenant_id: TenantId, _query: Nothing) -> Response:
@@ -151,7 +159,7 @@ async def revoke_api_key(request: Request, caller: AdminCaller, tenant_id: Tenan
 @router.post(
     "/tenant/{tenant_id}/signing-secret",
     summary="Sign a tenant's reports with a new secret",
-    response_model=schemas.SigningSecretAnswer,
+    response_model=SigningSecretAnswer,
     responses=failures(403, 404, *BODY),
 )
 async def new_signing_secret(request: Request, caller: AdminCaller, tenant_id: TenantId, _query: Nothing) -> Response:
@@ -165,7 +173,7 @@ async def new_signing_secret(request: Request, caller: AdminCaller, tenant_id: T
 @router.delete(
     "/tenant/{tenant_id}/signing-secret",
     summary="Sign a tenant's reports no more",
-    response_model=schemas.Answer,
+    response_model=Answer,
     responses=failures(403, 404, *BODY),
 )
 async def stop_signing(request: Request, caller: AdminCaller, tenant_id: TenantId, _query: Nothing) -> Response:

@@ -112,6 +112,17 @@ class Lane:
         )
         return not busy and not self.breaker.open
 
+    def ahead(self, batch_size: int) -> int:
+        """Return how many messages to take up at a time: so many at the most, unless the account has its own bound."""
+        return self.reach.ahead(*self._bounds(batch_size))
+
+    def half_gone(self, now: float, batch_size: int) -> None:
+        """Take note that half of what was taken up has gone out, and that more is to be asked for."""
+        self.reach.half_gone(now, *self._bounds(batch_size))
+
+    def _bounds(self, batch_size: int) -> tuple[int, int]:
+        return self.account.max_connections, self.account.batch_size or batch_size
+
     @property
     def wanted_senders(self) -> int:
         """How many more senders would have something to do."""

@@ -156,7 +156,7 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
     async with AsyncExitStack() as stack:
         store = await _open_store(settings, address, instance_id, clock)
         stack.push_async_callback(store.close)
-        store.database.meter = meter
+        store.database.commits.meter = meter
         if isinstance(clock, DatabaseClock):
             await clock.ask(store.time)  # G14
         audit = AuditLog(store.command_log, clock, settings.command_log_retention_seconds)

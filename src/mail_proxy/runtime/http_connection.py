@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from mail_proxy.domain.client_network import client_network
 from mail_proxy.runtime.http_places import MOST_BEYOND, Places
 from mail_proxy.runtime.http_refusal import Message, Refusal, Send, id_from, new_id
+from mail_proxy.runtime.http_request import MAX_URL, NOT_HTTP, URL_TOO_LONG, RequestShape
 
 KEEP_ALIVE = 75
 """Seconds that a client's idle connection is kept: longer than the usual load balancer keeps its own (60)."""
@@ -33,17 +34,9 @@ PROGRESS_EVERY = 10.0
 """Seconds between looks at whether a client reads its answer."""
 PROGRESS = 20_000
 """Bytes that it has to take meanwhile."""
-MAX_HEAD = 64 * 1024
-"""Bytes of request line, headers and trailers."""
-MAX_URL = 16 * 1024
-MAX_HEADERS = 100
-FRAMING = 16
-"""Bytes of chunk sizes and the like that may come for each byte of the body, beyond `MAX_HEAD`."""
 MAX_PIPELINED = 16
 """Requests of one connection that wait for the one before."""
 OPEN_PATHS = frozenset({"/health", "/ready", "/metrics"})
-_TOKEN_LINES = (b"x-api-token:", b"authorization:")
-_LONGEST_NAME = max(map(len, _TOKEN_LINES))
 
 Receive = Callable[[], Awaitable[Message]]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
@@ -54,18 +47,7 @@ Told = Callable[["str | None", str, str], None]
 log = structlog.get_logger(__name__)
 
 
-NOT_HTTP = Refusal(400, "This is no valid HTTP/1.1 request.", code="bad_request")
 TOO_SLOW = Refusal(408, f"The headers of the request did not arrive within {HEAD_PATIENCE:g} s.", code="timeout")
-URL_TOO_LONG = Refusal(414, f"A URL has at most {MAX_URL} bytes here.", code="url_too_long")
-HEAD_TOO_LARGE = Refusal(
-    431, f"A request has at most {MAX_HEADERS} headers and {MAX_HEAD} bytes of them here.", code="headers_too_large"
-)
-NO_TOKEN = Refusal(
-    401,
-    "There is no valid token in X-API-Token or Authorization: Bearer.",
-    code="unauthorized",
-    headers=((b"www-authenticate", b"Bearer"),),
-)
 CROWDED = Refusal(
     503,
     "Too many connections are open now; try again later.",
@@ -98,13 +80,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._reading_alarm: TimerHandle | None = None
         self._unread = 0
         self._discarding = self._last_answered = False
-        self._in_head = False
-        self._framing = self._body = 0
-        self._sizes = self._count = 0
-        self._line = b""
-        self._begun = False
-        self._hosts = 0
-        self._codings: list[bytes] = []
+        self._shape = RequestShape()
         if self._reserved:
             self.app = cast("Any", _only_open_paths(cast("Application", self.app)))
         if self.places.taken > self.places.limit + MOST_BEYOND:
@@ -138,32 +114,22 @@ class BoundedConnection(HttpToolsProtocol):
         self._take_place()
 
     def _look_at(self, data: bytes) -> None:
-        self._begun = False
-        before = self._body
+        self._shape.piece_comes()
         super().data_received(data)
         if self._ends():
             return
-        if self._in_head:
-            self._line = _line_begun(self._line, data)
-        if not self._begun:
-            # What is neither body nor a new request: headers, trailers, chunk sizes and their extensions.
-            self._framing += len(data) - (self._body - before)
-            if self._framing > MAX_HEAD + FRAMING * self._body:
-                long_token = self._in_head and self._line.startswith(_TOKEN_LINES)
-                self._refuse(NO_TOKEN if long_token else HEAD_TOO_LARGE)
-                return
-        if self._head_alarm is None and (self._in_head or self._between_requests()):
+        refusal = self._shape.came(data)
+        if refusal is not None:
+            self._refuse(refusal)
+            return
+        if self._head_alarm is None and (self._shape.in_head or self._between_requests()):
             self._await_head()
 
     @override
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._be_busy()
-        self._begun = self._in_head = True
-        self._framing = self._body = self._sizes = self._count = 0
-        self._line = b""
-        self._hosts = 0
-        self._codings = []
+        self._shape.begin()
 
     @override
     def on_url(self, url: bytes) -> None:
@@ -173,40 +139,27 @@ class BoundedConnection(HttpToolsProtocol):
 
     @override
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._count += 1
-        self._sizes += len(name) + len(value)
-        if self._count > MAX_HEADERS or self._sizes > MAX_HEAD:
-            long_token = name.lower() + b":" in _TOKEN_LINES and len(value) > MAX_HEAD // 2
-            self._stop_with(NO_TOKEN if long_token else HEAD_TOO_LARGE)
-        if self._in_head:  # trailers are counted and thrown away (RFC 9110 section 6.5.1)
-            lower = name.lower()
-            self._hosts += lower == b"host"
-            if lower == b"transfer-encoding":
-                self._codings.append(value.lower())
+        refusal = self._shape.header(name, value)
+        if refusal is not None:
+            self._stop_with(refusal)
+        if self._shape.in_head:  # trailers are counted and thrown away (RFC 9110 section 6.5.1)
             super().on_header(name, value)
 
     @override
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._shape.in_head = False
         self._head_has_come()
         self.places.silent.pop(self, None)
-        if len(self.pipeline) >= MAX_PIPELINED or not self._is_plain():
+        if len(self.pipeline) >= MAX_PIPELINED or not self._shape.is_plain(self.parser.get_http_version()):
             self._stop_with(NOT_HTTP)
         super().on_headers_complete()
         self.cycle.transport = _Gentle(self)  # type: ignore[assignment]  # all of it that a request uses
         if self._reserved or self.parser.should_upgrade():  # no upgrade is taken, and the parser stops after it
             self.cycle.keep_alive = False
 
-    def _is_plain(self) -> bool:
-        """False where a proxy in front could take the request for another one (RFC 9112 sections 2.3, 3.2 and 6.1)."""
-        version = self.parser.get_http_version()
-        if version == "1.0":
-            return self._hosts <= 1 and not self._codings
-        return version == "1.1" and self._hosts == 1 and self._codings in ([], [b"chunked"])
-
     @override
     def on_body(self, body: bytes) -> None:
-        self._body += len(body)
+        self._shape.body(len(body))
         super().on_body(body)
 
     # What is refused
@@ -248,7 +201,7 @@ class BoundedConnection(HttpToolsProtocol):
         """Close a connection at once that has no whole request in progress, with an answer where one is due."""
         cycle = self._latest
         if not self._discarding:
-            if cycle is None or (self._in_head and cycle.response_complete):
+            if cycle is None or (self._shape.in_head and cycle.response_complete):
                 self.transport.write(CROWDED.to_bytes(new_id()))
             elif not cycle.response_complete and not cycle.response_started:
                 cycle.disconnected = True
@@ -306,7 +259,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _between_requests(self) -> bool:
         cycle = self._latest
-        return (cycle is None or (cycle.response_complete and not cycle.more_body)) and not self._in_head
+        return (cycle is None or (cycle.response_complete and not cycle.more_body)) and not self._shape.in_head
 
     def _take_place(self) -> None:
         """Say what it waits for, and so when it makes place for another connection."""
@@ -320,7 +273,7 @@ class BoundedConnection(HttpToolsProtocol):
                 bodies.add(self, now)
             else:
                 self.places.be_busy(self)
-        elif self._discarding or self._in_head or self._head_alarm is not None:
+        elif self._discarding or self._shape.in_head or self._head_alarm is not None:
             bodies.discard(self)
             heads.add(self, now)
         else:
@@ -335,7 +288,7 @@ class BoundedConnection(HttpToolsProtocol):
         cycle = self._latest
         if cycle is not None and not cycle.response_complete:
             self._await_head()  # it waits for the answer before
-        elif self._in_head:
+        elif self._shape.in_head:
             self._refuse(TOO_SLOW)
         else:
             self.transport.close()
@@ -454,11 +407,3 @@ class _Refused(Exception):
 def _drop(alarm: TimerHandle | None) -> None:
     if alarm is not None:
         alarm.cancel()
-
-
-def _line_begun(line: bytes, data: bytes) -> bytes:
-    """Return how the line begins that is not at its end yet, in small letters."""
-    start = data.rfind(b"\n") + 1
-    if start:
-        line = b""
-    return line + data[start : start + _LONGEST_NAME - len(line)].lower() if len(line) < _LONGEST_NAME else line

@@ -16,8 +16,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -26,9 +25,9 @@ from sqlalchemy import Connection, Engine, make_url
 from sqlalchemy.engine import URL
 
 from mail_proxy.domain.errors import StoreUnavailable
-from mail_proxy.ports.observers import CommitMeter
 from mail_proxy.store.engines import postgresql_engine, repeatable, sqlite_engine
-from mail_proxy.store.errors import FsyncFailed, can_run_again, connection_lost, translate
+from mail_proxy.store.errors import FsyncFailed, connection_lost, translate
+from mail_proxy.store.group_commit import GroupCommit, Write
 from mail_proxy.store.line import ALONE, Call, Line, Patience
 from mail_proxy.store.operation import Company, ItemT, Operation, ResultT, Transaction
 from mail_proxy.store.watch import STUCK_AFTER, Watch
@@ -38,15 +37,6 @@ POSTGRESQL_WRITERS = 2
 GROUP_WEIGHT = 8_000_000
 """Bytes, about, that are committed together; a heavier item commits alone."""
 GROUP_ITEMS = 2_000
-RUNS = 4
-"""How often a group is run when the database asks for it (deadlock, serialisation, lost connection)."""
-
-
-@dataclass(slots=True, eq=False)
-class _Write(Call):
-    operation: Operation[Any, Any]
-    item: Any
-    unsure: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -63,7 +53,6 @@ class Database:
     def __init__(self, url: str, write_events: Callable[[Transaction], None]) -> None:
         self.url: URL = make_url(url)
         self.dialect: str = "sqlite" if self.url.get_backend_name() == "sqlite" else "postgresql"
-        self._write_events = write_events
         self._writer_count = 1 if self.dialect == "sqlite" else POSTGRESQL_WRITERS
         self._watch = Watch()
         if self.dialect == "sqlite":
@@ -73,23 +62,15 @@ class Database:
             self._engine = postgresql_engine(self.url, connections=READERS + POSTGRESQL_WRITERS)
             self._watch.attach(self._engine)
             self._readers_engine = repeatable(self._engine)
-        self._writes: Line[_Write] = Line()
+        self.commits = GroupCommit(self._engine, self.dialect, self._watch, write_events)
+        """What writers do with what they have taken, and how that goes."""
+        self._writes: Line[Write] = Line()
         self._reads: Line[_Read] = Line()
         self._write_patience = Patience(self._give_up_write, self._watch.cut_stuck)
         self._read_patience = Patience(self._give_up_read, self._watch.cut_stuck)
         self._threads: list[threading.Thread] = []
-        self._held: Connection | None = None
-        """The connection of SQLite's writer, while it waits for work."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
-        self.trouble: str | None = None
-        """Why the last write failed, if the database was away or did not answer, until one succeeds."""
-        self.before_commit: Callable[[Transaction], None] = lambda _transaction: None
-        """Called in a transaction that has hints."""
-        self.meter: CommitMeter | None = None
-        """Told of each commit."""
-        self.broken: FsyncFailed | None = None
-        """Set for good once a commit could not be made durable; every later write raises it."""  # G12
 
     @property
     def engine(self) -> Engine:
@@ -99,7 +80,7 @@ class Database:
     @property
     def available(self) -> bool:
         """False after a write that failed because the database was away, until one succeeds."""
-        return self.trouble is None and self.broken is None
+        return self.commits.available
 
     def start(self) -> None:
         """Start the threads; to be called on the event loop that the store is used on."""
@@ -136,7 +117,7 @@ class Database:
         """  # G12
         if self._closed or self._loop is None:
             raise StoreUnavailable("the store is closed")
-        call = _Write(
+        call = Write(
             self._loop.create_future(),
             operation,
             item,
@@ -175,7 +156,7 @@ class Database:
 
     # -- on the event loop -------------------------------------------------------------------------------------------
 
-    def _give_up_write(self, call: _Write) -> None:
+    def _give_up_write(self, call: Write) -> None:
         """Tell a caller that it has waited long enough. What is still in the line will never be done."""  # G12
         if self._writes.leave(call):
             sentence = "the database does not answer; nothing was stored"
@@ -183,7 +164,7 @@ class Database:
         else:
             sentence = "the database does not answer; repeat the request, it finds what may have been stored"
             call.given_up = True
-        self.trouble = "the database does not answer"
+        self.commits.trouble = "the database does not answer"
         if not call.future.done():
             call.future.set_exception(StoreUnavailable(sentence))
 
@@ -195,7 +176,7 @@ class Database:
         if not call.future.done():
             call.future.set_exception(StoreUnavailable("the database does not answer"))
 
-    def _answer(self, group: Sequence[_Write]) -> None:
+    def _answer(self, group: Sequence[Write]) -> None:
         """Tell the callers."""
         for call in group:
             # what its caller asked for is done all the same
@@ -244,124 +225,19 @@ class Database:
         try:
             self._write_to_the_end(loop)
         finally:
-            if self._held is not None:
-                self._held.close()
+            self.commits.close()
 
     def _write_to_the_end(self, loop: asyncio.AbstractEventLoop) -> None:
         while group := self._writes.take(GROUP_ITEMS, GROUP_WEIGHT):
             try:
-                self._commit(group)
+                self.commits.commit(group)
             except BaseException as error:  # noqa: BLE001 - those who wait must hear of it, and the others go on
-                self._fail(group, error)
+                self.commits.fail(group, error)
             try:
                 loop.call_soon_threadsafe(self._answer, group)
             except RuntimeError:  # the loop is gone, and with it everybody who could wait
                 return
             del group
-
-    def _commit(self, group: Sequence[_Write]) -> None:
-        """Commit a group and leave each member its result; one that fails alone leaves the others theirs.
-
-        After a deadlock each operation of the group is committed by itself.
-        """
-        apart = again = False
-        for _ in range(RUNS):
-            if self.broken is not None:
-                self._fail(group, self.broken, unsure=again)
-                return
-            try:
-                self._run(group, apart=apart, again=again)
-            except Exception as error:  # noqa: BLE001 - it belongs to the callers
-                lost = connection_lost(error)
-                again = again or lost
-                if lost or can_run_again(error):
-                    group = self._without_those_that_end(group, translate(error), again=again)
-                    if not group:
-                        return
-                    if not again and len(_by_operation(group)) > 1:
-                        self._commit_apart(group, translate(error))
-                        return
-                    continue
-                failure = translate(error)
-                if apart or len(group) == 1 or isinstance(failure, (StoreUnavailable, FsyncFailed)):
-                    self._fail(group, failure, unsure=again)
-                    return
-                apart = True  # a single one spoils it for all
-            else:
-                self.trouble = None
-                return
-        self._fail(group, StoreUnavailable("the database gives up every transaction"), unsure=again)
-
-    def _commit_apart(self, group: Sequence[_Write], failure: BaseException) -> None:
-        """Commit each operation by itself, as it locks in the order of all, and the sum of them does not."""
-        for members in _by_operation(group).values():
-            # the one before may have waited for long
-            if left := self._without_those_that_end(members, failure, again=False):
-                self._commit(left)
-
-    def _without_those_that_end(
-        self, group: Sequence[_Write], failure: BaseException, *, again: bool
-    ) -> Sequence[_Write]:
-        """Return those that are run once more.
-
-        Not what its caller has given up and may have asked for anew, or for the opposite: it would come out of turn.
-        """
-        kept: list[_Write] = []
-        ended: list[_Write] = []
-        for call in group:
-            ends = call.given_up or (again and not call.operation.repeats)
-            (ended if ends else kept).append(call)
-        self._fail(ended, failure, unsure=again)
-        return kept
-
-    def _fail(self, group: Sequence[_Write], failure: BaseException, *, unsure: bool = False) -> None:
-        if not group:
-            return
-        if isinstance(failure, StoreUnavailable):
-            self.trouble = failure.sentence
-        if isinstance(failure, FsyncFailed):
-            self.broken = failure
-        for call in group:
-            call.error, call.unsure = failure, unsure
-
-    @contextmanager
-    def _transaction(self) -> Iterator[Connection]:
-        """Begin a transaction; SQLite's only writer keeps its connection as long as nothing goes wrong on it."""
-        connection, self._held = self._held or self._engine.connect(), None
-        try:
-            with connection.begin():
-                yield connection
-        except BaseException:
-            connection.close()
-            raise
-        if self.dialect == "sqlite":
-            self._held = connection
-        else:
-            connection.close()
-
-    def _run(self, group: Sequence[_Write], *, apart: bool, again: bool) -> None:
-        for call in group:
-            call.result = call.error = None
-        run = _run_apart if apart else _run_together
-        began = time.monotonic()
-        with self._watch.at_work(), self._transaction() as connection:
-            transaction = Transaction(connection, self.dialect, again=again)
-            for operation, members in _by_operation(group).items():
-                run(transaction, operation, members)
-            if transaction.hints:
-                self.before_commit(transaction)
-            if transaction.events:
-                self._write_events(transaction)
-        if self.meter is not None:
-            self.meter.committed(len(group), time.monotonic() - began)
-
-
-def _by_operation(group: Sequence[_Write]) -> Mapping[Operation[Any, Any], Sequence[_Write]]:
-    """The calls of each operation, in the order in which operations are run."""
-    by_operation: dict[Operation[Any, Any], list[_Write]] = {}
-    for call in group:
-        by_operation.setdefault(call.operation, []).append(call)
-    return dict(sorted(by_operation.items(), key=lambda each: each[0].rank))
 
 
 def _settle(call: Call, name: str) -> None:
@@ -377,30 +253,3 @@ def _settle(call: Call, name: str) -> None:
         # one for each: those who raise it add to its traceback
         own = copy(error) if isinstance(error, (StoreUnavailable, FsyncFailed)) else error
         call.future.set_exception(own)
-
-
-def _run_together(transaction: Transaction, operation: Operation[Any, Any], members: Sequence[_Write]) -> None:
-    results = operation.run(transaction, [member.item for member in members])
-    for member, result in zip(members, results, strict=True):
-        member.result = result
-
-
-def _run_apart(transaction: Transaction, operation: Operation[Any, Any], members: Sequence[_Write]) -> None:
-    """Run them in a savepoint, and each in its own where that fails; errors stay with their members."""
-    kept = len(transaction.events)
-    savepoint = transaction.connection.begin_nested()
-    try:
-        _run_together(transaction, operation, members)
-    except Exception as error:
-        failure = translate(error)
-        if can_run_again(error) or connection_lost(error) or isinstance(failure, (StoreUnavailable, FsyncFailed)):
-            raise  # not the fault of any of them
-        savepoint.rollback()
-        del transaction.events[kept:]
-        if len(members) == 1:
-            members[0].error = failure
-            return
-        for member in members:
-            _run_apart(transaction, operation, [member])
-    else:
-        savepoint.commit()

@@ -60,7 +60,7 @@ class Hints:
         self._ready_op = Operation("ready_hint", _say_ready)
         self._run_now_op = Operation("run_now_hint", _ask_to_run)
         if database.dialect == "postgresql":
-            database.before_commit = self.tell
+            database.commits.before_commit = self.tell
 
     def tell(self, transaction: Transaction) -> None:
         """Send what a transaction wants to be known, with its commit. Runs in a writer's thread."""

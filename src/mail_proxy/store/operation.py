@@ -1,4 +1,4 @@
-"""Kinds of writes, and what they write through: who runs them, and with whom, is `store/database.py`'s."""
+"""Kinds of writes, and what they write through: who runs them, and with whom, is `store/group_commit.py`'s."""
 
 from __future__ import annotations
 

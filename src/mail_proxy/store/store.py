@@ -60,10 +60,10 @@ class Store:
     async def problems(self) -> list[str]:
         """Say why the database cannot be used now, in a sentence; empty when it can. Answers within 5 s."""  # G12
         database = self.database
-        if database.broken is not None:
-            return [f"Nothing more is written: {database.broken}."]
-        if database.trouble is not None:
-            return [f"The last write failed: {database.trouble}."]
+        if database.commits.broken is not None:
+            return [f"Nothing more is written: {database.commits.broken}."]
+        if database.commits.trouble is not None:
+            return [f"The last write failed: {database.commits.trouble}."]
         try:
             await database.read(lambda connection: connection.execute(_PING))
         except StoreUnavailable as error:

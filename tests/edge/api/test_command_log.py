@@ -17,10 +17,10 @@ from typing_extensions import override
 
 from mail_proxy.administration.audit import TOGETHER, AuditLog
 from mail_proxy.administration.requests import AccountIn, TenantIn
-from mail_proxy.api import schemas
 from mail_proxy.api.application import create_app
 from mail_proxy.api.docs import _BODIES
 from mail_proxy.api.redaction import MASK, MAX_DETAILS, SHOWN, details, shown_body
+from mail_proxy.api.schemas.command_log import CommandLogAnswer
 from mail_proxy.domain.command_log import Entry, EntryFilter, Logged, LogPage
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.runtime.http_server import HttpServer, listening_socket
@@ -35,7 +35,7 @@ both_databases = pytest.mark.parametrize("database", ["sqlite", "postgresql"], i
 async def entries(admin: httpx.AsyncClient, **query: Any) -> list[dict[str, Any]]:
     answer = await admin.get("/command-log", params=query)
     assert answer.status_code == 200, answer.text
-    schemas.CommandLogAnswer.model_validate_json(answer.content)
+    CommandLogAnswer.model_validate_json(answer.content)
     found: list[dict[str, Any]] = answer.json()["entries"]
     return found
 

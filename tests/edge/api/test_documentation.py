@@ -14,7 +14,20 @@ import httpx
 import pytest
 from pydantic import BaseModel
 
-from mail_proxy.api import schemas
+from mail_proxy.api.schemas import suspensions
+from mail_proxy.api.schemas.accounts import AccountAnswer, AccountsAnswer
+from mail_proxy.api.schemas.answer import Answer, Failure
+from mail_proxy.api.schemas.events import EventsAnswer
+from mail_proxy.api.schemas.messages import (
+    CleanedOut,
+    DeletedOut,
+    MessageAnswer,
+    MessagesAnswer,
+    ReceiptOut,
+    RetriedOut,
+)
+from mail_proxy.api.schemas.status import StatusAnswer
+from mail_proxy.api.schemas.tenants import ApiKeyAnswer, SyncStatusAnswer, TenantAnswer, TenantPut, TenantsAnswer
 from tests.support.api import ADMIN_TOKEN, Instance, a_submission
 from tests.support.contract import Call
 from tests.support.contract import operations as operations_of
@@ -74,7 +87,7 @@ async def test_every_failure_has_an_example_in_the_one_form(document: dict[str, 
             if not status.startswith("2"):
                 content = response["content"]["application/json"]
                 assert content["schema"] == {"$ref": "#/components/schemas/Failure"}, name
-                schemas.Failure.model_validate(content["example"], strict=True)
+                Failure.model_validate(content["example"], strict=True)
 
 
 async def test_every_parameter_and_field_is_explained_with_an_example(document: dict[str, Any]) -> None:
@@ -171,26 +184,26 @@ async def test_answers_are_what_the_documentation_says(admin: httpx.AsyncClient,
         model.model_validate_json(answer.content)
 
     submitted = {"messages": [a_submission("M1", metadata={"a": 1}), {}]}
-    await check(schemas.ReceiptOut, await acme.post("/commands/add-messages", json=submitted))
-    await check(schemas.MessagesAnswer, await acme.get("/messages"))
-    await check(schemas.MessageAnswer, await acme.get("/messages/M1"))
-    await check(schemas.EventsAnswer, await acme.get("/messages/M1/events"))
-    await check(schemas.AccountsAnswer, await acme.get("/accounts"))
-    await check(schemas.AccountAnswer, await acme.get("/account/main"))
-    await check(schemas.TenantsAnswer, await admin.get("/tenants"))
-    await check(schemas.SyncStatusAnswer, await admin.get("/tenants/sync-status"))
-    await check(schemas.TenantAnswer, await admin.get("/tenant/acme"))
-    await check(schemas.StatusAnswer, await admin.get("/status"))
-    await check(schemas.StatusAnswer, await acme.get("/status"))
-    await check(schemas.RetriedOut, await acme.post("/commands/retry-messages", json={"ids": ["M1"]}))
-    await check(schemas.CleanedOut, await acme.post("/commands/cleanup-messages"))
-    await check(schemas.DeletedOut, await acme.post("/commands/delete-messages", json={"ids": ["M1", "M2"]}))
-    await check(schemas.Held, await acme.post("/commands/suspend"))
-    await check(schemas.Held, await admin.post("/commands/suspend"))
-    await check(schemas.TenantPut, await admin.post("/tenant", json={"id": "third"}))
-    await check(schemas.ApiKeyAnswer, await admin.post("/tenant/third/api-key"))
-    await check(schemas.Answer, await admin.delete("/tenant/third"))
-    await check(schemas.Failure, await admin.get("/tenant/third"))
+    await check(ReceiptOut, await acme.post("/commands/add-messages", json=submitted))
+    await check(MessagesAnswer, await acme.get("/messages"))
+    await check(MessageAnswer, await acme.get("/messages/M1"))
+    await check(EventsAnswer, await acme.get("/messages/M1/events"))
+    await check(AccountsAnswer, await acme.get("/accounts"))
+    await check(AccountAnswer, await acme.get("/account/main"))
+    await check(TenantsAnswer, await admin.get("/tenants"))
+    await check(SyncStatusAnswer, await admin.get("/tenants/sync-status"))
+    await check(TenantAnswer, await admin.get("/tenant/acme"))
+    await check(StatusAnswer, await admin.get("/status"))
+    await check(StatusAnswer, await acme.get("/status"))
+    await check(RetriedOut, await acme.post("/commands/retry-messages", json={"ids": ["M1"]}))
+    await check(CleanedOut, await acme.post("/commands/cleanup-messages"))
+    await check(DeletedOut, await acme.post("/commands/delete-messages", json={"ids": ["M1", "M2"]}))
+    await check(suspensions.Held, await acme.post("/commands/suspend"))
+    await check(suspensions.Held, await admin.post("/commands/suspend"))
+    await check(TenantPut, await admin.post("/tenant", json={"id": "third"}))
+    await check(ApiKeyAnswer, await admin.post("/tenant/third/api-key"))
+    await check(Answer, await admin.delete("/tenant/third"))
+    await check(Failure, await admin.get("/tenant/third"))
 
 
 @pytest.mark.parametrize("page", ["/docs", "/redoc"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 
-from mail_proxy.api.schemas import ExplanationAnswer
+from mail_proxy.api.schemas.messages import ExplanationAnswer
 from mail_proxy.domain.account import Outage
 from mail_proxy.domain.explanation import Here
 from tests.support.api import Instance, a_submission

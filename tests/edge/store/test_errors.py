@@ -315,7 +315,7 @@ async def test_after_a_failed_fsync_nothing_more_is_written(sqlite_url: str) -> 
     for _ in range(2):
         with pytest.raises(FsyncFailed):
             await store.database.write(noting(written.append), "later")
-    assert isinstance(store.database.broken, FsyncFailed)
+    assert isinstance(store.database.commits.broken, FsyncFailed)
     assert not store.database.available
     assert written == []  # not even tried
     assert await notes(store) == ["before"]

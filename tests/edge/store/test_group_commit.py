@@ -15,7 +15,8 @@ from sqlalchemy import Connection, event, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from mail_proxy.domain.errors import StoreUnavailable
-from mail_proxy.store.database import GROUP_ITEMS, GROUP_WEIGHT, RUNS
+from mail_proxy.store.database import GROUP_ITEMS, GROUP_WEIGHT
+from mail_proxy.store.group_commit import RUNS
 from mail_proxy.store.operation import Company, Operation, Transaction
 from mail_proxy.store.schema import settings
 from mail_proxy.store.store import Store

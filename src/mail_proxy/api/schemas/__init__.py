@@ -1,0 +1,1 @@
+"""How answers look, for the documentation, by what they are about; the tests hold every answer against these."""
