@@ -173,12 +173,11 @@ async def test_on_postgresql_the_first_start_makes_the_key_and_the_others_are_gi
     two = await machine.run(
         "start", "two", "--background", "--database-url", postgres_url, GMP_ENCRYPTION_KEY=before.strip()
     )
-    assert two.code == 1
+    assert two.code == 2
     assert "the encryption key in the environment is not looked at" in two.err
-    assert "The database was made with another encryption key. Start with that key" in two.err
+    assert f"its encryption key is missing: {machine.home / 'two' / 'encryption.key'}. Put the file back" in two.err
     assert "mail-proxy two config set ENCRYPTION_KEY=-" in two.err
     assert "GMP_" not in two.err
-    assert two.err.count("mail-proxy: two did not start: The database was made") == 1
     assert "mail-proxy start two tries again, mail-proxy delete two takes it away" in two.err
     assert (await machine.run("two", "config", "set", "ENCRYPTION_KEY=-", stdin=before)).code == 0
     again = await machine.run("start", "two", "--background")
@@ -203,6 +202,45 @@ async def test_on_postgresql_the_first_start_makes_the_key_and_the_others_are_gi
     assert (other.code, "three config set DB_PATH=- changes it for good" in other.err) == (1, True), other
     refused = await machine.run("one", "config", "set", "ENCRYPTION_KEY=-", stdin="ab" * 32)
     assert (refused.code, "was made with another encryption key" in refused.err) == (1, True), refused
+
+
+async def test_a_lost_key_of_a_database_on_postgresql_is_told_and_no_new_one_is_made(
+    machine: Machine, postgres_url: str
+) -> None:
+    one = await machine.run("start", "one", "--background", "--database-url", postgres_url)
+    assert one.code == 0, one
+    assert (await machine.run("one", "tenants", "add", "acme")).code == 0
+    key = machine.home / "one" / "encryption.key"
+    copy = key.read_text()
+    key.unlink()
+    kept = await machine.run("restart", "one")
+    assert (kept.code, (await machine.listed())[0]["state"]) == (2, "running"), kept
+    assert (await machine.run("stop", "one")).code == 0
+    told = f"its encryption key is missing: {key}. Put the file back from your copy, or give the key"
+    for command in (
+        ("start", "one", "--background"),
+        ("start", "one"),
+        ("start", "one", "--reload"),
+        ("restart", "one"),
+        ("one", "tenants", "list"),
+    ):
+        said = await machine.run(*command)
+        assert (said.code, told in said.err, said.err.count("\n")) == (1 if "list" in command else 2, True, 1), said
+        assert "mail-proxy one config set ENCRYPTION_KEY=-" in said.err
+        assert not key.exists(), command
+    key.touch(0o600)
+    key.write_text(copy)
+    assert (await machine.run("start", "one", "--background")).code == 0
+    assert "acme" in (await machine.run("one", "tenants", "list")).out
+
+
+async def test_no_key_is_made_for_a_database_that_cannot_be_asked(machine: Machine) -> None:
+    with reserved_port() as closed:
+        url = f"postgresql://mail@127.0.0.1:{closed.getsockname()[1]}/mail"
+        said = await machine.run("start", "one", "--background", "--database-url", url)
+    assert (said.code, "mail-proxy: one did not start: the database cannot be used now" in said.err) == (1, True), said
+    assert "mail-proxy start one tries again, mail-proxy delete one takes it away" in said.err
+    assert not (machine.home / "one" / "encryption.key").exists()
 
 
 async def test_settings_are_shown_and_set_of_an_instance_that_cannot_start_yet(machine: Machine) -> None:
