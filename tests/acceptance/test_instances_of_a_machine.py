@@ -175,7 +175,7 @@ async def test_on_postgresql_the_first_start_makes_the_key_and_the_others_are_gi
     )
     assert two.code == 2
     assert "the encryption key in the environment is not looked at" in two.err
-    assert f"its encryption key is missing: {machine.home / 'two' / 'encryption.key'}. Put the file back" in two.err
+    assert f"The database is there but {machine.home / 'two' / 'encryption.key'} is missing: put the file" in two.err
     assert "mail-proxy two config set ENCRYPTION_KEY=-" in two.err
     assert "GMP_" not in two.err
     assert "mail-proxy start two tries again, mail-proxy delete two takes it away" in two.err
@@ -216,7 +216,7 @@ async def test_a_lost_key_of_a_database_on_postgresql_is_told_and_no_new_one_is_
     kept = await machine.run("restart", "one")
     assert (kept.code, (await machine.listed())[0]["state"]) == (2, "running"), kept
     assert (await machine.run("stop", "one")).code == 0
-    told = f"its encryption key is missing: {key}. Put the file back from your copy, or give the key"
+    told = f"The database is there but {key} is missing: put the file back from your copy, or give the key"
     for command in (
         ("start", "one", "--background"),
         ("start", "one"),

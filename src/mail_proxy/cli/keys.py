@@ -53,9 +53,8 @@ def lost_key(settings: Settings) -> str | None:
 def missing_key(settings: Settings) -> str:
     """Say what to do about a key that is not in the folder of an instance, with a database that is sealed with it."""
     return (
-        f"the database is there, but its encryption key is missing: {_key_file(settings)}. Put the file back from your "
-        "copy, or give the key, which other instances on that database have too: mail-proxy NAME config set "
-        "ENCRYPTION_KEY=-"
+        f"The database is there but {_key_file(settings)} is missing: put the file back from your copy, or give the "
+        "key, which other instances on that database have too: mail-proxy NAME config set ENCRYPTION_KEY=-"
     )
 
 

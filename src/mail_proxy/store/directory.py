@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
+import structlog
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
 from mail_proxy.domain.account import Account, Hold
@@ -17,7 +19,7 @@ from mail_proxy.domain.message import MessageState
 from mail_proxy.domain.oauth import OAuth
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.signing import Signing
-from mail_proxy.domain.tenant import Suspension, Tenant
+from mail_proxy.domain.tenant import Suspension, Tenant, TenantSecret
 from mail_proxy.ports.clock import Clock
 from mail_proxy.ports.directory import KeyedTenant
 from mail_proxy.ports.queue import Stale
@@ -40,6 +42,10 @@ from mail_proxy.store.version import raise_version, read_version
 
 ResultT = TypeVar("ResultT")
 CHUNK = 500
+TELL_AGAIN = 3600.0
+"""Seconds between two lines about secrets of one tenant that no key opens."""
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -76,6 +82,7 @@ class StoreDirectory:
         self._change_op = Operation("directory", _run_changes, unanswered=self._lost_sight, rank=0)
         self._unheard = 0
         self._untold_keys: dict[str, set[str]] = {}
+        self._told_of: dict[str, tuple[frozenset[TenantSecret], float]] = {}
         prune, cancel = once(Prune, database.dialect), once(CancelWaiting, database.dialect)
         self._remove_tenant_op = Operation("remove_tenant", prune.remove_tenant)
         self._cancel_op = Operation("cancel", cancel.run)
@@ -209,7 +216,22 @@ class StoreDirectory:
     def _load_tenants(self, connection: Connection, condition: ColumnElement[bool]) -> list[Tenant]:
         rows = connection.execute(select(tenants).where(condition).order_by(tenants.c.id)).all()
         held = suspended_batches_of(connection, [row.id for row in rows])
-        return [self._rows.tenant(row, held.get(row.id, frozenset())) for row in rows]
+        found = [self._rows.tenant(row, held.get(row.id, frozenset())) for row in rows]
+        for tenant in found:
+            self._tell_of_lost_secrets(tenant)
+        return found
+
+    def _tell_of_lost_secrets(self, tenant: Tenant) -> None:
+        """Say which secrets of a tenant no key opens: when they are others than before, and now and then."""
+        if not tenant.unreadable:
+            self._told_of.pop(tenant.id, None)
+            return
+        now = self._clock.monotonic()
+        lost, at = self._told_of.get(tenant.id, (frozenset(), -math.inf))
+        if lost != tenant.unreadable or now - at >= TELL_AGAIN:
+            self._told_of[tenant.id] = (tenant.unreadable, now)
+            places = sorted(f"{each.value} of tenant {tenant.id}" for each in tenant.unreadable)
+            log.error("secrets cannot be opened", places=places, secrets=len(places))
 
     def _load_accounts(self, connection: Connection, condition: ColumnElement[bool]) -> list[Account]:
         rows = connection.execute(select(accounts).where(condition).order_by(accounts.c.pk)).all()
@@ -309,7 +331,7 @@ class StoreDirectory:
             row = connection.execute(select(tenants.c.signing).where(mine)).first()
             if row is None:
                 return None
-            after = decide(self._rows.open_signing(tenant_id, row.signing))
+            after = decide(self._rows.signing(tenant_id, row.signing))
             sealed = {"signing": self._rows.seal_signing(tenant_id, after)}
             values = sealed_as_the_database_is(connection, self._cipher, tenants, sealed, tenant_id)
             connection.execute(update(tenants).where(mine).values(values))
@@ -352,7 +374,7 @@ class StoreDirectory:
             connection, mine = transaction.connection, accounts.c.pk == account_pk
             key_of_the_database(connection, self._cipher)
             row = connection.execute(select(accounts).where(mine)).first()
-            stored = None if row is None else self._rows.open_oauth(row)
+            stored = None if row is None else self._rows.account(row).oauth
             if row is None or stored is None or stored.grant != used.grant:
                 return False
             if stored.refresh_token != used.refresh_token:
