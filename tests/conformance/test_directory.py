@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Column, Select, select, update
 from structlog.testing import capture_logs
 
-from mail_proxy.administration.accounts import Accounts
+from mail_proxy.administration.accounts import PATIENCE, Accounts
 from mail_proxy.administration.large_files import LargeFileRules
 from mail_proxy.administration.requests import AccountIn, TenantChanges
 from mail_proxy.administration.scheduling import activated, suspended
@@ -291,7 +291,7 @@ async def test_a_change_that_was_made_from_what_is_no_more_is_made_anew(store: S
 
 async def test_of_many_that_become_the_default_at_once_one_is(store: Store) -> None:
     await store.directory.put_tenant(Tenant("acme"), None)
-    accounts_of = Accounts(store.directory, store.directory, lambda _: None, lambda _: None)
+    accounts_of = Accounts(store.directory, store.directory, lambda _: None, lambda _: None, SetClock())
     for n in range(6):
         await accounts_of.put("acme", AccountIn(id=f"a{n}", host="smtp.example.com", port=25), by_tenant=True)
     wishes = [AccountIn(id=f"a{n}", is_default=True) for n in range(6)]
@@ -388,6 +388,36 @@ async def test_force_cancels_what_waits_and_reports_it(store: Store) -> None:
     assert await store.archive.pending("acme") == 1
 
 
+async def test_what_is_being_sent_is_waited_for_before_an_account_goes_by_force_but_not_for_ever(
+    store: Store,
+) -> None:
+    account = await with_account(store)
+    await enqueue(store, a_message("M1", account))
+    claimed = await claim(store, account, 1)
+    clock = SetClock()
+    changes = Accounts(store.directory, store.directory, lambda _: None, lambda _: None, clock)
+    with pytest.raises(Conflict, match="being sent at this moment"):
+        await changes.delete("acme", "main", force=True)
+    assert PATIENCE - 1 <= sum(clock.slept) <= PATIENCE
+    before = store.directory.version
+    with pytest.raises(Conflict):
+        await changes.delete("acme", "main", force=True)
+    assert store.directory.version == before  # others do not read everything anew each time
+
+    class Settling(SetClock):
+        async def sleep(self, seconds: float) -> None:
+            await super().sleep(seconds)
+            if len(self.slept) == 1:
+                await store.queue.release(claimed)
+
+    changes = Accounts(store.directory, store.directory, lambda _: None, lambda _: None, Settling())
+    await changes.delete("acme", "main", force=True)
+    assert await store.directory.account(account.pk) is None
+    details = await store.archive.message("acme", "M1")
+    assert details is not None
+    assert details.state is MessageState.CANCELLED
+
+
 async def test_an_account_in_the_middle_of_a_delivery_is_not_deleted_even_by_force(store: Store) -> None:
     account = await with_account(store)
     await enqueue(store, a_message("M1", account), a_message("M2", account))
@@ -438,7 +468,7 @@ async def test_a_secret_that_no_key_opens_is_replaced_by_a_new_one_and_by_nothin
     with store.database.engine.begin() as connection:
         for column in (accounts.c.password, accounts.c.oauth):
             connection.execute(update(accounts).where(column.is_not(None)).values({column: "sealed[elsewhere]x"}))
-    changes = Accounts(store.directory, store.directory, lambda _: None, lambda _: None)
+    changes = Accounts(store.directory, store.directory, lambda _: None, lambda _: None, SetClock())
     assert (await changes.of("acme"))[0].unreadable
     for less in ({"ttl": 5}, {"host": "evil.example"}, {"oauth": {"scope": "x"}} if before.oauth else {"user": "x"}):
         with pytest.raises(Invalid, match="must be given again, because"):

@@ -219,6 +219,7 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
             directory,
             lambda host: _host_refusal(host, guard),
             delivery.notify,
+            clock,
             settings.max_connections_per_account,
         )
         account_tests = AccountTests(

@@ -32,6 +32,7 @@ from mail_proxy.store.instance_settings import read_instance_settings, write_ins
 from mail_proxy.store.operation import Operation, Transaction
 from mail_proxy.store.prepared import once
 from mail_proxy.store.prune import Prune
+from mail_proxy.store.removal import CHUNK as CANCELLED_AT_A_TIME
 from mail_proxy.store.removal import CancelWaiting
 from mail_proxy.store.schema import accounts, events, feed_horizons, messages, sync_leases, tenants
 from mail_proxy.store.sealed import key_of_the_database, sealed_as_the_database_is
@@ -42,6 +43,7 @@ from mail_proxy.store.version import raise_version, read_version
 
 ResultT = TypeVar("ResultT")
 CHUNK = 500
+BEING_DELETED = "being deleted"
 TELL_AGAIN = 3600.0
 """Seconds between two lines about secrets of one tenant that no key opens."""
 
@@ -83,9 +85,9 @@ class StoreDirectory:
         self._unheard = 0
         self._untold_keys: dict[str, set[str]] = {}
         self._told_of: dict[str, tuple[frozenset[TenantSecret], float]] = {}
-        prune, cancel = once(Prune, database.dialect), once(CancelWaiting, database.dialect)
+        prune, self._cancel = once(Prune, database.dialect), once(CancelWaiting, database.dialect)
         self._remove_tenant_op = Operation("remove_tenant", prune.remove_tenant)
-        self._cancel_op = Operation("cancel", cancel.run)
+        self._cancel_op = Operation("cancel", self._cancel.run)
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -392,12 +394,16 @@ class StoreDirectory:
         account = await self.account_named(tenant_id, account_id)
         if account is None:
             return False
+        now = self._clock.now()
         if force:
-            await self.set_hold(account.pk, Hold("being deleted", self._clock.now()))
-            while await self._database.write(self._cancel_op, (account.pk, self._clock.now())):
+            if account.hold is None or account.hold.reason != BEING_DELETED:
+                await self.set_hold(account.pk, Hold(BEING_DELETED, now))
+            while await self._database.write(self._cancel_op, (account.pk, now)) == CANCELLED_AT_A_TIME:
                 pass
 
         def change(transaction: Transaction) -> None:
+            if force:  # what came meanwhile; from here to the end of the transaction nothing more comes
+                self._cancel.run(transaction, [(account.pk, now)])
             _refuse_while_in_use(transaction.connection, account)
             forget_usage(transaction.connection, account_scope(account.pk))
             transaction.connection.execute(delete(accounts).where(accounts.c.pk == account.pk))
