@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.acceptance.sinks import reserved_port
+from tests.acceptance.sinks import reserved_port, running_sink
 from tests.docs.session import free_port
 from tests.support.instance import COMMAND, eventually
 from tests.support.machine import Machine
@@ -232,6 +232,40 @@ async def test_a_lost_key_of_a_database_on_postgresql_is_told_and_no_new_one_is_
     key.write_text(copy)
     assert (await machine.run("start", "one", "--background")).code == 0
     assert "acme" in (await machine.run("one", "tenants", "list")).out
+
+
+async def test_what_a_stopped_instance_sends_is_followed_while_others_on_its_database_send_it(
+    machine: Machine, postgres_url: str, tmp_path: Path
+) -> None:
+    letter = tmp_path / "letter.eml"
+    letter.write_text("From: shop@acme.example\nTo: anna@example.org\nSubject: Hello\n\nHi\n")
+    assert (await machine.run("start", "one", "--background", "--database-url", postgres_url)).code == 0
+    key = (machine.home / "one" / "encryption.key").read_text()
+    assert (await machine.run("start", "two", "--background", "--database-url", postgres_url)).code == 2
+    assert (await machine.run("two", "config", "set", "ENCRYPTION_KEY=-", stdin=key)).code == 0
+    assert (await machine.run("one", "tenants", "add", "acme")).code == 0
+    async with running_sink() as sink:
+        account = ("--host", "127.0.0.1", "--port", str(sink.port), "--default")
+        assert (await machine.run("one", "acme", "accounts", "add", "main", *account)).code == 0
+        sent = await machine.run("two", "acme", "send", str(letter), "--id", "M1", "--wait")
+        assert (sent.code, "M1 is sent after" in sent.out) == (0, True), sent
+        assert "two does not run: other instances on its database may send it." in sent.err
+        assert [each.mail_id for each in sink.arrivals] == ["M1"]
+
+        # Whoever follows keeps neither other commands waiting, nor the instance from starting.
+        assert (await machine.run("one", "acme", "suspend")).code == 0
+        following = asyncio.create_task(machine.run("two", "acme", "send", str(letter), "--id", "M2", "--wait"))
+        for _ in range(30):
+            if "M2" in (await machine.run("one", "acme", "messages", "list")).out:
+                break
+        listed = await machine.run("two", "acme", "messages", "list")
+        assert (listed.code, "M2" in listed.out) == (0, True), listed
+        started = await machine.run("start", "two", "--background")
+        assert started.code == 0, started
+        assert (await machine.run("one", "acme", "activate")).code == 0
+        sent = await following
+        assert (sent.code, "M2 is sent after" in sent.out) == (0, True), sent
+        assert len(sink.arrivals) == 2
 
 
 async def test_no_key_is_made_for_a_database_that_cannot_be_asked(machine: Machine) -> None:
