@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.acceptance.sinks import reserved_port
+from tests.acceptance.sinks import reserved_port, running_sink
 from tests.docs.session import free_port
 from tests.support.instance import COMMAND, eventually
 from tests.support.machine import Machine
@@ -173,12 +173,11 @@ async def test_on_postgresql_the_first_start_makes_the_key_and_the_others_are_gi
     two = await machine.run(
         "start", "two", "--background", "--database-url", postgres_url, GMP_ENCRYPTION_KEY=before.strip()
     )
-    assert two.code == 1
+    assert two.code == 2
     assert "the encryption key in the environment is not looked at" in two.err
-    assert "The database was made with another encryption key. Start with that key" in two.err
+    assert f"The database is there but {machine.home / 'two' / 'encryption.key'} is missing: put the file" in two.err
     assert "mail-proxy two config set ENCRYPTION_KEY=-" in two.err
     assert "GMP_" not in two.err
-    assert two.err.count("mail-proxy: two did not start: The database was made") == 1
     assert "mail-proxy start two tries again, mail-proxy delete two takes it away" in two.err
     assert (await machine.run("two", "config", "set", "ENCRYPTION_KEY=-", stdin=before)).code == 0
     again = await machine.run("start", "two", "--background")
@@ -203,6 +202,79 @@ async def test_on_postgresql_the_first_start_makes_the_key_and_the_others_are_gi
     assert (other.code, "three config set DB_PATH=- changes it for good" in other.err) == (1, True), other
     refused = await machine.run("one", "config", "set", "ENCRYPTION_KEY=-", stdin="ab" * 32)
     assert (refused.code, "was made with another encryption key" in refused.err) == (1, True), refused
+
+
+async def test_a_lost_key_of_a_database_on_postgresql_is_told_and_no_new_one_is_made(
+    machine: Machine, postgres_url: str
+) -> None:
+    one = await machine.run("start", "one", "--background", "--database-url", postgres_url)
+    assert one.code == 0, one
+    assert (await machine.run("one", "tenants", "add", "acme")).code == 0
+    key = machine.home / "one" / "encryption.key"
+    copy = key.read_text()
+    key.unlink()
+    kept = await machine.run("restart", "one")
+    assert (kept.code, (await machine.listed())[0]["state"]) == (2, "running"), kept
+    assert (await machine.run("stop", "one")).code == 0
+    told = f"The database is there but {key} is missing: put the file back from your copy, or give the key"
+    for command in (
+        ("start", "one", "--background"),
+        ("start", "one"),
+        ("start", "one", "--reload"),
+        ("restart", "one"),
+        ("one", "tenants", "list"),
+    ):
+        said = await machine.run(*command)
+        assert (said.code, told in said.err, said.err.count("\n")) == (1 if "list" in command else 2, True, 1), said
+        assert "mail-proxy one config set ENCRYPTION_KEY=-" in said.err
+        assert not key.exists(), command
+    key.touch(0o600)
+    key.write_text(copy)
+    assert (await machine.run("start", "one", "--background")).code == 0
+    assert "acme" in (await machine.run("one", "tenants", "list")).out
+
+
+async def test_what_a_stopped_instance_sends_is_followed_while_others_on_its_database_send_it(
+    machine: Machine, postgres_url: str, tmp_path: Path
+) -> None:
+    letter = tmp_path / "letter.eml"
+    letter.write_text("From: shop@acme.example\nTo: anna@example.org\nSubject: Hello\n\nHi\n")
+    assert (await machine.run("start", "one", "--background", "--database-url", postgres_url)).code == 0
+    key = (machine.home / "one" / "encryption.key").read_text()
+    assert (await machine.run("start", "two", "--background", "--database-url", postgres_url)).code == 2
+    assert (await machine.run("two", "config", "set", "ENCRYPTION_KEY=-", stdin=key)).code == 0
+    assert (await machine.run("one", "tenants", "add", "acme")).code == 0
+    async with running_sink() as sink:
+        account = ("--host", "127.0.0.1", "--port", str(sink.port), "--default")
+        assert (await machine.run("one", "acme", "accounts", "add", "main", *account)).code == 0
+        sent = await machine.run("two", "acme", "send", str(letter), "--id", "M1", "--wait")
+        assert (sent.code, "M1 is sent after" in sent.out) == (0, True), sent
+        assert "two does not run: other instances on its database may send it." in sent.err
+        assert [each.mail_id for each in sink.arrivals] == ["M1"]
+
+        # Whoever follows keeps neither other commands waiting, nor the instance from starting.
+        assert (await machine.run("one", "acme", "suspend")).code == 0
+        following = asyncio.create_task(machine.run("two", "acme", "send", str(letter), "--id", "M2", "--wait"))
+        for _ in range(30):
+            if "M2" in (await machine.run("one", "acme", "messages", "list")).out:
+                break
+        listed = await machine.run("two", "acme", "messages", "list")
+        assert (listed.code, "M2" in listed.out) == (0, True), listed
+        started = await machine.run("start", "two", "--background")
+        assert started.code == 0, started
+        assert (await machine.run("one", "acme", "activate")).code == 0
+        sent = await following
+        assert (sent.code, "M2 is sent after" in sent.out) == (0, True), sent
+        assert len(sink.arrivals) == 2
+
+
+async def test_no_key_is_made_for_a_database_that_cannot_be_asked(machine: Machine) -> None:
+    with reserved_port() as closed:
+        url = f"postgresql://mail@127.0.0.1:{closed.getsockname()[1]}/mail"
+        said = await machine.run("start", "one", "--background", "--database-url", url)
+    assert (said.code, "mail-proxy: one did not start: the database cannot be used now" in said.err) == (1, True), said
+    assert "mail-proxy start one tries again, mail-proxy delete one takes it away" in said.err
+    assert not (machine.home / "one" / "encryption.key").exists()
 
 
 async def test_settings_are_shown_and_set_of_an_instance_that_cannot_start_yet(machine: Machine) -> None:

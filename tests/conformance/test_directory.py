@@ -8,19 +8,23 @@ from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import Select, select, update
+from sqlalchemy import Column, Select, select, update
+from structlog.testing import capture_logs
 
-from mail_proxy.administration.accounts import Accounts
-from mail_proxy.administration.requests import AccountIn
+from mail_proxy.administration.accounts import PATIENCE, Accounts
+from mail_proxy.administration.large_files import LargeFileRules
+from mail_proxy.administration.requests import AccountIn, TenantChanges
 from mail_proxy.administration.scheduling import activated, suspended
+from mail_proxy.administration.tenants import Tenants
 from mail_proxy.domain.account import Account, AuthMethod, Hold, OnUncertain, TlsMode
 from mail_proxy.domain.errors import Conflict, Invalid
+from mail_proxy.domain.large_file import LargeFileConfig, StorageKind, StoragePlace
 from mail_proxy.domain.message import MessageState
 from mail_proxy.domain.oauth import OAuth
 from mail_proxy.domain.report import EventType
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.signing import OVERLAP, EarlierSecret, Signing
-from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Suspension, Tenant
+from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Suspension, Tenant, TenantSecret
 from mail_proxy.ports.queue import Stale
 from mail_proxy.store.schema import accounts, contents, events, messages, recipients, suspended_batches, tenants
 from mail_proxy.store.store import Store
@@ -287,7 +291,7 @@ async def test_a_change_that_was_made_from_what_is_no_more_is_made_anew(store: S
 
 async def test_of_many_that_become_the_default_at_once_one_is(store: Store) -> None:
     await store.directory.put_tenant(Tenant("acme"), None)
-    accounts_of = Accounts(store.directory, store.directory, lambda _: None, lambda _: None)
+    accounts_of = Accounts(store.directory, store.directory, lambda _: None, lambda _: None, SetClock())
     for n in range(6):
         await accounts_of.put("acme", AccountIn(id=f"a{n}", host="smtp.example.com", port=25), by_tenant=True)
     wishes = [AccountIn(id=f"a{n}", is_default=True) for n in range(6)]
@@ -384,6 +388,36 @@ async def test_force_cancels_what_waits_and_reports_it(store: Store) -> None:
     assert await store.archive.pending("acme") == 1
 
 
+async def test_what_is_being_sent_is_waited_for_before_an_account_goes_by_force_but_not_for_ever(
+    store: Store,
+) -> None:
+    account = await with_account(store)
+    await enqueue(store, a_message("M1", account))
+    claimed = await claim(store, account, 1)
+    clock = SetClock()
+    changes = Accounts(store.directory, store.directory, lambda _: None, lambda _: None, clock)
+    with pytest.raises(Conflict, match="being sent at this moment"):
+        await changes.delete("acme", "main", force=True)
+    assert PATIENCE - 1 <= sum(clock.slept) <= PATIENCE
+    before = store.directory.version
+    with pytest.raises(Conflict):
+        await changes.delete("acme", "main", force=True)
+    assert store.directory.version == before  # others do not read everything anew each time
+
+    class Settling(SetClock):
+        async def sleep(self, seconds: float) -> None:
+            await super().sleep(seconds)
+            if len(self.slept) == 1:
+                await store.queue.release(claimed)
+
+    changes = Accounts(store.directory, store.directory, lambda _: None, lambda _: None, Settling())
+    await changes.delete("acme", "main", force=True)
+    assert await store.directory.account(account.pk) is None
+    details = await store.archive.message("acme", "M1")
+    assert details is not None
+    assert details.state is MessageState.CANCELLED
+
+
 async def test_an_account_in_the_middle_of_a_delivery_is_not_deleted_even_by_force(store: Store) -> None:
     account = await with_account(store)
     await enqueue(store, a_message("M1", account), a_message("M2", account))
@@ -434,7 +468,7 @@ async def test_a_secret_that_no_key_opens_is_replaced_by_a_new_one_and_by_nothin
     with store.database.engine.begin() as connection:
         for column in (accounts.c.password, accounts.c.oauth):
             connection.execute(update(accounts).where(column.is_not(None)).values({column: "sealed[elsewhere]x"}))
-    changes = Accounts(store.directory, store.directory, lambda _: None, lambda _: None)
+    changes = Accounts(store.directory, store.directory, lambda _: None, lambda _: None, SetClock())
     assert (await changes.of("acme"))[0].unreadable
     for less in ({"ttl": 5}, {"host": "evil.example"}, {"oauth": {"scope": "x"}} if before.oauth else {"user": "x"}):
         with pytest.raises(Invalid, match="must be given again, because"):
@@ -448,6 +482,87 @@ async def test_a_secret_that_no_key_opens_is_replaced_by_a_new_one_and_by_nothin
     assert found.password == (Secret("new") if before.oauth is None else None)
     assert (found.oauth is None) == (before.oauth is None)
     assert (found.user, found.ttl) == (account.user, account.ttl)
+
+
+WITH_SECRETS = Tenant(
+    "acme",
+    client_auth=ClientAuth(ClientAuthMethod.BEARER, token=Secret("t0ken")),
+    large_files=LargeFileConfig(storage=StoragePlace(StorageKind.S3, "s3://files/x", {"region": Secret("r")})),
+)
+
+
+async def lose(store: Store, *columns: Column[Any]) -> None:
+    """Have these texts stand as if they were sealed for another place."""
+    with store.database.engine.begin() as connection:
+        connection.execute(update(tenants).values(dict.fromkeys(columns, "sealed[elsewhere]x")))
+
+
+def administration(store: Store) -> Tenants:
+    return Tenants(
+        store.directory,
+        store.directory,
+        SetClock(),
+        lambda: "token",
+        lambda token: token,
+        lambda: Secret("whsec_bmV3"),
+        LargeFileRules(lambda _: None, has_public_url=True),
+    )
+
+
+async def test_secrets_of_a_tenant_that_no_key_opens_are_named_and_kept_until_they_are_given_anew(
+    store: Store,
+) -> None:
+    await store.directory.put_tenant(WITH_SECRETS, None)
+    await store.directory.put_tenant(Tenant("other"), None)
+    changes = administration(store)
+    await changes.new_signing_secret("acme")
+    await lose(store, tenants.c.client_auth, tenants.c.signing, tenants.c.large_files)
+    await store.directory.put_account(ACCOUNT)  # so that it is read anew
+    everybody = {tenant.id: tenant for tenant in await store.directory.tenants()}
+    assert everybody["acme"].unreadable == frozenset(TenantSecret)
+    assert (everybody["acme"].client_auth, everybody["acme"].signing) == (ClientAuth(), Signing())
+
+    await changes.update("acme", TenantChanges(name="ACME"))
+    stays = select(tenants.c.name, tenants.c.client_auth, tenants.c.signing, tenants.c.large_files)
+    assert ("ACME", *["sealed[elsewhere]x"] * 3) in await rows(store, stays)
+    with pytest.raises(Invalid, match="must be given again, or null, because"):
+        await changes.update(
+            "acme", TenantChanges.model_validate({"large_file_config": {"storage_url": "s3://files/y"}})
+        )
+
+    auth = {"method": "bearer", "token": "new"}
+    await changes.update("acme", TenantChanges.model_validate({"client_auth": auth}))
+    assert (await changes.get("acme")).unreadable == {TenantSecret.SIGNING, TenantSecret.LARGE_FILES}
+    assert (await changes.get("acme")).client_auth == ClientAuth(ClientAuthMethod.BEARER, token=Secret("new"))
+    assert await changes.new_signing_secret("acme") == ("whsec_bmV3", None)
+    assert (await changes.get("acme")).unreadable == {TenantSecret.LARGE_FILES}
+    config = {"storage_url": "s3://files/y", "credentials": None}
+    await changes.update("acme", TenantChanges.model_validate({"large_file_config": config}))
+    assert (await changes.get("acme")).unreadable == frozenset()
+    await lose(store, tenants.c.signing)
+    await changes.stop_signing("acme")
+    assert (await changes.get("acme")).signing == Signing()
+
+
+async def test_lost_secrets_of_a_tenant_are_logged_once_and_not_each_time_they_are_read(store: Store) -> None:
+    await store.directory.put_tenant(WITH_SECRETS, None)
+    await lose(store, tenants.c.client_auth)
+    with capture_logs() as logs:
+        for _ in range(5):
+            await store.directory.tenants()
+        assert [line["places"] for line in logs] == [["client_auth of tenant acme"]]
+        await lose(store, tenants.c.client_auth, tenants.c.large_files)
+        await store.directory.tenants()
+    assert logs[-1]["places"] == ["client_auth of tenant acme", "large_file_config of tenant acme"]
+
+
+async def test_a_refresh_token_that_no_key_opens_is_not_replaced(store: Store) -> None:
+    await store.directory.put_tenant(Tenant("acme"), None)
+    account = await store.directory.put_account(WITH_OAUTH)
+    assert account.oauth is not None
+    with store.database.engine.begin() as connection:
+        connection.execute(update(accounts).values(oauth="sealed[elsewhere]x"))
+    assert not await store.directory.replace_refresh_token(account.pk, account.oauth, Secret("R2"))
 
 
 # -- suspensions and the scheduler -----------------------------------------------------------------------------------

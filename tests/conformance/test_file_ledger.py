@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, update
 
 from mail_proxy.domain.large_file import DAY, KeptFile, LinkWanted, StorageKind, StoragePlace
 from mail_proxy.domain.secret import Secret
@@ -151,6 +151,27 @@ async def test_the_files_of_a_tenant_that_is_removed_are_cleared_away(store: Sto
     await store.files.removed([file.pk])
     assert await store.files.linked(kept_link.pk) is not None
     assert (await everything(store))[0] == ["globex"]
+
+
+async def test_an_access_that_no_key_opens_is_made_anew_and_holds_nothing_else_up(store: Store) -> None:
+    file, others = await kept(store), await kept(store, tenant="globex")
+    link, kept_link = await store.files.link(wanted(file)), await store.files.link(wanted(others, 2))
+    assert link is not None
+    assert kept_link is not None
+    with store.database.engine.begin() as connection:
+        mine = update(file_storages).where(file_storages.c.tenant_id == "acme")
+        connection.execute(mine.values(access="sealed[elsewhere]x"))
+    assert await store.files.linked(link.pk) is None  # which token is genuine nobody knows
+    assert await store.files.linked(kept_link.pk) is not None
+    doomed = {each.tenant_id: each.place for each in await store.files.doomed(NOW + 40 * DAY, 10)}
+    assert doomed["globex"] == PLACE
+    assert (doomed["acme"].unreadable, doomed["acme"].credentials) == (True, {})
+
+    anew = await store.files.link(wanted(await kept(store, OTHER), 3))
+    assert anew is not None
+    found = await store.files.linked(anew.pk)
+    assert found is not None
+    assert (found.place, found.link) == (PLACE, anew)
 
 
 async def test_many_at_a_time_do_not_get_into_each_others_way(store: Store) -> None:

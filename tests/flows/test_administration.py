@@ -203,7 +203,7 @@ async def test_only_what_a_tenants_own_token_sets_is_asked_about(instance: Insta
         return "is refused"
 
     await directory.put_tenant(Tenant("acme"), None)
-    accounts = Accounts(directory, directory, refuse, lambda _: None)
+    accounts = Accounts(directory, directory, refuse, lambda _: None, SystemClock())
     await accounts.put("acme", wanted(host="10.0.0.1", port=25), by_tenant=False)
     await accounts.put("acme", wanted(ttl=5), by_tenant=True)
     assert asked == []

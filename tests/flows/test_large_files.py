@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from sqlalchemy import update
 
 from mail_proxy.attachments.inline import InlineSource
 from mail_proxy.attachments.sources import Sources
@@ -31,6 +32,7 @@ from mail_proxy.ports.attachments import AttachmentSource, Fetched, FetchFailed,
 from mail_proxy.ports.file_storage import StorageFailed
 from mail_proxy.smtp.capture import CaptureTransport
 from mail_proxy.store.opening import database_url
+from mail_proxy.store.schema import tenants
 from tests.flows.test_delivery import SETTINGS, Bench, FlakyQueue
 from tests.support.fake_clock import FakeClock
 from tests.support.sources import Held
@@ -244,6 +246,25 @@ async def test_a_storage_that_fails_costs_an_attempt_and_the_message_waits(bench
         opened(bench).failure = None
         await bench.until_state("M1", MessageState.SENT, seconds=2)
     assert len(opened(bench).files) == 1
+
+
+async def test_what_a_lost_config_may_be_about_waits_until_it_is_given_anew(bench: Bench) -> None:
+    account = await with_config(bench, REWRITE)
+    with bench.store.database.engine.begin() as connection:
+        connection.execute(update(tenants).values(large_files="sealed[elsewhere]x"))
+    await bench.store.directory.set_scheduler_active(active=True)  # so that the tenant is read anew
+    async with bench.delivering() as delivery:
+        await submit(bench, delivery, account, "M1", 5000, 100_001)
+        await submit(bench, delivery, account, "M2", 100_000)  # smaller than any config can call large
+        await bench.until_state("M2", MessageState.SENT)
+        waiting = await bench.until_state("M1", MessageState.SCHEDULED)
+        lost = "attachment_failed: large_file_config of the tenant cannot be opened with any key; give it anew"
+        assert waiting.recipients[0].reply == lost
+        tenant = await bench.store.directory.tenant("acme")
+        assert tenant is not None
+        await bench.store.directory.put_tenant(replace(tenant, large_files=REWRITE, unreadable=frozenset()), None)
+        await bench.until_state("M1", MessageState.SENT, seconds=2)
+    assert len(opened(bench).files) == 2
 
 
 async def test_a_folder_without_a_public_url_is_told_and_nothing_is_lost(bench: Bench) -> None:

@@ -135,7 +135,7 @@ async def running_instance(folder: Path, url: str | None = None) -> AsyncIterato
         told.tested.append(account)
         return instance.probed
 
-    accounts = Accounts(directory, directory, _refuse_localhost, told.accounts.append)
+    accounts = Accounts(directory, directory, _refuse_localhost, told.accounts.append, clock)
     services = Services(
         settings=ApiSettings(
             metrics_token_digest=None,

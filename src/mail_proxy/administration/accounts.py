@@ -9,12 +9,16 @@ from uuid import uuid4
 from mail_proxy.administration.account_rules import DEFAULT_CONNECTIONS, changed_account, moved
 from mail_proxy.administration.requests import AccountIn
 from mail_proxy.domain.account import Account
-from mail_proxy.domain.errors import Invalid, NotFound, Problem, StoreUnavailable
+from mail_proxy.domain.errors import Conflict, Invalid, NotFound, Problem, StoreUnavailable
+from mail_proxy.ports.clock import Clock
 from mail_proxy.ports.directory import Directory, Registry
 from mail_proxy.ports.queue import Stale
 
 MAX_TRIES = 8
 """How often a change is made anew because the account was set by somebody else in the same moment."""
+PATIENCE = 10.0
+"""Seconds that messages of an account may go on being sent while it is removed by force."""
+FIRST_PAUSE = 0.05
 HostRefusal = Callable[[str], "str | None"]
 """Says why a tenant may not name a host, or None. What a name resolves to is checked whenever it is connected to."""
 Notify = Callable[[frozenset[int]], None]
@@ -33,12 +37,14 @@ class Accounts:
         directory: Directory,
         host_refusal: HostRefusal,
         notify: Notify,
+        clock: Clock,
         max_connections: int = DEFAULT_CONNECTIONS,
     ) -> None:
         self._registry = registry
         self._directory = directory
         self._host_refusal = host_refusal
         self._notify = notify
+        self._clock = clock
         self._max_connections = max_connections
 
     async def of(self, tenant_id: str) -> Sequence[Account]:
@@ -79,10 +85,24 @@ class Accounts:
         raise StoreUnavailable("the account is being changed by others all the time")
 
     async def delete(self, tenant_id: str, account_id: str, *, force: bool) -> None:
-        """Remove an account; raises `NotFound`, and `Conflict` while messages wait for it, unless `force`."""
-        await self._directory.refresh()
-        if not await self._registry.delete_account(tenant_id, account_id, force=force):
-            raise _unknown(account_id)
+        """Remove an account; raises `NotFound`, and `Conflict` while messages wait for it, unless `force`.
+
+        With `force` those that are being sent are waited for, but not for long: then `Conflict` is raised all the same.
+        """
+        deadline, pause = self._clock.monotonic() + (PATIENCE if force else 0.0), FIRST_PAUSE
+        while True:
+            await self._directory.refresh()
+            try:
+                found = await self._registry.delete_account(tenant_id, account_id, force=force)
+            except Conflict:
+                if self._clock.monotonic() + pause > deadline:
+                    raise
+                await self._clock.sleep(pause)
+                pause = min(2 * pause, 1.0)
+                continue
+            if not found:
+                raise _unknown(account_id)
+            return
 
     async def on_hold(self) -> Sequence[Account]:
         """Return the accounts of all tenants that are not used for now."""

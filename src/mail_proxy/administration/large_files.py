@@ -28,8 +28,13 @@ class LargeFileRules:
     has_public_url: bool
 
 
-def read_config(wanted: LargeFileConfigIn | None, before: LargeFileConfig | None) -> LargeFileConfig | None:
-    """Return what is asked for; credentials that are not mentioned stay, for the same storage. Raises `Invalid`."""
+def read_config(
+    wanted: LargeFileConfigIn | None, before: LargeFileConfig | None, *, lost: bool = False
+) -> LargeFileConfig | None:
+    """Return what is asked for; credentials that are not mentioned stay, for the same storage.
+
+    Of what no key opens (`lost`) nothing can stay: they have to be mentioned. Raises `Invalid`.
+    """
     if wanted is None:
         return None
     storage = None
@@ -37,6 +42,10 @@ def read_config(wanted: LargeFileConfigIn | None, before: LargeFileConfig | None
         place = storage_place(wanted.storage_url, _given(wanted.credentials))
         if isinstance(place, Problem):
             raise _within(place)
+        if lost and place.kind is not StorageKind.FILE and "credentials" not in wanted.model_fields_set:
+            raise _wrong(
+                "credentials", "must be given again, or null, because the stored ones cannot be opened with any key"
+            )
         kept = before.storage if before is not None else None
         same = kept is not None and kept.url == place.url and "credentials" not in wanted.model_fields_set
         storage = kept if same else place

@@ -13,7 +13,7 @@ from mail_proxy.domain.errors import Invalid, NotFound, Problem
 from mail_proxy.domain.rate_limit import Limits
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.signing import Signing
-from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Tenant
+from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Tenant, TenantSecret
 from mail_proxy.ports.clock import Clock
 from mail_proxy.ports.directory import Directory, Registry
 
@@ -139,11 +139,14 @@ def changed_tenant(tenant: Tenant, changes: TenantChanges, now: float) -> Tenant
         limits = changes.rate_limits
         new["limits"] = Limits() if limits is None else Limits(None, limits.hourly or None, limits.daily or None)
     if FIELD in given:
-        new["large_files"] = read_config(changes.large_file_config, tenant.large_files)
+        lost_config = TenantSecret.LARGE_FILES in tenant.unreadable
+        new["large_files"] = read_config(changes.large_file_config, tenant.large_files, lost=lost_config)
     if "api_key_expires_at" in given:
         _refuse_past(changes.api_key_expires_at, now)
         new["api_key_expires_at"] = changes.api_key_expires_at
-    return replace(tenant, **new)
+    named = {TenantSecret.CLIENT_AUTH: "client_auth", TenantSecret.LARGE_FILES: FIELD}
+    lost = frozenset(each for each in tenant.unreadable if named.get(each) not in given)
+    return replace(tenant, **new, unreadable=lost)
 
 
 def _client_auth(wanted: ClientAuthIn | None) -> ClientAuth:

@@ -7,7 +7,7 @@ from typing_extensions import assert_never
 from mail_proxy.administration.large_files import config_view
 from mail_proxy.domain.account import Account, Outage
 from mail_proxy.domain.attempt import AccountRefused, HostFailed, Probed, ProbeResult
-from mail_proxy.domain.tenant import Tenant
+from mail_proxy.domain.tenant import Tenant, TenantSecret
 
 
 def tenant_view(tenant: Tenant) -> dict[str, object]:
@@ -31,8 +31,9 @@ def tenant_view(tenant: Tenant) -> dict[str, object]:
         "large_file_config": config_view(tenant.large_files),
         "has_api_key": tenant.has_api_key,
         "api_key_expires_at": tenant.api_key_expires_at,
-        "signs_reports": tenant.signing.secret is not None,
+        "signs_reports": tenant.signing.secret is not None or TenantSecret.SIGNING in tenant.unreadable,
         "earlier_secrets_until": tenant.signing.earlier_until,
+        "unreadable_secrets": sorted(each.value for each in tenant.unreadable),
         "suspended": tenant.suspension.whole_tenant,
         "suspended_batches": sorted(tenant.suspension.batches),
         "created_ts": tenant.created_ts,

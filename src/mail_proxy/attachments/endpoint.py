@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from typing_extensions import override
 
-from mail_proxy.attachments.http import spooled
+from mail_proxy.attachments.http import refuse_lost_auth, spooled
 from mail_proxy.attachments.spool import SpoolSettings
 from mail_proxy.domain.tenant import ClientAuth
 from mail_proxy.ports.attachments import AttachmentSource, Download, Downloader, Fetched, FetchFailed, Wanted
@@ -37,6 +37,7 @@ class EndpointSource(AttachmentSource):
     async def fetch(self, wanted: Wanted, grown: Callable[[int], None]) -> Fetched:
         url = wanted.tenant.attachment_url
         if url is not None:
+            refuse_lost_auth(wanted.tenant)
             endpoint = SharedEndpoint(url, wanted.tenant.client_auth)
         elif self._shared is not None:
             endpoint = self._shared

@@ -8,8 +8,8 @@ from urllib.parse import SplitResult, urlsplit
 from typing_extensions import override
 
 from mail_proxy.attachments.spool import Spool, Spooled, SpoolSettings
-from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Tenant
-from mail_proxy.ports.attachments import AttachmentSource, Download, Downloader, Fetched, Wanted
+from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Tenant, TenantSecret
+from mail_proxy.ports.attachments import AttachmentSource, Download, Downloader, Fetched, FetchFailed, Wanted
 
 _PORTS = {"http": 80, "https": 443}
 
@@ -49,7 +49,16 @@ def _of_tenant(url: str, tenant: Tenant) -> ClientAuth:
     if tenant.client_base_url is None:
         return ClientAuth()
     same = _origin(urlsplit(url)) == _origin(urlsplit(tenant.client_base_url))
-    return tenant.client_auth if same else ClientAuth()
+    if not same:
+        return ClientAuth()
+    refuse_lost_auth(tenant)
+    return tenant.client_auth
+
+
+def refuse_lost_auth(tenant: Tenant) -> None:
+    """Raise `FetchFailed` where no key opens the credentials for a tenant's own endpoint: it is never asked without."""
+    if TenantSecret.CLIENT_AUTH in tenant.unreadable:
+        raise FetchFailed(TenantSecret.CLIENT_AUTH.lost, permanent=False)
 
 
 def _origin(parts: SplitResult) -> tuple[str, str, int | None]:

@@ -7,9 +7,8 @@ Nothing is sent and nothing is reported meanwhile: no loop runs.
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import httpx
 from anyio.from_thread import BlockingPortal, start_blocking_portal
@@ -18,19 +17,16 @@ from typing_extensions import override
 from mail_proxy.api.application import create_app
 from mail_proxy.api.composition import services_from
 from mail_proxy.cli.instances import Instance, InstanceError, InUse, Wanted, environment_of
+from mail_proxy.cli.keys import lost_key
 from mail_proxy.cli.serving import REFUSALS
 from mail_proxy.cli.told import for_instance
-from mail_proxy.delivery.journal import JournalLocked
+from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.runtime.app import App, open_app
 from mail_proxy.runtime.logs import configure_logging
 from mail_proxy.runtime.setting_values import SqliteFile
 from mail_proxy.runtime.settings import Settings, SettingsError
 from mail_proxy.secrets.keys import KEY_FILE_NAME, KeyRefused
-from mail_proxy.store.opening import A_COMMAND, AlreadyOpen
-
-PATIENCE = 10.0
-"""Seconds to wait for another command that has the store open."""
-_PAUSE = 0.1
+from mail_proxy.store.opening import A_COMMAND, AlreadyOpen, StoreRefused
 
 
 @contextmanager
@@ -53,32 +49,30 @@ def opened(chosen: Instance, environment: Mapping[str, str]) -> Iterator[httpx.C
 
 
 def _open(stack: ExitStack, portal: BlockingPortal, settings: Settings, name: str) -> App:
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            app = stack.enter_context(portal.wrap_async_context_manager(open_app(settings, A_COMMAND)))
-        except JournalLocked as error:  # on PostgreSQL; an SQLite file is waited for where it is opened
-            if time.monotonic() > deadline:
-                raise InstanceError(str(error)) from None
-            time.sleep(_PAUSE)
-        except AlreadyOpen as error:
-            raise InUse(str(error)) from None
-        except KeyRefused as error:
-            raise InstanceError(_about_key(settings) or for_instance(name, str(error))) from None
-        except REFUSALS as error:
-            raise InstanceError(for_instance(name, str(error))) from None
-        else:
-            portal.call(app.delivery.maintenance.survey)
-            return app
+    """Open the store; an SQLite file is waited for there, and on PostgreSQL nobody has to be."""
+    try:
+        app = stack.enter_context(portal.wrap_async_context_manager(open_app(settings, A_COMMAND, sends=False)))
+    except AlreadyOpen as error:
+        raise InUse(str(error)) from None
+    except KeyRefused as error:
+        raise InstanceError(_about_key(settings) or for_instance(name, str(error))) from None
+    except REFUSALS as error:
+        raise InstanceError(for_instance(name, str(error))) from None
+    portal.call(app.delivery.maintenance.survey)
+    return app
 
 
 def _about_key(settings: Settings) -> str | None:
-    """Say what makes the key of an instance on PostgreSQL that was not started yet; None where that is not missing."""
+    """Say how an instance on PostgreSQL comes by a key; None where that is not missing."""
     if settings.encryption_key is not None or isinstance(settings.database, SqliteFile):
         return None
     if (settings.data_folder / KEY_FILE_NAME).exists():
         return None
     name = settings.data_folder.name
+    with suppress(StoreRefused, StoreUnavailable):
+        lost = lost_key(settings)
+        if lost is not None:
+            return for_instance(name, lost)
     return (
         f"{name} has no encryption key yet: mail-proxy start {name} makes one; where other instances are on its "
         f"database, give it theirs: mail-proxy {name} config set ENCRYPTION_KEY=-"

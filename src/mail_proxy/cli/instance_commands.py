@@ -106,12 +106,12 @@ def start(
     if not background:
         code = running.serve(chosen, wanted, environment.current(), workers)
         if is_new and code:
-            complain(_stays(chosen))
+            complain(running.what_stays(chosen))
         return code
     try:
         found = running.start(chosen, wanted, environment.current(), workers)
     except InstanceError as error:
-        raise type(error)(f"{error}\nmail-proxy: {_stays(chosen)}" if is_new else str(error)) from None
+        raise running.with_what_stays(chosen, error) if is_new else error from None
     _tell(chosen, found, port)
     click.echo(f"What it writes is in {chosen.log}")
     return 0
@@ -222,14 +222,6 @@ def _tell(chosen: Instance, found: Running, asked: int | None) -> None:
     click.echo(f"{chosen.name} runs: {found.address} (pid {found.pid}), with documentation at /docs")
     if asked is None and chosen.port not in {0, int(found.address.rpartition(":")[2])}:
         click.echo(f"Port {chosen.port} was taken; the next start tries it again.", err=True)
-
-
-def _stays(chosen: Instance) -> str:
-    """Say what there is of a new instance that did not start."""
-    return (
-        f"{chosen.name} is made all the same, with its settings in {chosen.config}: mail-proxy start {chosen.name} "
-        f"tries again, mail-proxy delete {chosen.name} takes it away"
-    )
 
 
 def _stop(chosen: Instance, *, force: bool) -> None:

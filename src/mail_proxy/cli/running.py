@@ -54,8 +54,24 @@ def prepare(
     elif wanted.database_url is not None:
         _refuse_another_database(chosen, wanted.database_url)
     left = replace(wanted, database_url=None)  # it is in the file
-    give_key(chosen, left, environment)
+    try:
+        give_key(chosen, left, environment)
+    except InstanceError as error:
+        raise with_what_stays(chosen, error) if is_new else error from None
     return is_new, left
+
+
+def with_what_stays(chosen: Instance, error: InstanceError) -> InstanceError:
+    """Return an error that says also what there is of a new instance that did not start."""
+    return type(error)(f"{error}\nmail-proxy: {what_stays(chosen)}")
+
+
+def what_stays(chosen: Instance) -> str:
+    """Say what there is of a new instance that did not start."""
+    return (
+        f"{chosen.name} is made all the same, with its settings in {chosen.config}: mail-proxy start {chosen.name} "
+        f"tries again, mail-proxy delete {chosen.name} takes it away"
+    )
 
 
 def _refuse_another_database(chosen: Instance, url: str) -> None:
@@ -109,23 +125,34 @@ def _told_of(chosen: Instance, problems: Iterable[str]) -> str:
 def give_key(chosen: Instance, wanted: Wanted, environment: Mapping[str, str]) -> None:
     """Make the encryption key of an instance on PostgreSQL that has none; beside an SQLite file it is made later.
 
+    None is made where the database is sealed with one already, or cannot be asked: a new one would open nothing.
     Raises `InstanceError`.
-    """
-    from mail_proxy.runtime.setting_values import SqliteFile  # noqa: PLC0415 - takes a while
+    """  # G16
+    from mail_proxy.cli.keys import lost_key  # noqa: PLC0415 - takes a while
+    from mail_proxy.domain.errors import StoreUnavailable  # noqa: PLC0415
+    from mail_proxy.runtime.setting_values import SqliteFile  # noqa: PLC0415
     from mail_proxy.runtime.settings import Settings, SettingsError  # noqa: PLC0415
     from mail_proxy.secrets.keys import KEY_FILE_NAME, KeyRefused, make_key_file  # noqa: PLC0415
+    from mail_proxy.store.opening import StoreRefused  # noqa: PLC0415
 
+    path = chosen.folder / KEY_FILE_NAME
     try:
         settings = Settings.load(environment_of(chosen, wanted, environment))
-        if isinstance(settings.database, SqliteFile) or settings.encryption_key is not None:
+        if isinstance(settings.database, SqliteFile) or settings.encryption_key is not None or path.exists():
             return
-        if not make_key_file(chosen.folder):
-            return
+        _tell_of_keys_in_the_environment(chosen, environment)
+        lost = lost_key(settings)
+        if lost is not None:
+            raise Refused(for_instance(chosen.name, lost))
+        if make_key_file(chosen.folder):
+            click.echo(f"Its encryption key is made in {path}: keep a copy of it elsewhere.")
     except SettingsError:  # what starts it says what is wrong
         return
-    except KeyRefused as error:
-        raise InstanceError(str(error)) from None
-    click.echo(f"Its encryption key is made in {chosen.folder / KEY_FILE_NAME}: keep a copy of it elsewhere.")
+    except (KeyRefused, StoreRefused, StoreUnavailable) as error:
+        raise InstanceError(f"{chosen.name} did not start: {for_instance(chosen.name, str(error))}") from None
+
+
+def _tell_of_keys_in_the_environment(chosen: Instance, environment: Mapping[str, str]) -> None:
     if any(environment.get(name) for name in ("GMP_ENCRYPTION_KEY", "MAIL_PROXY_ENCRYPTION_KEY")):
         instead = f"mail-proxy {chosen.name} config set ENCRYPTION_KEY=-"
         complain(f"the encryption key in the environment is not looked at; to go by that one: {instead}")

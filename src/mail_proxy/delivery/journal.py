@@ -82,8 +82,13 @@ def boot_id() -> str:
 class FlightJournal:
     """One worker's journal. Not thread-safe; a record is one `write`."""
 
-    def __init__(self, path: Path, instance_id: str, boot: str, cut_above: int = CUT_ABOVE) -> None:
-        """Lock the file; what it holds stays until `begin`. Raises `JournalLocked` or `JournalUnwritable`."""
+    def __init__(
+        self, path: Path, instance_id: str, boot: str, cut_above: int = CUT_ABOVE, *, sends: bool = True
+    ) -> None:
+        """Lock the file; what it holds stays until `begin`. Raises `JournalLocked` or `JournalUnwritable`.
+
+        Who sends nothing leaves it to others.
+        """
         self.path = path
         self._head = json.dumps({"boot": boot, "instance": instance_id}).encode() + b"\n"
         self._boot = boot
@@ -92,7 +97,8 @@ class FlightJournal:
         """The last record of each message that was begun and that the database does not know the outcome of."""
         self._file = _opened(path, os.O_CREAT)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if sends:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(self._file)
             raise JournalLocked(

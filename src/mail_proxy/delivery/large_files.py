@@ -22,7 +22,7 @@ from mail_proxy.delivery.needs import Needs
 from mail_proxy.domain.attachment import Attachment, FetchMode, decoded_size
 from mail_proxy.domain.attempt import NotFetched
 from mail_proxy.domain.byte_source import ByteSource
-from mail_proxy.domain.claim import Claimed
+from mail_proxy.domain.claim import LARGE_INLINE, Claimed
 from mail_proxy.domain.download_link import PATH, DownloadLink, end_of_day, shown_size, token_of
 from mail_proxy.domain.errors import StoreUnavailable
 from mail_proxy.domain.large_file import (
@@ -35,6 +35,7 @@ from mail_proxy.domain.large_file import (
     as_it_is_now,
 )
 from mail_proxy.domain.reply import printable
+from mail_proxy.domain.tenant import TenantSecret
 from mail_proxy.ports.attachments import FetchFailed, Wanted
 from mail_proxy.ports.file_storage import FileStorage, StorageFailed
 
@@ -73,9 +74,15 @@ class LargeFiles:
     async def _treat(self, claimed: Claimed, attachments: Sequence[Attachment], files: Files) -> Files | NotFetched:
         tenant = await self._needs.directory.tenant(claimed.tenant_id)
         config = None if tenant is None else tenant.large_files
+        sizes = [_size(each, held) for each, held in zip(attachments, files.contents, strict=True)]
+        if (
+            tenant is not None
+            and TenantSecret.LARGE_FILES in tenant.unreadable
+            and max(sizes, default=0) > LARGE_INLINE
+        ):
+            return NotFetched(TenantSecret.LARGE_FILES.lost, permanent=False)  # whether it is too large nobody knows
         if config is None or not config.enabled:
             return files
-        sizes = [_size(each, held) for each, held in zip(attachments, files.contents, strict=True)]
         large = [n for n, size in enumerate(sizes) if size > config.max_size]
         links: dict[int, DownloadLink] = {}
         for n in large:

@@ -32,6 +32,7 @@ from mail_proxy.domain.settlement import Policy, Settlement, expire, expired, se
 from mail_proxy.domain.submission import build_message
 from mail_proxy.domain.value import value
 from mail_proxy.ports.directory import Directory
+from mail_proxy.ports.secrets import SealBroken
 
 log = structlog.get_logger(__name__)
 
@@ -147,6 +148,8 @@ class Sender:
         except (asyncio.CancelledError, StoreUnavailable):
             self._journal.put_back(claimed.pk, claimed.token)
             raise
+        except SealBroken:
+            failure = NotFetched("the credentials of its attachments cannot be opened with any key", permanent=False)
         except Exception as error:
             log.exception("attachments cannot be fetched", tenant_id=claimed.tenant_id, id=claimed.identity.mail_id)
             failure = Interrupted(error_words(error))

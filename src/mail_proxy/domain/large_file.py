@@ -72,6 +72,8 @@ class StoragePlace:
     url: str
     """`s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`, `file:///folder`; no `/` at its end."""
     credentials: Mapping[str, Secret] = field(default_factory=dict)
+    unreadable: bool = False
+    """Its credentials are stored, but no key opens them; left out here."""
 
     @property
     def bucket(self) -> str:

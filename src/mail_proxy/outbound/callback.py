@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
 from typing_extensions import override
 
 from mail_proxy.domain.signing import signatures
-from mail_proxy.domain.tenant import ClientAuth, Tenant
+from mail_proxy.domain.tenant import ClientAuth, Tenant, TenantSecret
 from mail_proxy.outbound.client import OutboundClient, Request
 from mail_proxy.outbound.credentials import authorization
 from mail_proxy.outbound.errors import OutboundError, TooLong
@@ -59,13 +60,18 @@ class HttpReportSink(ReportSink):
             return ""
         auth = endpoint.auth
         secrets = (None if secret is None else secret.reveal() for secret in (auth.token, auth.password))
-        return json.dumps([endpoint.url, auth.method.value, auth.user, *secrets])
+        return json.dumps(
+            [endpoint.url, auth.method.value, auth.user, *secrets, *(each.value for each in _lost(tenant))]
+        )
 
     @override
     async def deliver(self, tenant: Tenant, payload: bytes, report_id: str) -> SinkAnswer:
         endpoint = self._endpoint(tenant)
         if endpoint is None:
             return SinkAnswer(None, b"", error="there is no endpoint to report to")
+        lost = _lost(tenant)
+        if lost:
+            return SinkAnswer(None, b"", error="; ".join(each.lost for each in lost))
         headers = (
             ("Content-Type", "application/json"),
             ("Accept", "application/json"),
@@ -87,6 +93,12 @@ class HttpReportSink(ReportSink):
 
     def _retry_after(self, header: str | None) -> float | None:
         return None if header is None else retry_after(header, self._clock.now())
+
+
+def _lost(tenant: Tenant) -> Sequence[TenantSecret]:
+    """Return the secrets that a report of the tenant needs and no key opens: without them nothing is sent."""  # G16
+    needed = [TenantSecret.SIGNING] if tenant.sync_url is None else [TenantSecret.CLIENT_AUTH, TenantSecret.SIGNING]
+    return [each for each in needed if each in tenant.unreadable]
 
 
 def retry_after(header: str, now: float) -> float | None:

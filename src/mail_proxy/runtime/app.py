@@ -138,12 +138,14 @@ class App:
 
 
 @asynccontextmanager
-async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tally | None = None) -> AsyncIterator[App]:
+async def open_app(
+    settings: Settings, address: str, worker: int = 0, tally: Tally | None = None, *, sends: bool = True
+) -> AsyncIterator[App]:
     """Open everything that an instance is made of, and close it in the opposite order.
 
     `address` is told to others that want the same SQLite file; workers of one port differ in their number and share the
-    tally. Nothing runs yet. Raises `KeyRefused`, `WrongKey`, `StoreRefused`, `SchemaTooNew`, `StoreUnavailable`,
-    `JournalLocked`, `JournalUnwritable` and `ReporterRefused`, each with a sentence.
+    tally. Nothing runs yet; whoever will run no loops does not send. Raises `KeyRefused`, `WrongKey`, `StoreRefused`,
+    `SchemaTooNew`, `StoreUnavailable`, `JournalLocked`, `JournalUnwritable` and `ReporterRefused` in a sentence.
     """
     own_reporter = None if settings.reporter == BUILT_IN else load(settings.reporter)
     sys.setswitchinterval(SWITCH_INTERVAL)
@@ -162,7 +164,7 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
         audit = AuditLog(store.command_log, clock, settings.command_log_retention_seconds)
         stack.push_async_callback(audit.close)
         tracer = _tracer(stack, settings, clock)
-        journal = FlightJournal(settings.data_folder / f"flight-{worker}.log", instance_id, boot_id())
+        journal = FlightJournal(settings.data_folder / f"flight-{worker}.log", instance_id, boot_id(), sends=sends)
         stack.callback(journal.close)
         guard = Guarded(tuple(settings.allow_networks))
         http = await stack.enter_async_context(OutboundClient(Trusted()))
@@ -219,6 +221,7 @@ async def open_app(settings: Settings, address: str, worker: int = 0, tally: Tal
             directory,
             lambda host: _host_refusal(host, guard),
             delivery.notify,
+            clock,
             settings.max_connections_per_account,
         )
         account_tests = AccountTests(

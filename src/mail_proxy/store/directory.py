@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
+import structlog
 from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
 
 from mail_proxy.domain.account import Account, Hold
@@ -17,7 +19,7 @@ from mail_proxy.domain.message import MessageState
 from mail_proxy.domain.oauth import OAuth
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.signing import Signing
-from mail_proxy.domain.tenant import Suspension, Tenant
+from mail_proxy.domain.tenant import Suspension, Tenant, TenantSecret
 from mail_proxy.ports.clock import Clock
 from mail_proxy.ports.directory import KeyedTenant
 from mail_proxy.ports.queue import Stale
@@ -30,6 +32,7 @@ from mail_proxy.store.instance_settings import read_instance_settings, write_ins
 from mail_proxy.store.operation import Operation, Transaction
 from mail_proxy.store.prepared import once
 from mail_proxy.store.prune import Prune
+from mail_proxy.store.removal import CHUNK as CANCELLED_AT_A_TIME
 from mail_proxy.store.removal import CancelWaiting
 from mail_proxy.store.schema import accounts, events, feed_horizons, messages, sync_leases, tenants
 from mail_proxy.store.sealed import key_of_the_database, sealed_as_the_database_is
@@ -40,6 +43,11 @@ from mail_proxy.store.version import raise_version, read_version
 
 ResultT = TypeVar("ResultT")
 CHUNK = 500
+BEING_DELETED = "being deleted"
+TELL_AGAIN = 3600.0
+"""Seconds between two lines about secrets of one tenant that no key opens."""
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -76,9 +84,10 @@ class StoreDirectory:
         self._change_op = Operation("directory", _run_changes, unanswered=self._lost_sight, rank=0)
         self._unheard = 0
         self._untold_keys: dict[str, set[str]] = {}
-        prune, cancel = once(Prune, database.dialect), once(CancelWaiting, database.dialect)
+        self._told_of: dict[str, tuple[frozenset[TenantSecret], float]] = {}
+        prune, self._cancel = once(Prune, database.dialect), once(CancelWaiting, database.dialect)
         self._remove_tenant_op = Operation("remove_tenant", prune.remove_tenant)
-        self._cancel_op = Operation("cancel", cancel.run)
+        self._cancel_op = Operation("cancel", self._cancel.run)
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -209,7 +218,22 @@ class StoreDirectory:
     def _load_tenants(self, connection: Connection, condition: ColumnElement[bool]) -> list[Tenant]:
         rows = connection.execute(select(tenants).where(condition).order_by(tenants.c.id)).all()
         held = suspended_batches_of(connection, [row.id for row in rows])
-        return [self._rows.tenant(row, held.get(row.id, frozenset())) for row in rows]
+        found = [self._rows.tenant(row, held.get(row.id, frozenset())) for row in rows]
+        for tenant in found:
+            self._tell_of_lost_secrets(tenant)
+        return found
+
+    def _tell_of_lost_secrets(self, tenant: Tenant) -> None:
+        """Say which secrets of a tenant no key opens: when they are others than before, and now and then."""
+        if not tenant.unreadable:
+            self._told_of.pop(tenant.id, None)
+            return
+        now = self._clock.monotonic()
+        lost, at = self._told_of.get(tenant.id, (frozenset(), -math.inf))
+        if lost != tenant.unreadable or now - at >= TELL_AGAIN:
+            self._told_of[tenant.id] = (tenant.unreadable, now)
+            places = sorted(f"{each.value} of tenant {tenant.id}" for each in tenant.unreadable)
+            log.error("secrets cannot be opened", places=places, secrets=len(places))
 
     def _load_accounts(self, connection: Connection, condition: ColumnElement[bool]) -> list[Account]:
         rows = connection.execute(select(accounts).where(condition).order_by(accounts.c.pk)).all()
@@ -309,7 +333,7 @@ class StoreDirectory:
             row = connection.execute(select(tenants.c.signing).where(mine)).first()
             if row is None:
                 return None
-            after = decide(self._rows.open_signing(tenant_id, row.signing))
+            after = decide(self._rows.signing(tenant_id, row.signing))
             sealed = {"signing": self._rows.seal_signing(tenant_id, after)}
             values = sealed_as_the_database_is(connection, self._cipher, tenants, sealed, tenant_id)
             connection.execute(update(tenants).where(mine).values(values))
@@ -352,7 +376,7 @@ class StoreDirectory:
             connection, mine = transaction.connection, accounts.c.pk == account_pk
             key_of_the_database(connection, self._cipher)
             row = connection.execute(select(accounts).where(mine)).first()
-            stored = None if row is None else self._rows.open_oauth(row)
+            stored = None if row is None else self._rows.account(row).oauth
             if row is None or stored is None or stored.grant != used.grant:
                 return False
             if stored.refresh_token != used.refresh_token:
@@ -370,12 +394,16 @@ class StoreDirectory:
         account = await self.account_named(tenant_id, account_id)
         if account is None:
             return False
+        now = self._clock.now()
         if force:
-            await self.set_hold(account.pk, Hold("being deleted", self._clock.now()))
-            while await self._database.write(self._cancel_op, (account.pk, self._clock.now())):
+            if account.hold is None or account.hold.reason != BEING_DELETED:
+                await self.set_hold(account.pk, Hold(BEING_DELETED, now))
+            while await self._database.write(self._cancel_op, (account.pk, now)) == CANCELLED_AT_A_TIME:
                 pass
 
         def change(transaction: Transaction) -> None:
+            if force:  # what came meanwhile; from here to the end of the transaction nothing more comes
+                self._cancel.run(transaction, [(account.pk, now)])
             _refuse_while_in_use(transaction.connection, account)
             forget_usage(transaction.connection, account_scope(account.pk))
             transaction.connection.execute(delete(accounts).where(accounts.c.pk == account.pk))

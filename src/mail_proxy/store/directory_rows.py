@@ -13,9 +13,16 @@ from mail_proxy.domain.oauth import OAuth
 from mail_proxy.domain.rate_limit import LimitBehavior, Limits
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.signing import EarlierSecret, Signing
-from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Suspension, Tenant
+from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Suspension, Tenant, TenantSecret
 from mail_proxy.ports.secrets import Cipher, SealBroken
+from mail_proxy.store.schema import tenants
 from mail_proxy.store.sealed import DeclaredPlaces
+
+_COLUMNS = {
+    TenantSecret.CLIENT_AUTH: tenants.c.client_auth.name,
+    TenantSecret.SIGNING: tenants.c.signing.name,
+    TenantSecret.LARGE_FILES: tenants.c.large_files.name,
+}
 
 
 class DirectoryRows:
@@ -25,28 +32,42 @@ class DirectoryRows:
         self._cipher = DeclaredPlaces(cipher)
 
     def tenant(self, row: Row[Any], batches: frozenset[str]) -> Tenant:
-        """Build a tenant from its row and its suspended batches."""
+        """Build a tenant from its row and its suspended batches. Secrets that no key opens keep nothing else back."""
+        client_auth, signing, large_files, lost = ClientAuth(), Signing(), None, set[TenantSecret]()
+        try:
+            client_auth = self._open_client_auth(row.id, row.client_auth)
+        except SealBroken:
+            lost.add(TenantSecret.CLIENT_AUTH)
+        try:
+            signing = self._open_signing(row.id, row.signing)
+        except SealBroken:
+            lost.add(TenantSecret.SIGNING)
+        try:
+            large_files = self._open_large_files(row.id, row.large_files)
+        except SealBroken:
+            lost.add(TenantSecret.LARGE_FILES)
         return Tenant(
             id=row.id,
             name=row.name,
             client_base_url=row.client_base_url,
             client_sync_path=row.client_sync_path,
             client_attachment_path=row.client_attachment_path,
-            client_auth=self._open_client_auth(row.id, row.client_auth),
+            client_auth=client_auth,
             active=row.active,
             on_uncertain=OnUncertain(row.on_uncertain),
             limits=Limits(per_hour=row.limit_per_hour, per_day=row.limit_per_day),
             api_key_expires_at=row.api_key_expires_at,
             has_api_key=row.api_key_hash is not None,
             suspension=Suspension(row.suspended, batches),
-            signing=self.open_signing(row.id, row.signing),
-            large_files=self._open_large_files(row.id, row.large_files),
+            signing=signing,
+            large_files=large_files,
+            unreadable=frozenset(lost),
             created_ts=row.created_ts,
         )
 
     def tenant_values(self, tenant: Tenant) -> dict[str, Any]:
-        """Return the columns of a tenant that an update sets."""
-        return {
+        """Return the columns of a tenant that an update sets. Those of secrets that no key opens stay as they are."""
+        values = {
             "name": tenant.name,
             "client_base_url": tenant.client_base_url,
             "client_sync_path": tenant.client_sync_path,
@@ -59,6 +80,9 @@ class DirectoryRows:
             "limit_per_day": tenant.limits.per_day,
             "api_key_expires_at": tenant.api_key_expires_at,
         }
+        for lost in tenant.unreadable:
+            values.pop(_COLUMNS[lost], None)
+        return values
 
     def account(self, row: Row[Any]) -> Account:
         """Build an account from its row. A secret that no key opens does not keep the rest from being read."""
@@ -67,7 +91,7 @@ class DirectoryRows:
         try:
             if row.password is not None:
                 password = Secret(self._cipher.open(row.password, _password_place(row.tenant_id, row.id)))
-            oauth = self.open_oauth(row)
+            oauth = self._open_oauth(row)
         except SealBroken:
             unreadable = True
         return Account(
@@ -128,7 +152,7 @@ class DirectoryRows:
             "hold_since": None,
         }
 
-    def open_oauth(self, row: Row[Any]) -> OAuth | None:
+    def _open_oauth(self, row: Row[Any]) -> OAuth | None:
         """Return what an account's row has for XOAUTH2."""
         if row.oauth is None:
             return None
@@ -158,8 +182,14 @@ class DirectoryRows:
         )
         return self._cipher.seal(text, _oauth_place(tenant_id, account_id))
 
-    def open_signing(self, tenant_id: str, sealed: str | None) -> Signing:
-        """Return the secrets that sign a tenant's reports."""
+    def signing(self, tenant_id: str, sealed: str | None) -> Signing:
+        """Return the secrets that sign a tenant's reports; none where no key opens them."""
+        try:
+            return self._open_signing(tenant_id, sealed)
+        except SealBroken:
+            return Signing()
+
+    def _open_signing(self, tenant_id: str, sealed: str | None) -> Signing:
         if sealed is None:
             return Signing()
         values = json.loads(self._cipher.open(sealed, _signing_place(tenant_id)))

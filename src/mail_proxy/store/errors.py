@@ -32,6 +32,7 @@ By their code, which Python tells from 3.11 on, and in SQLite's words, which are
 """
 _RUN_AGAIN = frozenset({"40001", "40P01"})
 """PostgreSQL: serialization_failure, deadlock_detected."""
+_NO_SUCH_TABLE = "42P01"
 _LOST = ("08", "25P03", "57P")
 """PostgreSQL: connection, a session ended for leaving a transaction open, the server's going down or coming up."""
 _AWAY_CLASSES = (*_LOST, "53", "57", "58", "25006", "55P03", "XX")
@@ -57,6 +58,11 @@ class SchemaTooNew(Exception):
 def can_run_again(error: BaseException) -> bool:
     """True when the transaction was undone by the database for a reason that passes (deadlock, serialisation)."""
     return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _RUN_AGAIN
+
+
+def is_not_made(error: BaseException) -> bool:
+    """True where PostgreSQL says that there is no such table: the database is still empty."""
+    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == _NO_SUCH_TABLE
 
 
 def connection_lost(error: BaseException) -> bool:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+import structlog
 from sqlalchemy import Connection, Row, Select, Table, and_, delete, exists, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
@@ -29,7 +30,7 @@ from mail_proxy.domain.large_file import (
     StoragePlace,
 )
 from mail_proxy.domain.secret import Secret
-from mail_proxy.ports.secrets import Cipher
+from mail_proxy.ports.secrets import Cipher, SealBroken
 from mail_proxy.store.database import Database
 from mail_proxy.store.operation import Operation, Transaction
 from mail_proxy.store.schema import file_links, file_storages, kept_files
@@ -45,6 +46,7 @@ SLOWEST = 100_000
 time is longer.
 """
 RESERVED, READY, DOOMED = "reserved", "ready", "doomed"
+log = structlog.get_logger(__name__)
 _SPENT = ~exists().where(kept_files.c.storage_pk == file_storages.c.pk)
 
 
@@ -123,10 +125,13 @@ class StoreFileLedger:
             ).first()
             if row is None:
                 return None
-            tenant_id, access = self._opened(_storage_row(connection, row.storage_pk))
+            storage = _storage_row(connection, row.storage_pk)
+            access = self._access_or_none(storage)
+            if access is None:  # which tokens are genuine nobody knows
+                return None
             return LinkedFile(
                 link=FileLink(row.pk, access.signing_key, row.until),
-                tenant_id=tenant_id,
+                tenant_id=storage.tenant_id,
                 place=access.place,
                 key=row.key,
                 filename=row.filename,
@@ -166,8 +171,8 @@ class StoreFileLedger:
             connection.execute(update(kept_files).where(mine).values(state=DOOMED, until=now + PATIENCE))
             found = []
             for row in connection.execute(select(kept_files).where(mine)).all():
-                tenant_id, access = self._opened(_storage_row(connection, row.storage_pk))
-                found.append(DoomedFile(row.pk, tenant_id, access.place, row.key))
+                storage = _storage_row(connection, row.storage_pk)
+                found.append(DoomedFile(row.pk, storage.tenant_id, self._place_of(storage), row.key))
             return found
 
         return await self._write(change)
@@ -197,7 +202,10 @@ class StoreFileLedger:
             first = self._sealed(connection, tenant_id, _Access(place, Secret(secrets.token_hex(SECRET_BYTES))))
             self._insert(connection, file_storages, {"tenant_id": tenant_id, "url": place.url, **first})
             row = connection.execute(select(file_storages).where(mine)).one()
-        access = self._opened(row)[1]
+        access = self._access_or_none(row)
+        if access is None:  # links to what is there lead nowhere any more; those from now on do
+            log.error("secrets cannot be opened", places=[place_of(tenant_id, place.url)], secrets=1)
+            access = _Access(replace(place, unreadable=True), Secret(secrets.token_hex(SECRET_BYTES)))
         if access.place != place:
             values = self._sealed(connection, tenant_id, _Access(place, access.signing_key))
             connection.execute(update(file_storages).where(mine).values(values))
@@ -214,15 +222,26 @@ class StoreFileLedger:
         sealed = {"access": self._places.seal(text, place_of(tenant_id, access.place.url))}
         return sealed_as_the_database_is(connection, self._cipher, file_storages, sealed, tenant_id, access.place.url)
 
-    def _opened(self, row: Row[Any]) -> tuple[str, _Access]:
-        """Return whose a storage is, and how it is reached."""
+    def _opened(self, row: Row[Any]) -> _Access:
+        """Return how a storage is reached."""
         values = json.loads(self._places.open(row.access, place_of(row.tenant_id, row.url)))
         credentials = {name: Secret(value) for name, value in values["credentials"].items()}
-        place = StoragePlace(StorageKind(row.url.partition(":")[0]), row.url, credentials)
-        return row.tenant_id, _Access(place, Secret(values["signing_key"]))
+        return _Access(StoragePlace(_kind_of(row.url), row.url, credentials), Secret(values["signing_key"]))
+
+    def _access_or_none(self, row: Row[Any]) -> _Access | None:
+        """Return how a storage is reached; None where no key opens that."""
+        try:
+            return self._opened(row)
+        except SealBroken:
+            return None
+
+    def _place_of(self, row: Row[Any]) -> StoragePlace:
+        """Return a storage, without its credentials where no key opens them."""
+        access = self._access_or_none(row)
+        return StoragePlace(_kind_of(row.url), row.url, unreadable=True) if access is None else access.place
 
     def _access_of(self, connection: Connection, storage_pk: int) -> _Access:
-        return self._opened(_storage_row(connection, storage_pk))[1]
+        return self._opened(_storage_row(connection, storage_pk))
 
     def _linked_to(self, connection: Connection, wanted: LinkWanted) -> tuple[int, float]:
         """Return number and end of a message's link to a file, made where it is new."""
@@ -275,6 +294,10 @@ def _latest(file_pk: int) -> Select[tuple[float | None]]:
 
 def _storage_row(connection: Connection, storage_pk: int) -> Row[Any]:
     return connection.execute(select(file_storages).where(file_storages.c.pk == storage_pk)).one()
+
+
+def _kind_of(url: str) -> StorageKind:
+    return StorageKind(url.partition(":")[0])
 
 
 def place_of(tenant_id: str, url: str) -> str:

@@ -19,7 +19,10 @@ def account_ids(file: Path | None, tenant_id: str) -> Sequence[str]:
 
 
 def key_check(database: Path | str) -> str | None:
-    """Return what tells the key of a database, a file or a URL; None where it has none yet or cannot be asked."""
+    """Return what tells the key of a database, a file or a URL; None where it has none yet.
+
+    Raises `StoreUnavailable` and `StoreRefused` where PostgreSQL cannot be asked.
+    """
     from mail_proxy.store.sealed import CHECK, CHECK_VALUE  # noqa: PLC0415 - takes a while
 
     if isinstance(database, Path):
@@ -27,18 +30,26 @@ def key_check(database: Path | str) -> str | None:
     from sqlalchemy.engine import make_url  # noqa: PLC0415 - takes a while
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415
 
+    from mail_proxy.domain.errors import StoreUnavailable  # noqa: PLC0415
     from mail_proxy.store.engines import postgresql_engine  # noqa: PLC0415
+    from mail_proxy.store.errors import is_not_made, translate  # noqa: PLC0415
+    from mail_proxy.store.opening import NO_DRIVER, StoreRefused, database_url  # noqa: PLC0415
 
     try:
-        engine = postgresql_engine(make_url(database), connections=1)
-    except (ImportError, SQLAlchemyError):
-        return None
+        engine = postgresql_engine(make_url(database_url(database)), connections=1)
+    except ImportError:
+        raise StoreRefused(NO_DRIVER) from None
     try:
         with engine.connect() as connection:
             held = connection.execute(CHECK_VALUE).scalar()
             return None if held is None else str(held)
-    except SQLAlchemyError:
-        return None
+    except SQLAlchemyError as error:
+        if is_not_made(error):
+            return None
+        failure = translate(error, starting=True)
+        if isinstance(failure, StoreUnavailable):
+            raise failure from None
+        raise StoreRefused(f"the database cannot be asked for its key: {error.__cause__ or error}") from None
     finally:
         engine.dispose()
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import mail_proxy
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.signing import EarlierSecret, Signing, shown_secret, signatures
-from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Tenant
+from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Tenant, TenantSecret
 from mail_proxy.outbound.callback import Endpoint, HttpReportSink, retry_after
 from mail_proxy.outbound.client import OutboundClient
 from mail_proxy.outbound.guard import Trusted
@@ -65,6 +65,22 @@ async def test_a_token_and_a_password_arrive_as_the_tenant_wrote_them(
     assert bearer == f"Bearer {CANARY}"
     assert base64.b64decode(basic.removeprefix("Basic ")).decode() == "jürgen:pä:ss"
     assert empty == ["Basic Og==", "Bearer"]
+
+
+async def test_without_a_secret_that_no_key_opens_nothing_is_sent_anywhere(
+    client: OutboundClient, server: CallbackServer, sink: HttpReportSink
+) -> None:
+    own = Tenant("acme", client_base_url=server.url, unreadable=frozenset({TenantSecret.CLIENT_AUTH}))
+    unsigned = replace(own, unreadable=frozenset({TenantSecret.SIGNING}))
+    for tenant in (own, unsigned):
+        (lost,) = tenant.unreadable
+        assert understand(await sink.deliver(tenant, PAYLOAD, REPORT_ID)) == Refused(lost.lost)
+        assert sink.place(tenant) != sink.place(replace(tenant, unreadable=frozenset()))  # given anew, it is tried
+    assert server.requests == []
+    common = HttpReportSink(client, FakeClock(), Endpoint(server.url, ClientAuth()))
+    assert (await common.deliver(replace(own, client_base_url=None), PAYLOAD, REPORT_ID)).status == 200
+    await common.deliver(replace(unsigned, client_base_url=None), PAYLOAD, REPORT_ID)
+    assert len(server.requests) == 1  # it needs no credentials of the tenant's, but its signature
 
 
 async def test_tenants_without_url_report_to_the_common_endpoint_with_its_own_credentials(

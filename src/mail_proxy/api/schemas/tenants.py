@@ -77,6 +77,9 @@ class TenantOut(BaseModel):
         description="Until when signing secrets before this one sign along, or did; null: there were none.",
         examples=[None],
     )
+    unreadable_secrets: list[Literal["client_auth", "large_file_config", "signing_secret"]] = Field(
+        description="Stored, but no key opens them: what needs one of them waits until it is given anew.", examples=[[]]
+    )
     suspended: bool = Field(description="Whether the tenant is held as a whole.", examples=[False])
     suspended_batches: list[str] = Field(description="The batches that are held.", examples=[[]])
     created_ts: Time = Field(description="When it was made.")
