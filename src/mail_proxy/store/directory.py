@@ -1,221 +1,54 @@
-"""Tenants, accounts and suspensions: read through a cache that a version number keeps true."""
+"""Tenants, accounts and suspensions: each change is a transaction, which raises the version that readers go by."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 
 from mail_proxy.domain.account import Account, Hold
-from mail_proxy.domain.backlog import MANY
-from mail_proxy.domain.errors import Conflict
 from mail_proxy.domain.instance import InstanceSettings
-from mail_proxy.domain.message import MessageState
 from mail_proxy.domain.oauth import OAuth
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.signing import Signing
 from mail_proxy.domain.tenant import Suspension, Tenant
 from mail_proxy.ports.clock import Clock
-from mail_proxy.ports.directory import KeyedTenant
 from mail_proxy.ports.queue import Stale
 from mail_proxy.ports.secrets import Cipher
 from mail_proxy.store.database import Database
-from mail_proxy.store.directory_rows import DirectoryRows
+from mail_proxy.store.directory_reading import DirectoryReading
 from mail_proxy.store.files import forget_links
 from mail_proxy.store.hints import Hint
+from mail_proxy.store.in_use import refuse_while_in_use, refuse_while_untold
 from mail_proxy.store.instance_settings import read_instance_settings, write_instance_settings
 from mail_proxy.store.operation import Operation, Transaction
 from mail_proxy.store.prepared import once
 from mail_proxy.store.prune import Prune
 from mail_proxy.store.removal import CancelWaiting
-from mail_proxy.store.schema import accounts, events, feed_horizons, messages, sync_leases, tenants
+from mail_proxy.store.schema import accounts, feed_horizons, sync_leases, tenants
 from mail_proxy.store.sealed import key_of_the_database, sealed_as_the_database_is
-from mail_proxy.store.survey import count_unfinished
-from mail_proxy.store.suspensions import free_poison, read_suspension, suspended_batches_of, write_suspension
+from mail_proxy.store.suspensions import free_poison, read_suspension, write_suspension
 from mail_proxy.store.usage import account_scope, forget_usage, tenant_scope
-from mail_proxy.store.version import raise_version, read_version
+from mail_proxy.store.version import raise_version
 
 ResultT = TypeVar("ResultT")
 CHUNK = 500
 
 
-@dataclass(slots=True)
-class _Known:
-    """What was read at one version; thrown away as a whole when the version changes.
-
-    What was not found is not remembered: anybody can ask for any number of things that do not exist. G11.
-    """
-
-    version: int
-    tenants: dict[str, Tenant] = field(default_factory=dict)
-    accounts: dict[int, Account] = field(default_factory=dict)
-    accounts_of: dict[str, tuple[Account, ...]] = field(default_factory=dict)
-    named: dict[tuple[str, str], Account] = field(default_factory=dict)
-    keys: dict[str, KeyedTenant] = field(default_factory=dict)
-    owners: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    only_tenant: tuple[str | None] | None = None
-    instance: InstanceSettings | None = None
-
-
-class StoreDirectory:
-    """Keeps the `Directory` and `Registry` ports on SQLite and PostgreSQL.
-
-    On SQLite this process is the only writer and knows each change itself, but for one whose answer reached nobody; on
-    PostgreSQL `refresh` asks for the version.
-    """
+class StoreDirectory(DirectoryReading):
+    """Keeps the `Directory` and `Registry` ports on SQLite and PostgreSQL."""
 
     def __init__(self, database: Database, cipher: Cipher, clock: Clock) -> None:
-        self._database = database
+        super().__init__(database, cipher)
         self._cipher = cipher
-        self._rows = DirectoryRows(cipher)
         self._clock = clock
-        self._known = _Known(version=0)
         self._change_op = Operation("directory", _run_changes, unanswered=self._lost_sight, rank=0)
-        self._unheard = 0
         self._untold_keys: dict[str, set[str]] = {}
         prune, cancel = once(Prune, database.dialect), once(CancelWaiting, database.dialect)
         self._remove_tenant_op = Operation("remove_tenant", prune.remove_tenant)
         self._cancel_op = Operation("cancel", cancel.run)
-
-    # -- reading -----------------------------------------------------------------------------------------------------
-
-    @property
-    def version(self) -> int:
-        """See `Directory.version`."""
-        return self._known.version
-
-    async def open(self) -> None:
-        """Read the version that holds at start."""
-        self._see(await self._database.read(read_version))
-
-    async def refresh(self) -> int:
-        """See `Directory.refresh`."""
-        unheard = self._unheard
-        if self._database.dialect != "sqlite" or unheard:
-            self._see(await self._database.read(read_version))
-            self._unheard -= unheard
-        return self._known.version
-
-    def _lost_sight(self, _change: object) -> None:
-        """Take note that something may have been changed without an answer."""
-        self._unheard += 1
-
-    def _see(self, version: int) -> None:
-        if version > self._known.version:
-            self._known = _Known(version)
-
-    async def tenant(self, tenant_id: str) -> Tenant | None:
-        """See `Directory.tenant`."""
-        known = self._known
-        if tenant_id not in known.tenants:
-            found = await self._database.read(lambda c: self._load_tenants(c, tenants.c.id == tenant_id))
-            if not found:
-                return None
-            known.tenants[tenant_id] = found[0]
-        return known.tenants[tenant_id]
-
-    async def account(self, account_pk: int) -> Account | None:
-        """See `Directory.account`."""
-        known = self._known
-        if account_pk not in known.accounts:
-            found = await self._database.read(lambda c: self._load_accounts(c, accounts.c.pk == account_pk))
-            if not found:
-                return None
-            known.accounts[account_pk] = found[0]
-        return known.accounts[account_pk]
-
-    async def owners_of(self, account_pks: Sequence[int]) -> Mapping[int, str]:
-        """See `Directory.owners_of`."""
-        known = self._known
-        unknown = [pk for pk in account_pks if pk not in known.accounts]
-        for start in range(0, len(unknown), CHUNK):
-            some = accounts.c.pk.in_(unknown[start : start + CHUNK])
-            found = await self._database.read(partial(self._load_accounts, condition=some))
-            known.accounts.update({account.pk: account for account in found})
-        return {pk: known.accounts[pk].tenant_id for pk in account_pks if pk in known.accounts}
-
-    async def accounts_of(self, tenant_id: str) -> Sequence[Account]:
-        """See `Directory.accounts_of`."""
-        known = self._known
-        if tenant_id not in known.accounts_of:
-            found = await self._database.read(lambda c: self._load_accounts(c, accounts.c.tenant_id == tenant_id))
-            if not found:
-                return ()
-            known.accounts_of[tenant_id] = tuple(found)
-            known.accounts.update((account.pk, account) for account in found)
-        return known.accounts_of[tenant_id]
-
-    async def account_named(self, tenant_id: str, account_id: str) -> Account | None:
-        """See `Directory.account_named`."""
-        if not account_id.isascii() or "\0" in account_id:  # no account's, and not for every database to look for
-            return None
-        known, key = self._known, (tenant_id, account_id)
-        if key not in known.named:
-            mine = (accounts.c.tenant_id == tenant_id) & (accounts.c.id == account_id)
-            found = await self._database.read(lambda c: self._load_accounts(c, mine))
-            if not found:
-                return None
-            known.named[key] = known.accounts[found[0].pk] = found[0]
-        return known.named[key]
-
-    async def account_owners(self, account_id: str) -> Sequence[str]:
-        """See `Directory.account_owners`."""
-        known = self._known
-        if account_id not in known.owners:
-            statement = select(accounts.c.tenant_id).where(accounts.c.id == account_id).limit(2)
-            found = tuple(await self._database.read(lambda c: c.execute(statement).scalars().all()))
-            if not found:
-                return ()
-            known.owners[account_id] = found
-        return known.owners[account_id]
-
-    async def only_tenant(self) -> str | None:
-        """See `Directory.only_tenant`."""
-        known = self._known
-        if known.only_tenant is None:
-            ids = await self._database.read(lambda c: c.execute(select(tenants.c.id).limit(2)).scalars().all())
-            known.only_tenant = (ids[0] if len(ids) == 1 else None,)
-        return known.only_tenant[0]
-
-    async def tenants(self) -> Sequence[Tenant]:
-        """See `Registry.tenants`."""
-        return await self._database.read(lambda c: self._load_tenants(c, tenants.c.id.is_not(None)))
-
-    async def tenant_by_key(self, api_key_hash: str) -> KeyedTenant | None:
-        """See `Registry.tenant_by_key`."""
-        await self.refresh()
-        known = self._known
-        if api_key_hash not in known.keys:
-            found = await self._database.read(lambda c: self._load_tenants(c, tenants.c.api_key_hash == api_key_hash))
-            if not found:
-                return None
-            known.keys[api_key_hash] = KeyedTenant(found[0], found[0].api_key_expires_at)
-        return known.keys[api_key_hash]
-
-    async def instance_settings(self) -> InstanceSettings:
-        """See `Registry.instance_settings`."""
-        known = self._known
-        if known.instance is None:
-            known.instance = await self._database.read(read_instance_settings)
-        return known.instance
-
-    async def scheduler_active(self) -> bool:
-        """See `Registry.scheduler_active`."""
-        return (await self.instance_settings()).scheduler_active
-
-    def _load_tenants(self, connection: Connection, condition: ColumnElement[bool]) -> list[Tenant]:
-        rows = connection.execute(select(tenants).where(condition).order_by(tenants.c.id)).all()
-        held = suspended_batches_of(connection, [row.id for row in rows])
-        return [self._rows.tenant(row, held.get(row.id, frozenset())) for row in rows]
-
-    def _load_accounts(self, connection: Connection, condition: ColumnElement[bool]) -> list[Account]:
-        rows = connection.execute(select(accounts).where(condition).order_by(accounts.c.pk)).all()
-        return [self._rows.account(row) for row in rows]
-
-    # -- changing ----------------------------------------------------------------------------------------------------
 
     async def _change(self, change: Callable[[Transaction], ResultT]) -> ResultT:
         """Run a change in a transaction that also raises the version."""
@@ -270,7 +103,7 @@ class StoreDirectory:
 
         def deactivate(transaction: Transaction) -> bool:
             if not force:
-                _refuse_while_untold(transaction, tenant_id)
+                refuse_while_untold(transaction, tenant_id)
             stopped = update(tenants).where(tenants.c.id == tenant_id).values(active=False, api_key_hash=None)
             return transaction.connection.execute(stopped).rowcount > 0
 
@@ -376,16 +209,12 @@ class StoreDirectory:
                 pass
 
         def change(transaction: Transaction) -> None:
-            _refuse_while_in_use(transaction.connection, account)
+            refuse_while_in_use(transaction.connection, account)
             forget_usage(transaction.connection, account_scope(account.pk))
             transaction.connection.execute(delete(accounts).where(accounts.c.pk == account.pk))
 
         await self._change(change)
         return True
-
-    async def accounts_on_hold(self) -> Sequence[Account]:
-        """See `Registry.accounts_on_hold`."""
-        return await self._database.read(lambda c: self._load_accounts(c, accounts.c.hold_since.is_not(None)))
 
     async def set_hold(self, account_pk: int, hold: Hold | None) -> None:
         """See `Registry.set_hold`."""
@@ -448,38 +277,3 @@ def _with_current_refresh_token(account: Account, stored: Account) -> Account:
     if account.oauth is None or stored.oauth is None or account.oauth.grant != stored.oauth.grant:
         return account
     return replace(account, oauth=replace(account.oauth, refresh_token=stored.oauth.refresh_token))
-
-
-def _refuse_while_untold(transaction: Transaction, tenant_id: str) -> None:
-    connection = transaction.connection
-    unfinished = connection.execute(count_unfinished(transaction.dialect, tenant_id)).scalar_one()
-    untold = select(events.c.event_id).where(events.c.tenant_id == tenant_id, events.c.reported_ts.is_(None))
-    unreported = connection.execute(
-        select(func.count()).select_from(untold.limit(MANY).subquery("untold"))
-    ).scalar_one()
-    if unfinished or unreported:
-        raise Conflict(
-            f"Tenant '{tenant_id}' has {_up_to_many(unfinished)} messages that are not finished, and "
-            f"{_up_to_many(unreported)} events that were not reported: wait for them (where there is nobody to report "
-            "to, cleanup-messages removes them), or delete it with force=true.",
-            code="tenant_in_use",
-        )
-
-
-def _up_to_many(count: int) -> str:
-    return f"{MANY} or more" if count >= MANY else str(count)
-
-
-def _refuse_while_in_use(connection: Connection, account: Account) -> None:
-    unfinished = select(messages.c.state).where(messages.c.account_pk == account.pk, messages.c.finished_ts.is_(None))
-    sending = messages.c.state == MessageState.SENDING.value
-    if connection.execute(unfinished.where(~sending).limit(1)).first() is not None:
-        raise Conflict(
-            f"messages wait for account '{account.id}'; let them go out, or delete it with force=true",
-            code="account_in_use",
-        )
-    if connection.execute(unfinished.limit(1)).first() is not None:
-        raise Conflict(
-            f"a message of account '{account.id}' is being sent at this moment; try again shortly",
-            code="account_in_use",
-        )
