@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from mail_proxy.domain.account import Account, Hold
 from mail_proxy.domain.instance import InstanceSettings
@@ -31,10 +31,20 @@ from mail_proxy.store.schema import accounts, feed_horizons, sync_leases, tenant
 from mail_proxy.store.sealed import key_of_the_database, sealed_as_the_database_is
 from mail_proxy.store.suspensions import free_poison, read_suspension, write_suspension
 from mail_proxy.store.usage import account_scope, forget_usage, tenant_scope
-from mail_proxy.store.version import raise_version
+from mail_proxy.store.version import Changes, changes_since, raise_version, write_change
 
 ResultT = TypeVar("ResultT")
 CHUNK = 500
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What is to be done, the version that its caller knows, and whom it concerns: see `StoreDirectory._change`."""
+
+    run: Callable[[Transaction], Any]
+    known: int
+    tenant_id: str | None
+    account_pk: int | None
 
 
 class StoreDirectory(DirectoryReading):
@@ -50,11 +60,21 @@ class StoreDirectory(DirectoryReading):
         self._remove_tenant_op = Operation("remove_tenant", prune.remove_tenant)
         self._cancel_op = Operation("cancel", cancel.run)
 
-    async def _change(self, change: Callable[[Transaction], ResultT]) -> ResultT:
-        """Run a change in a transaction that also raises the version."""
-        outcome: tuple[ResultT, int] = await self._database.write(self._change_op, change)
-        result, version = outcome
-        self._see(version)
+    async def _change(
+        self,
+        change: Callable[[Transaction], ResultT],
+        *,
+        tenant_id: str | None = None,
+        account_pk: int | None = None,
+    ) -> ResultT:
+        """Run a change in a transaction that also raises the version.
+
+        It concerns the tenant, or the one of the account; without either, everybody.
+        """
+        asked = _Change(change, self._known.version, tenant_id, account_pk)
+        outcome: tuple[ResultT, Changes] = await self._database.write(self._change_op, asked)
+        result, changes = outcome
+        self._known.see(changes)
         return result
 
     async def put_tenant(self, tenant: Tenant, api_key_hash: str | None) -> bool:
@@ -90,7 +110,7 @@ class StoreDirectory(DirectoryReading):
             return True
 
         try:
-            is_new = await self._change(change)
+            is_new = await self._change(change, tenant_id=tenant.id)
         except BaseException:
             if api_key_hash is not None:
                 self._untold_keys.setdefault(tenant.id, set()).add(api_key_hash)
@@ -107,7 +127,7 @@ class StoreDirectory(DirectoryReading):
             stopped = update(tenants).where(tenants.c.id == tenant_id).values(active=False, api_key_hash=None)
             return transaction.connection.execute(stopped).rowcount > 0
 
-        if not await self._change(deactivate):
+        if not await self._change(deactivate, tenant_id=tenant_id):
             return False
         while await self._database.write(self._remove_tenant_op, (tenant_id, CHUNK)):
             pass
@@ -121,7 +141,7 @@ class StoreDirectory(DirectoryReading):
             forget_links(connection, tenant_id)
             connection.execute(delete(tenants).where(tenants.c.id == tenant_id))
 
-        await self._change(remove)
+        await self._change(remove, tenant_id=tenant_id)
         return True
 
     async def set_api_key(self, tenant_id: str, api_key_hash: str | None, expires_at: float | None) -> bool:
@@ -131,7 +151,7 @@ class StoreDirectory(DirectoryReading):
             .where(tenants.c.id == tenant_id)
             .values(api_key_hash=api_key_hash, api_key_expires_at=expires_at)
         )
-        return await self._change(lambda t: t.connection.execute(statement).rowcount > 0)
+        return await self._change(lambda t: t.connection.execute(statement).rowcount > 0, tenant_id=tenant_id)
 
     async def change_signing(self, tenant_id: str, decide: Callable[[Signing], Signing]) -> Signing | None:
         """See `Registry.change_signing`."""
@@ -148,7 +168,7 @@ class StoreDirectory(DirectoryReading):
             connection.execute(update(tenants).where(mine).values(values))
             return after
 
-        return await self._change(change)
+        return await self._change(change, tenant_id=tenant_id)
 
     async def put_account(self, account: Account, based_on: Account | None = None) -> Account:
         """See `Registry.put_account`."""
@@ -176,7 +196,7 @@ class StoreDirectory(DirectoryReading):
             pk: int = connection.execute(select(accounts.c.pk).where(mine)).scalar_one()
             return replace(put, pk=pk, hold=None)
 
-        return await self._change(change)
+        return await self._change(change, tenant_id=account.tenant_id)
 
     async def replace_refresh_token(self, account_pk: int, used: OAuth, fresh: Secret) -> bool:
         """See `Registry.replace_refresh_token`."""
@@ -195,7 +215,7 @@ class StoreDirectory(DirectoryReading):
             connection.execute(update(accounts).where(mine).values(values))
             return True
 
-        return await self._change(change)
+        return await self._change(change, account_pk=account_pk)
 
     async def delete_account(self, tenant_id: str, account_id: str, *, force: bool) -> bool:
         """See `Registry.delete_account`."""
@@ -213,7 +233,7 @@ class StoreDirectory(DirectoryReading):
             forget_usage(transaction.connection, account_scope(account.pk))
             transaction.connection.execute(delete(accounts).where(accounts.c.pk == account.pk))
 
-        await self._change(change)
+        await self._change(change, tenant_id=tenant_id)
         return True
 
     async def set_hold(self, account_pk: int, hold: Hold | None) -> None:
@@ -226,7 +246,7 @@ class StoreDirectory(DirectoryReading):
                 hold_since=None if hold is None else func.coalesce(accounts.c.hold_since, hold.since),
             )
         )
-        await self._change(lambda t: t.connection.execute(statement).rowcount)
+        await self._change(lambda t: t.connection.execute(statement).rowcount, account_pk=account_pk)
 
     async def change_suspension(self, tenant_id: str, decide: Callable[[Suspension], Suspension]) -> Suspension | None:
         """See `Registry.change_suspension`."""
@@ -239,11 +259,11 @@ class StoreDirectory(DirectoryReading):
             write_suspension(transaction, tenant_id, held, after)
             return after
 
-        return await self._change(change)
+        return await self._change(change, tenant_id=tenant_id)
 
     async def free_poison(self, tenant_id: str) -> None:
         """See `Registry.free_poison`."""
-        await self._change(lambda t: free_poison(t, tenant_id))
+        await self._change(lambda t: free_poison(t, tenant_id), tenant_id=tenant_id)
 
     async def change_instance_settings(
         self, decide: Callable[[InstanceSettings], InstanceSettings]
@@ -262,14 +282,25 @@ class StoreDirectory(DirectoryReading):
         await self.change_instance_settings(lambda held: replace(held, scheduler_active=active))
 
 
-def _run_changes(
-    transaction: Transaction, changes: Sequence[Callable[[Transaction], Any]]
-) -> Sequence[tuple[Any, int]]:
+def _run_changes(transaction: Transaction, changes: Sequence[_Change]) -> Sequence[tuple[Any, Changes]]:
     connection = transaction.connection
     version = raise_version(connection)  # first: its lock puts changes by several instances in an order
     transaction.hints.add(Hint.DIRECTORY.value)
-    results = [change(transaction) for change in changes]
-    return [(result, version) for result in results]
+    whose = _whose(connection, changes)
+    results = [change.run(transaction) for change in changes]
+    write_change(connection, version, whose)
+    known = min(change.known for change in changes)
+    made = Changes(version, whose) if version == known + 1 else changes_since(connection, known)
+    return [(result, made) for result in results]
+
+
+def _whose(connection: Connection, changes: Sequence[_Change]) -> frozenset[str] | None:
+    """Return the tenants that changes concern; None: all."""
+    if any(change.tenant_id is None and change.account_pk is None for change in changes):
+        return None
+    pks = {change.account_pk for change in changes if change.account_pk is not None}
+    owners = connection.execute(select(accounts.c.tenant_id).where(accounts.c.pk.in_(pks))).scalars() if pks else ()
+    return frozenset({change.tenant_id for change in changes if change.tenant_id is not None} | set(owners))
 
 
 def _with_current_refresh_token(account: Account, stored: Account) -> Account:
