@@ -364,9 +364,13 @@ class TenantAnswer(Answer, TenantOut):
 
 
 class TenantsAnswer(Answer):
-    """All tenants."""
+    """Tenants: all, or a page."""
 
     tenants: list[TenantOut] = Field(description="The tenants, by id.")
+    next_cursor: str | None = Field(
+        description="Give it as `cursor` for the next page. Null: the end, and where no page was asked for.",
+        examples=["acme"],
+    )
 
 
 class SyncStatusOut(BaseModel):
@@ -523,9 +527,13 @@ class AccountAnswer(Answer, AccountOut):
 
 
 class AccountsAnswer(Answer):
-    """A tenant's accounts."""
+    """A tenant's accounts: all, or a page."""
 
     accounts: list[AccountOut] = Field(description="The accounts, oldest first.")
+    next_cursor: str | None = Field(
+        description="Give it as `cursor` for the next page. Null: the end, and where no page was asked for.",
+        examples=["AAAAAAAAAAAAAAAAAAAD1Q"],
+    )
 
 
 class TestAnswer(BaseModel):

@@ -145,6 +145,16 @@ class DirectoryReading:
         """See `Registry.tenants`."""
         return await self._database.read(lambda c: self._load_tenants(c, tenants.c.id.is_not(None)))
 
+    async def tenants_after(self, tenant_id: str | None, limit: int) -> Sequence[Tenant]:
+        """See `Registry.tenants_after`."""
+        following = tenants.c.id > (tenant_id or "")  # no id is empty
+        return await self._database.read(lambda c: self._load_tenants(c, following, limit))
+
+    async def accounts_after(self, tenant_id: str, account_pk: int, limit: int) -> Sequence[Account]:
+        """See `Registry.accounts_after`."""
+        following = (accounts.c.tenant_id == tenant_id) & (accounts.c.pk > account_pk)
+        return await self._database.read(lambda c: self._load_accounts(c, following, limit))
+
     async def tenant_by_key(self, api_key_hash: str) -> KeyedTenant | None:
         """See `Registry.tenant_by_key`."""
         await self.refresh()
@@ -186,11 +196,15 @@ class DirectoryReading:
                 self._known.keep_account(reading, account)
         return found
 
-    def _load_tenants(self, connection: Connection, condition: ColumnElement[bool]) -> list[Tenant]:
-        rows = connection.execute(select(tenants).where(condition).order_by(tenants.c.id)).all()
+    def _load_tenants(
+        self, connection: Connection, condition: ColumnElement[bool], limit: int | None = None
+    ) -> list[Tenant]:
+        rows = connection.execute(select(tenants).where(condition).order_by(tenants.c.id).limit(limit)).all()
         held = suspended_batches_of(connection, [row.id for row in rows])
         return [self._rows.tenant(row, held.get(row.id, frozenset())) for row in rows]
 
-    def _load_accounts(self, connection: Connection, condition: ColumnElement[bool]) -> list[Account]:
-        rows = connection.execute(select(accounts).where(condition).order_by(accounts.c.pk)).all()
+    def _load_accounts(
+        self, connection: Connection, condition: ColumnElement[bool], limit: int | None = None
+    ) -> list[Account]:
+        rows = connection.execute(select(accounts).where(condition).order_by(accounts.c.pk).limit(limit)).all()
         return [self._rows.account(row) for row in rows]
