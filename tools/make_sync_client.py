@@ -9,6 +9,7 @@ CLIENT = Path(__file__).parents[1] / "src" / "mail_proxy" / "client"
 SOURCE, MADE = CLIENT / "asynchronous.py", CLIENT / "synchronous.py"
 _HEAD = '"""The client for programs without asyncio, made of `asynchronous.py` by `tools/make_sync_client.py`."""'
 _WORDS = (
+    (r"\[(\w+) async for \1 in (.+)\]", r"list(\2)"),
     (r"\basync (def|for|with) ", r"\1 "),
     (r"\bawait ", ""),
     (r"\bAsync(MailProxyClient|Messages|Events|Accounts|Tenants|CommandLog|Iterator)\b", r"\1"),

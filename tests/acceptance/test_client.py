@@ -193,6 +193,15 @@ async def test_accounts_and_tenants(desk: tuple[Either, Either, Sink]) -> None:
     await admin.call(tenants.update, id_, name="Acme International")
     assert (await admin.call(tenants.get, id_))["name"] == "Acme International"
     assert id_ in [each["id"] for each in await admin.call(tenants.list)]
+    await admin.call(tenants.add, "zz-another")
+    listed = await admin.call(tenants.list)
+    assert await admin.first(tenants.each(page=1), len(listed)) == listed
+    await tenant.call(tenant.client.accounts.put, "second", host="smtp.example.com", port=25)
+    accounts = await tenant.call(tenant.client.accounts.list)
+    assert [each["id"] for each in accounts] == ["main", "second"]
+    assert await tenant.first(tenant.client.accounts.each(page=1), 2) == accounts
+    await tenant.call(tenant.client.accounts.delete, "second")
+    await admin.call(tenants.delete, "zz-another")
     assert (await admin.call(tenants.new_signing_secret, id_)).startswith("whsec_")
     with pytest.raises(Invalid) as refused:
         await admin.call(tenants.update, id_, colour="red")

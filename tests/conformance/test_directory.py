@@ -697,3 +697,16 @@ async def test_accounts_on_hold_are_found_over_all_tenants(store: Store) -> None
     ]
     await store.directory.set_hold(held[0].pk, None)
     assert [each.tenant_id for each in await store.directory.accounts_on_hold()] == ["other"]
+
+
+async def test_tenants_and_accounts_are_read_by_the_page(store: Store) -> None:
+    made = [await with_account(store, "acme", id_) for id_ in ("c", "a", "b")]
+    await with_account(store, "other")
+    await with_account(store, "third")
+    directory = store.directory
+    assert await directory.accounts_after("acme", 0, 2) == made[:2]
+    assert await directory.accounts_after("acme", made[1].pk, 2) == made[2:]
+    assert await directory.accounts_after("nobody", 0, 2) == []
+    assert [each.id for each in await directory.tenants_after(None, 2)] == ["acme", "other"]
+    assert [each.id for each in await directory.tenants_after("acme", 5)] == ["other", "third"]
+    assert await directory.tenants_after("third", 5) == []

@@ -52,6 +52,12 @@ class Accounts:
         await self._directory.refresh()
         return await self._directory.accounts_of(tenant_id)
 
+    async def page(self, tenant_id: str, after: int, limit: int) -> tuple[Sequence[Account], int | None]:
+        """Return a page of them, from the one that follows on this number of the store, and its last; None: the end."""
+        found = await self._registry.accounts_after(tenant_id, after, limit + 1)
+        shown = found[:limit]
+        return shown, shown[-1].pk if len(found) > limit else None
+
     async def get(self, tenant_id: str, account_id: str) -> Account:
         """Return one account; raises `NotFound`."""
         account = await self._find(tenant_id, account_id)

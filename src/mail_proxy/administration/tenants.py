@@ -49,6 +49,12 @@ class Tenants:
         """Return all tenants, by id."""
         return await self._registry.tenants()
 
+    async def page(self, after: str | None, limit: int) -> tuple[Sequence[Tenant], str | None]:
+        """Return a page of them, from the one that follows on this id, and the id of its last; None: the end."""
+        found = await self._registry.tenants_after(after, limit + 1)
+        shown = found[:limit]
+        return shown, shown[-1].id if len(found) > limit else None
+
     async def get(self, tenant_id: str) -> Tenant:
         """Return one tenant; raises `NotFound`."""
         tenant = await self._find(tenant_id)

@@ -12,12 +12,14 @@ from mail_proxy.administration.requests import AccountIn
 from mail_proxy.administration.views import account_view, probe_view
 from mail_proxy.api.auth import AnyCaller, tenant_meant
 from mail_proxy.api.bodies import read_model, refuse_body
+from mail_proxy.api.cursors import cursor_to
 from mail_proxy.api.documented import BODY, body, failures
 from mail_proxy.api.errors import answer
-from mail_proxy.api.queries import ForceTenantQuery, NoQuery, TenantQuery
+from mail_proxy.api.queries import AccountsQuery, ForceTenantQuery, NoQuery, TenantQuery
 from mail_proxy.api.schemas.accounts import AccountAnswer, AccountsAnswer, TestAnswer
 from mail_proxy.api.schemas.answer import Answer, Put
 from mail_proxy.api.services import services_of
+from mail_proxy.ports.archive import Place
 
 router = APIRouter(tags=["accounts"])
 
@@ -78,11 +80,18 @@ async def put_account(request: Request, caller: AnyCaller, _query: Annotated[NoQ
     response_model=AccountsAnswer,
     responses=failures(403, 404),
 )
-async def list_accounts(request: Request, caller: AnyCaller, query: Annotated[TenantQuery, Query()]) -> Response:
-    """List a tenant's accounts, oldest first."""
+async def list_accounts(request: Request, caller: AnyCaller, query: Annotated[AccountsQuery, Query()]) -> Response:
+    """List a tenant's accounts, oldest first: all of them, or by the page with `limit` and `cursor`."""
     services = services_of(request)
-    accounts = await services.accounts.of(await tenant_meant(caller, query.tenant_id, services))
-    return answer({"ok": True, "accounts": [account_view(each, services.outage_of(each.pk)) for each in accounts]})
+    tenant_id = await tenant_meant(caller, query.tenant_id, services)
+    last: int | None = None
+    if query.page_size is None:
+        accounts = await services.accounts.of(tenant_id)
+    else:
+        accounts, last = await services.accounts.page(tenant_id, query.after, query.page_size)
+    shown = [account_view(each, services.outage_of(each.pk)) for each in accounts]
+    next_cursor = None if last is None else cursor_to(Place(0.0, last))
+    return answer({"ok": True, "accounts": shown, "next_cursor": next_cursor})
 
 
 @router.get(

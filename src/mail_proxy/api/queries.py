@@ -16,6 +16,7 @@ from mail_proxy.ports.archive import MessageFilter, Place
 from mail_proxy.reporting.feed import LONGEST_WAIT, Start
 
 MAX_PAGE = 1000
+PAGE = 100
 _METADATA = "metadata."
 
 
@@ -64,6 +65,49 @@ class OptionalTenantQuery(NoQuery):
         description="The tenant. Implied by a tenant token; with the admin token, left out: all of them.",
         examples=["acme"],
     )
+
+
+class TenantsQuery(NoQuery):
+    """Which tenants are listed."""
+
+    limit: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_PAGE,
+        description="Tenants a page, at most. Left out: 100 with a `cursor`, and all of them without.",
+        examples=[100],
+    )
+    cursor: Id | None = Field(None, description="`next_cursor` of the page before.", examples=["acme"])
+
+    @property
+    def page_size(self) -> int | None:
+        """How many are listed; None: all."""
+        return PAGE if self.limit is None and self.cursor is not None else self.limit
+
+
+class AccountsQuery(TenantQuery):
+    """Which accounts are listed."""
+
+    limit: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_PAGE,
+        description="Accounts a page, at most. Left out: 100 with a `cursor`, and all of them without.",
+        examples=[100],
+    )
+    cursor: Annotated[str, Field(pattern=CURSOR), AfterValidator(_cursor)] | None = Field(
+        None, description="`next_cursor` of the page before.", examples=["AAAAAAAAAAAAAAAAAAAD1Q"]
+    )
+
+    @property
+    def page_size(self) -> int | None:
+        """How many are listed; None: all."""
+        return PAGE if self.limit is None and self.cursor is not None else self.limit
+
+    @property
+    def after(self) -> int:
+        """The number of the account that the page follows on."""
+        return 0 if self.cursor is None else place_at(self.cursor).pk
 
 
 class SuspensionQuery(OptionalTenantQuery):

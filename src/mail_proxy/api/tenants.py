@@ -14,7 +14,7 @@ from mail_proxy.api.auth import AdminCaller, AnyCaller, tenant_meant
 from mail_proxy.api.bodies import read_model, refuse_body
 from mail_proxy.api.documented import BODY, body, failures
 from mail_proxy.api.errors import answer
-from mail_proxy.api.queries import ForceQuery, NoQuery, SyncStatusQuery
+from mail_proxy.api.queries import ForceQuery, NoQuery, SyncStatusQuery, TenantsQuery
 from mail_proxy.api.schemas.answer import Answer
 from mail_proxy.api.schemas.tenants import (
     ApiKeyAnswer,
@@ -65,10 +65,15 @@ async def put_tenant(request: Request, caller: AdminCaller, _query: Nothing) -> 
 
 
 @router.get("/tenants", summary="List tenants", response_model=TenantsAnswer, responses=failures(403))
-async def list_tenants(request: Request, _caller: AdminCaller, _query: Nothing) -> Response:
-    """List all tenants, by id."""
-    tenants = await services_of(request).tenants.all()
-    return answer({"ok": True, "tenants": [tenant_view(tenant) for tenant in tenants]})
+async def list_tenants(request: Request, _caller: AdminCaller, query: Annotated[TenantsQuery, Query()]) -> Response:
+    """List tenants, by id: all of them, or by the page with `limit` and `cursor`."""
+    services = services_of(request)
+    last: str | None = None
+    if query.page_size is None:
+        tenants = await services.tenants.all()
+    else:
+        tenants, last = await services.tenants.page(query.cursor, query.page_size)
+    return answer({"ok": True, "tenants": [tenant_view(tenant) for tenant in tenants], "next_cursor": last})
 
 
 @router.get(

@@ -315,10 +315,20 @@ class AsyncAccounts:
         self._proxy = proxy
 
     async def list(self) -> Sequence[Account]:
-        """Return all accounts."""
-        return cast(
-            "Sequence[Account]", (await self._proxy.ask(Call("GET", "/accounts", self._proxy.query())))["accounts"]
-        )
+        """Return all accounts, oldest first."""
+        return [each async for each in self.each()]
+
+    async def each(self, *, page: int = 1000) -> AsyncIterator[Account]:
+        """Go through all accounts, oldest first, so many a request."""
+        cursor: str | None = None
+        while True:
+            query = self._proxy.query(limit=page, cursor=cursor)
+            answer = await self._proxy.ask(Call("GET", "/accounts", query))
+            for each in answer["accounts"]:
+                yield cast("Account", each)
+            cursor = answer["next_cursor"]
+            if cursor is None:
+                return
 
     async def get(self, account_id: str) -> Account:
         """Return one account; raises `NotFound`."""
@@ -351,8 +361,19 @@ class AsyncTenants:
         self._proxy = proxy
 
     async def list(self) -> Sequence[Tenant]:
-        """Return all tenants."""
-        return cast("Sequence[Tenant]", (await self._proxy.ask(Call("GET", "/tenants")))["tenants"])
+        """Return all tenants, by id."""
+        return [each async for each in self.each()]
+
+    async def each(self, *, page: int = 1000) -> AsyncIterator[Tenant]:
+        """Go through all tenants, by id, so many a request."""
+        cursor: str | None = None
+        while True:
+            answer = await self._proxy.ask(Call("GET", "/tenants", {"limit": page, "cursor": cursor}))
+            for each in answer["tenants"]:
+                yield cast("Tenant", each)
+            cursor = answer["next_cursor"]
+            if cursor is None:
+                return
 
     async def get(self, tenant_id: str) -> Tenant:
         """Return one tenant; raises `NotFound`."""

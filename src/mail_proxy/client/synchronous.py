@@ -311,8 +311,20 @@ class Accounts:
         self._proxy = proxy
 
     def list(self) -> Sequence[Account]:
-        """Return all accounts."""
-        return cast("Sequence[Account]", (self._proxy.ask(Call("GET", "/accounts", self._proxy.query())))["accounts"])
+        """Return all accounts, oldest first."""
+        return list(self.each())
+
+    def each(self, *, page: int = 1000) -> Iterator[Account]:
+        """Go through all accounts, oldest first, so many a request."""
+        cursor: str | None = None
+        while True:
+            query = self._proxy.query(limit=page, cursor=cursor)
+            answer = self._proxy.ask(Call("GET", "/accounts", query))
+            for each in answer["accounts"]:
+                yield cast("Account", each)
+            cursor = answer["next_cursor"]
+            if cursor is None:
+                return
 
     def get(self, account_id: str) -> Account:
         """Return one account; raises `NotFound`."""
@@ -345,8 +357,19 @@ class Tenants:
         self._proxy = proxy
 
     def list(self) -> Sequence[Tenant]:
-        """Return all tenants."""
-        return cast("Sequence[Tenant]", (self._proxy.ask(Call("GET", "/tenants")))["tenants"])
+        """Return all tenants, by id."""
+        return list(self.each())
+
+    def each(self, *, page: int = 1000) -> Iterator[Tenant]:
+        """Go through all tenants, by id, so many a request."""
+        cursor: str | None = None
+        while True:
+            answer = self._proxy.ask(Call("GET", "/tenants", {"limit": page, "cursor": cursor}))
+            for each in answer["tenants"]:
+                yield cast("Tenant", each)
+            cursor = answer["next_cursor"]
+            if cursor is None:
+                return
 
     def get(self, tenant_id: str) -> Tenant:
         """Return one tenant; raises `NotFound`."""

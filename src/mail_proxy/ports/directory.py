@@ -74,6 +74,14 @@ class Registry(Protocol):
         """All tenants, by id."""
         ...
 
+    async def tenants_after(self, tenant_id: str | None, limit: int) -> Sequence[Tenant]:
+        """So many tenants, by id, from the one that follows on this id; None: from the first."""
+        ...
+
+    async def accounts_after(self, tenant_id: str, account_pk: int, limit: int) -> Sequence[Account]:
+        """So many of a tenant's accounts, oldest first, from the one that follows on this number of the store."""
+        ...
+
     async def delete_tenant(self, tenant_id: str, *, force: bool) -> bool:
         """Remove a tenant and all its data; False if unknown.
 

@@ -1,251 +1,82 @@
-"""Tenants, accounts and suspensions: read through a cache that a version number keeps true."""
+"""Tenants, accounts and suspensions: each change is a transaction, which raises the version that readers go by."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-import structlog
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from mail_proxy.domain.account import Account, Hold
-from mail_proxy.domain.backlog import MANY
-from mail_proxy.domain.errors import Conflict
 from mail_proxy.domain.instance import InstanceSettings
-from mail_proxy.domain.message import MessageState
 from mail_proxy.domain.oauth import OAuth
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.signing import Signing
-from mail_proxy.domain.tenant import Suspension, Tenant, TenantSecret
+from mail_proxy.domain.tenant import Suspension, Tenant
 from mail_proxy.ports.clock import Clock
-from mail_proxy.ports.directory import KeyedTenant
 from mail_proxy.ports.queue import Stale
 from mail_proxy.ports.secrets import Cipher
 from mail_proxy.store.database import Database
-from mail_proxy.store.directory_rows import DirectoryRows
+from mail_proxy.store.directory_reading import DirectoryReading
 from mail_proxy.store.files import forget_links
 from mail_proxy.store.hints import Hint
+from mail_proxy.store.in_use import refuse_while_in_use, refuse_while_untold
 from mail_proxy.store.instance_settings import read_instance_settings, write_instance_settings
 from mail_proxy.store.operation import Operation, Transaction
 from mail_proxy.store.prepared import once
 from mail_proxy.store.prune import Prune
 from mail_proxy.store.removal import CHUNK as CANCELLED_AT_A_TIME
 from mail_proxy.store.removal import CancelWaiting
-from mail_proxy.store.schema import accounts, events, feed_horizons, messages, sync_leases, tenants
+from mail_proxy.store.schema import accounts, feed_horizons, sync_leases, tenants
 from mail_proxy.store.sealed import key_of_the_database, sealed_as_the_database_is
-from mail_proxy.store.survey import count_unfinished
-from mail_proxy.store.suspensions import free_poison, read_suspension, suspended_batches_of, write_suspension
+from mail_proxy.store.suspensions import free_poison, read_suspension, write_suspension
 from mail_proxy.store.usage import account_scope, forget_usage, tenant_scope
-from mail_proxy.store.version import raise_version, read_version
+from mail_proxy.store.version import Changes, changes_since, raise_version, write_change
 
 ResultT = TypeVar("ResultT")
 CHUNK = 500
 BEING_DELETED = "being deleted"
-TELL_AGAIN = 3600.0
-"""Seconds between two lines about secrets of one tenant that no key opens."""
-
-log = structlog.get_logger(__name__)
 
 
-@dataclass(slots=True)
-class _Known:
-    """What was read at one version; thrown away as a whole when the version changes.
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What is to be done, the version that its caller knows, and whom it concerns: see `StoreDirectory._change`."""
 
-    What was not found is not remembered: anybody can ask for any number of things that do not exist. G11.
-    """
-
-    version: int
-    tenants: dict[str, Tenant] = field(default_factory=dict)
-    accounts: dict[int, Account] = field(default_factory=dict)
-    accounts_of: dict[str, tuple[Account, ...]] = field(default_factory=dict)
-    named: dict[tuple[str, str], Account] = field(default_factory=dict)
-    keys: dict[str, KeyedTenant] = field(default_factory=dict)
-    owners: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    only_tenant: tuple[str | None] | None = None
-    instance: InstanceSettings | None = None
+    run: Callable[[Transaction], Any]
+    known: int
+    tenant_id: str | None
+    account_pk: int | None
 
 
-class StoreDirectory:
-    """Keeps the `Directory` and `Registry` ports on SQLite and PostgreSQL.
-
-    On SQLite this process is the only writer and knows each change itself, but for one whose answer reached nobody; on
-    PostgreSQL `refresh` asks for the version.
-    """
+class StoreDirectory(DirectoryReading):
+    """Keeps the `Directory` and `Registry` ports on SQLite and PostgreSQL."""
 
     def __init__(self, database: Database, cipher: Cipher, clock: Clock) -> None:
-        self._database = database
+        super().__init__(database, cipher, clock)
         self._cipher = cipher
-        self._rows = DirectoryRows(cipher)
         self._clock = clock
-        self._known = _Known(version=0)
         self._change_op = Operation("directory", _run_changes, unanswered=self._lost_sight, rank=0)
-        self._unheard = 0
         self._untold_keys: dict[str, set[str]] = {}
-        self._told_of: dict[str, tuple[frozenset[TenantSecret], float]] = {}
         prune, self._cancel = once(Prune, database.dialect), once(CancelWaiting, database.dialect)
         self._remove_tenant_op = Operation("remove_tenant", prune.remove_tenant)
         self._cancel_op = Operation("cancel", self._cancel.run)
 
-    # -- reading -----------------------------------------------------------------------------------------------------
+    async def _change(
+        self,
+        change: Callable[[Transaction], ResultT],
+        *,
+        tenant_id: str | None = None,
+        account_pk: int | None = None,
+    ) -> ResultT:
+        """Run a change in a transaction that also raises the version.
 
-    @property
-    def version(self) -> int:
-        """See `Directory.version`."""
-        return self._known.version
-
-    async def open(self) -> None:
-        """Read the version that holds at start."""
-        self._see(await self._database.read(read_version))
-
-    async def refresh(self) -> int:
-        """See `Directory.refresh`."""
-        unheard = self._unheard
-        if self._database.dialect != "sqlite" or unheard:
-            self._see(await self._database.read(read_version))
-            self._unheard -= unheard
-        return self._known.version
-
-    def _lost_sight(self, _change: object) -> None:
-        """Take note that something may have been changed without an answer."""
-        self._unheard += 1
-
-    def _see(self, version: int) -> None:
-        if version > self._known.version:
-            self._known = _Known(version)
-
-    async def tenant(self, tenant_id: str) -> Tenant | None:
-        """See `Directory.tenant`."""
-        known = self._known
-        if tenant_id not in known.tenants:
-            found = await self._database.read(lambda c: self._load_tenants(c, tenants.c.id == tenant_id))
-            if not found:
-                return None
-            known.tenants[tenant_id] = found[0]
-        return known.tenants[tenant_id]
-
-    async def account(self, account_pk: int) -> Account | None:
-        """See `Directory.account`."""
-        known = self._known
-        if account_pk not in known.accounts:
-            found = await self._database.read(lambda c: self._load_accounts(c, accounts.c.pk == account_pk))
-            if not found:
-                return None
-            known.accounts[account_pk] = found[0]
-        return known.accounts[account_pk]
-
-    async def owners_of(self, account_pks: Sequence[int]) -> Mapping[int, str]:
-        """See `Directory.owners_of`."""
-        known = self._known
-        unknown = [pk for pk in account_pks if pk not in known.accounts]
-        for start in range(0, len(unknown), CHUNK):
-            some = accounts.c.pk.in_(unknown[start : start + CHUNK])
-            found = await self._database.read(partial(self._load_accounts, condition=some))
-            known.accounts.update({account.pk: account for account in found})
-        return {pk: known.accounts[pk].tenant_id for pk in account_pks if pk in known.accounts}
-
-    async def accounts_of(self, tenant_id: str) -> Sequence[Account]:
-        """See `Directory.accounts_of`."""
-        known = self._known
-        if tenant_id not in known.accounts_of:
-            found = await self._database.read(lambda c: self._load_accounts(c, accounts.c.tenant_id == tenant_id))
-            if not found:
-                return ()
-            known.accounts_of[tenant_id] = tuple(found)
-            known.accounts.update((account.pk, account) for account in found)
-        return known.accounts_of[tenant_id]
-
-    async def account_named(self, tenant_id: str, account_id: str) -> Account | None:
-        """See `Directory.account_named`."""
-        if not account_id.isascii() or "\0" in account_id:  # no account's, and not for every database to look for
-            return None
-        known, key = self._known, (tenant_id, account_id)
-        if key not in known.named:
-            mine = (accounts.c.tenant_id == tenant_id) & (accounts.c.id == account_id)
-            found = await self._database.read(lambda c: self._load_accounts(c, mine))
-            if not found:
-                return None
-            known.named[key] = known.accounts[found[0].pk] = found[0]
-        return known.named[key]
-
-    async def account_owners(self, account_id: str) -> Sequence[str]:
-        """See `Directory.account_owners`."""
-        known = self._known
-        if account_id not in known.owners:
-            statement = select(accounts.c.tenant_id).where(accounts.c.id == account_id).limit(2)
-            found = tuple(await self._database.read(lambda c: c.execute(statement).scalars().all()))
-            if not found:
-                return ()
-            known.owners[account_id] = found
-        return known.owners[account_id]
-
-    async def only_tenant(self) -> str | None:
-        """See `Directory.only_tenant`."""
-        known = self._known
-        if known.only_tenant is None:
-            ids = await self._database.read(lambda c: c.execute(select(tenants.c.id).limit(2)).scalars().all())
-            known.only_tenant = (ids[0] if len(ids) == 1 else None,)
-        return known.only_tenant[0]
-
-    async def tenants(self) -> Sequence[Tenant]:
-        """See `Registry.tenants`."""
-        return await self._database.read(lambda c: self._load_tenants(c, tenants.c.id.is_not(None)))
-
-    async def tenant_by_key(self, api_key_hash: str) -> KeyedTenant | None:
-        """See `Registry.tenant_by_key`."""
-        await self.refresh()
-        known = self._known
-        if api_key_hash not in known.keys:
-            found = await self._database.read(lambda c: self._load_tenants(c, tenants.c.api_key_hash == api_key_hash))
-            if not found:
-                return None
-            known.keys[api_key_hash] = KeyedTenant(found[0], found[0].api_key_expires_at)
-        return known.keys[api_key_hash]
-
-    async def instance_settings(self) -> InstanceSettings:
-        """See `Registry.instance_settings`."""
-        known = self._known
-        if known.instance is None:
-            known.instance = await self._database.read(read_instance_settings)
-        return known.instance
-
-    async def scheduler_active(self) -> bool:
-        """See `Registry.scheduler_active`."""
-        return (await self.instance_settings()).scheduler_active
-
-    def _load_tenants(self, connection: Connection, condition: ColumnElement[bool]) -> list[Tenant]:
-        rows = connection.execute(select(tenants).where(condition).order_by(tenants.c.id)).all()
-        held = suspended_batches_of(connection, [row.id for row in rows])
-        found = [self._rows.tenant(row, held.get(row.id, frozenset())) for row in rows]
-        for tenant in found:
-            self._tell_of_lost_secrets(tenant)
-        return found
-
-    def _tell_of_lost_secrets(self, tenant: Tenant) -> None:
-        """Say which secrets of a tenant no key opens: when they are others than before, and now and then."""
-        if not tenant.unreadable:
-            self._told_of.pop(tenant.id, None)
-            return
-        now = self._clock.monotonic()
-        lost, at = self._told_of.get(tenant.id, (frozenset(), -math.inf))
-        if lost != tenant.unreadable or now - at >= TELL_AGAIN:
-            self._told_of[tenant.id] = (tenant.unreadable, now)
-            places = sorted(f"{each.value} of tenant {tenant.id}" for each in tenant.unreadable)
-            log.error("secrets cannot be opened", places=places, secrets=len(places))
-
-    def _load_accounts(self, connection: Connection, condition: ColumnElement[bool]) -> list[Account]:
-        rows = connection.execute(select(accounts).where(condition).order_by(accounts.c.pk)).all()
-        return [self._rows.account(row) for row in rows]
-
-    # -- changing ----------------------------------------------------------------------------------------------------
-
-    async def _change(self, change: Callable[[Transaction], ResultT]) -> ResultT:
-        """Run a change in a transaction that also raises the version."""
-        outcome: tuple[ResultT, int] = await self._database.write(self._change_op, change)
-        result, version = outcome
-        self._see(version)
+        It concerns the tenant, or the one of the account; without either, everybody.
+        """
+        asked = _Change(change, self._known.version, tenant_id, account_pk)
+        outcome: tuple[ResultT, Changes] = await self._database.write(self._change_op, asked)
+        result, changes = outcome
+        self._known.see(changes)
         return result
 
     async def put_tenant(self, tenant: Tenant, api_key_hash: str | None) -> bool:
@@ -281,7 +112,7 @@ class StoreDirectory:
             return True
 
         try:
-            is_new = await self._change(change)
+            is_new = await self._change(change, tenant_id=tenant.id)
         except BaseException:
             if api_key_hash is not None:
                 self._untold_keys.setdefault(tenant.id, set()).add(api_key_hash)
@@ -294,11 +125,11 @@ class StoreDirectory:
 
         def deactivate(transaction: Transaction) -> bool:
             if not force:
-                _refuse_while_untold(transaction, tenant_id)
+                refuse_while_untold(transaction, tenant_id)
             stopped = update(tenants).where(tenants.c.id == tenant_id).values(active=False, api_key_hash=None)
             return transaction.connection.execute(stopped).rowcount > 0
 
-        if not await self._change(deactivate):
+        if not await self._change(deactivate, tenant_id=tenant_id):
             return False
         while await self._database.write(self._remove_tenant_op, (tenant_id, CHUNK)):
             pass
@@ -312,7 +143,7 @@ class StoreDirectory:
             forget_links(connection, tenant_id)
             connection.execute(delete(tenants).where(tenants.c.id == tenant_id))
 
-        await self._change(remove)
+        await self._change(remove, tenant_id=tenant_id)
         return True
 
     async def set_api_key(self, tenant_id: str, api_key_hash: str | None, expires_at: float | None) -> bool:
@@ -322,7 +153,7 @@ class StoreDirectory:
             .where(tenants.c.id == tenant_id)
             .values(api_key_hash=api_key_hash, api_key_expires_at=expires_at)
         )
-        return await self._change(lambda t: t.connection.execute(statement).rowcount > 0)
+        return await self._change(lambda t: t.connection.execute(statement).rowcount > 0, tenant_id=tenant_id)
 
     async def change_signing(self, tenant_id: str, decide: Callable[[Signing], Signing]) -> Signing | None:
         """See `Registry.change_signing`."""
@@ -339,7 +170,7 @@ class StoreDirectory:
             connection.execute(update(tenants).where(mine).values(values))
             return after
 
-        return await self._change(change)
+        return await self._change(change, tenant_id=tenant_id)
 
     async def put_account(self, account: Account, based_on: Account | None = None) -> Account:
         """See `Registry.put_account`."""
@@ -367,7 +198,7 @@ class StoreDirectory:
             pk: int = connection.execute(select(accounts.c.pk).where(mine)).scalar_one()
             return replace(put, pk=pk, hold=None)
 
-        return await self._change(change)
+        return await self._change(change, tenant_id=account.tenant_id)
 
     async def replace_refresh_token(self, account_pk: int, used: OAuth, fresh: Secret) -> bool:
         """See `Registry.replace_refresh_token`."""
@@ -386,7 +217,7 @@ class StoreDirectory:
             connection.execute(update(accounts).where(mine).values(values))
             return True
 
-        return await self._change(change)
+        return await self._change(change, account_pk=account_pk)
 
     async def delete_account(self, tenant_id: str, account_id: str, *, force: bool) -> bool:
         """See `Registry.delete_account`."""
@@ -404,16 +235,12 @@ class StoreDirectory:
         def change(transaction: Transaction) -> None:
             if force:  # what came meanwhile; from here to the end of the transaction nothing more comes
                 self._cancel.run(transaction, [(account.pk, now)])
-            _refuse_while_in_use(transaction.connection, account)
+            refuse_while_in_use(transaction.connection, account)
             forget_usage(transaction.connection, account_scope(account.pk))
             transaction.connection.execute(delete(accounts).where(accounts.c.pk == account.pk))
 
-        await self._change(change)
+        await self._change(change, tenant_id=tenant_id)
         return True
-
-    async def accounts_on_hold(self) -> Sequence[Account]:
-        """See `Registry.accounts_on_hold`."""
-        return await self._database.read(lambda c: self._load_accounts(c, accounts.c.hold_since.is_not(None)))
 
     async def set_hold(self, account_pk: int, hold: Hold | None) -> None:
         """See `Registry.set_hold`."""
@@ -425,7 +252,7 @@ class StoreDirectory:
                 hold_since=None if hold is None else func.coalesce(accounts.c.hold_since, hold.since),
             )
         )
-        await self._change(lambda t: t.connection.execute(statement).rowcount)
+        await self._change(lambda t: t.connection.execute(statement).rowcount, account_pk=account_pk)
 
     async def change_suspension(self, tenant_id: str, decide: Callable[[Suspension], Suspension]) -> Suspension | None:
         """See `Registry.change_suspension`."""
@@ -438,11 +265,11 @@ class StoreDirectory:
             write_suspension(transaction, tenant_id, held, after)
             return after
 
-        return await self._change(change)
+        return await self._change(change, tenant_id=tenant_id)
 
     async def free_poison(self, tenant_id: str) -> None:
         """See `Registry.free_poison`."""
-        await self._change(lambda t: free_poison(t, tenant_id))
+        await self._change(lambda t: free_poison(t, tenant_id), tenant_id=tenant_id)
 
     async def change_instance_settings(
         self, decide: Callable[[InstanceSettings], InstanceSettings]
@@ -461,14 +288,25 @@ class StoreDirectory:
         await self.change_instance_settings(lambda held: replace(held, scheduler_active=active))
 
 
-def _run_changes(
-    transaction: Transaction, changes: Sequence[Callable[[Transaction], Any]]
-) -> Sequence[tuple[Any, int]]:
+def _run_changes(transaction: Transaction, changes: Sequence[_Change]) -> Sequence[tuple[Any, Changes]]:
     connection = transaction.connection
     version = raise_version(connection)  # first: its lock puts changes by several instances in an order
     transaction.hints.add(Hint.DIRECTORY.value)
-    results = [change(transaction) for change in changes]
-    return [(result, version) for result in results]
+    whose = _whose(connection, changes)
+    results = [change.run(transaction) for change in changes]
+    write_change(connection, version, whose)
+    known = min(change.known for change in changes)
+    made = Changes(version, whose) if version == known + 1 else changes_since(connection, known)
+    return [(result, made) for result in results]
+
+
+def _whose(connection: Connection, changes: Sequence[_Change]) -> frozenset[str] | None:
+    """Return the tenants that changes concern; None: all."""
+    if any(change.tenant_id is None and change.account_pk is None for change in changes):
+        return None
+    pks = {change.account_pk for change in changes if change.account_pk is not None}
+    owners = connection.execute(select(accounts.c.tenant_id).where(accounts.c.pk.in_(pks))).scalars() if pks else ()
+    return frozenset({change.tenant_id for change in changes if change.tenant_id is not None} | set(owners))
 
 
 def _with_current_refresh_token(account: Account, stored: Account) -> Account:
@@ -476,38 +314,3 @@ def _with_current_refresh_token(account: Account, stored: Account) -> Account:
     if account.oauth is None or stored.oauth is None or account.oauth.grant != stored.oauth.grant:
         return account
     return replace(account, oauth=replace(account.oauth, refresh_token=stored.oauth.refresh_token))
-
-
-def _refuse_while_untold(transaction: Transaction, tenant_id: str) -> None:
-    connection = transaction.connection
-    unfinished = connection.execute(count_unfinished(transaction.dialect, tenant_id)).scalar_one()
-    untold = select(events.c.event_id).where(events.c.tenant_id == tenant_id, events.c.reported_ts.is_(None))
-    unreported = connection.execute(
-        select(func.count()).select_from(untold.limit(MANY).subquery("untold"))
-    ).scalar_one()
-    if unfinished or unreported:
-        raise Conflict(
-            f"Tenant '{tenant_id}' has {_up_to_many(unfinished)} messages that are not finished, and "
-            f"{_up_to_many(unreported)} events that were not reported: wait for them (where there is nobody to report "
-            "to, cleanup-messages removes them), or delete it with force=true.",
-            code="tenant_in_use",
-        )
-
-
-def _up_to_many(count: int) -> str:
-    return f"{MANY} or more" if count >= MANY else str(count)
-
-
-def _refuse_while_in_use(connection: Connection, account: Account) -> None:
-    unfinished = select(messages.c.state).where(messages.c.account_pk == account.pk, messages.c.finished_ts.is_(None))
-    sending = messages.c.state == MessageState.SENDING.value
-    if connection.execute(unfinished.where(~sending).limit(1)).first() is not None:
-        raise Conflict(
-            f"messages wait for account '{account.id}'; let them go out, or delete it with force=true",
-            code="account_in_use",
-        )
-    if connection.execute(unfinished.limit(1)).first() is not None:
-        raise Conflict(
-            f"a message of account '{account.id}' is being sent at this moment; try again shortly",
-            code="account_in_use",
-        )

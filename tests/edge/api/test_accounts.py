@@ -383,3 +383,31 @@ async def test_a_tenant_does_not_try_the_ports_of_a_host_that_only_the_operator_
     assert (answer.status_code, answer.json()["detail"][0]["field"]) == (422, "port")
     assert (await put(acme, id="inside", port=2525, ttl=20)).status_code == 200
     assert (await account(acme, "inside"))["port"] == 2525
+
+
+async def test_accounts_are_listed_as_a_whole_or_in_pages(acme: httpx.AsyncClient, admin: httpx.AsyncClient) -> None:
+    before = [each["id"] for each in (await acme.get("/accounts")).json()["accounts"]]
+    for account_id in ("z", "y", "x"):
+        assert (
+            await acme.post("/account", json={"id": account_id, "host": "smtp.example.com", "port": 25})
+        ).status_code == 200
+    await admin.post("/tenant", json={"id": "globex"})
+    await admin.post("/account", json={"id": "theirs", "tenant_id": "globex", "host": "smtp.example.com", "port": 25})
+    whole = (await acme.get("/accounts")).json()
+    assert [each["id"] for each in whole["accounts"]] == [*before, "z", "y", "x"]
+    assert whole["next_cursor"] is None
+    pages, query = [], {"limit": "2"}
+    while True:
+        page = (await acme.get("/accounts", params=query)).json()
+        assert len(page["accounts"]) <= 2
+        pages += page["accounts"]
+        if page["next_cursor"] is None:
+            break
+        assert len(page["accounts"]) == 2
+        query["cursor"] = page["next_cursor"]
+    assert pages == whole["accounts"]
+    assert (await acme.get("/accounts", params={"cursor": query["cursor"]})).json()["next_cursor"] is None
+    for wrong, field in (("cursor=x", "cursor"), ("limit=1001", "limit"), ("limit=0", "limit"), ("page=2", "page")):
+        answer = await acme.get(f"/accounts?{wrong}")
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
+        assert answer.json()["detail"][0]["field"] == field

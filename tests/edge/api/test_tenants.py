@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import httpx
 
-from tests.support.api import Instance, a_submission, new_tenant
+from mail_proxy.client import AsyncMailProxyClient
+from mail_proxy.domain.account import Account
+from mail_proxy.domain.tenant import Tenant
+from tests.support.api import ADMIN_TOKEN, Instance, a_submission, new_tenant
 
 FULL = {
     "id": "acme",
@@ -159,6 +163,49 @@ async def test_a_signing_secret_is_shown_once_and_the_one_before_it_signs_along_
     assert (await tenant(admin))["signs_reports"] is False
     for method in ("POST", "DELETE"):
         assert (await admin.request(method, "/tenant/nobody/signing-secret")).status_code == 404
+
+
+async def test_tenants_are_listed_as_a_whole_or_in_pages(admin: httpx.AsyncClient) -> None:
+    for tenant_id in ("c", "a", "b", "d"):
+        await new_tenant(admin, tenant_id)
+    whole = (await admin.get("/tenants")).json()
+    assert ([each["id"] for each in whole["tenants"]], whole["next_cursor"]) == (["a", "b", "c", "d"], None)
+    first = (await admin.get("/tenants?limit=2")).json()
+    assert (first["tenants"], first["next_cursor"]) == (whole["tenants"][:2], "b")
+    await admin.delete("/tenant/b")
+    second = (await admin.get("/tenants?limit=2&cursor=b")).json()
+    assert second == {"ok": True, "tenants": whole["tenants"][2:], "next_cursor": None}
+    assert (await admin.get("/tenants?cursor=c")).json()["tenants"] == whole["tenants"][3:]
+    assert (await admin.get("/tenants?cursor=d")).json() == {"ok": True, "tenants": [], "next_cursor": None}
+    for query, field in (
+        ("cursor=a%20b", "cursor"),
+        ("limit=1001", "limit"),
+        ("limit=0", "limit"),
+        ("tenant_id=a", "tenant_id"),
+    ):
+        answer = await admin.get(f"/tenants?{query}")
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid")
+        assert answer.json()["detail"][0]["field"] == field
+
+
+async def test_a_cursor_without_a_limit_gives_a_page_of_a_hundred(instance: Instance, admin: httpx.AsyncClient) -> None:
+    ids = [f"t{n:03}" for n in range(102)]
+    await asyncio.gather(*(instance.store.directory.put_tenant(Tenant(each), None) for each in ids))
+    page = (await admin.get("/tenants?cursor=t000")).json()
+    assert ([each["id"] for each in page["tenants"]], page["next_cursor"]) == (ids[1:101], "t100")
+
+
+async def test_the_client_lists_what_is_more_than_a_page(instance: Instance) -> None:
+    ids = [f"t{n:04}" for n in range(1001)]
+    directory = instance.store.directory
+    await asyncio.gather(*(directory.put_tenant(Tenant(each), None) for each in ids))
+    made = (Account(0, "t0000", each, "smtp.example.com", 25) for each in ids)
+    await asyncio.gather(*(directory.put_account(each) for each in made))
+    async with instance.client() as http:
+        proxy = AsyncMailProxyClient("http://testserver", ADMIN_TOKEN, http=http)
+        assert [each["id"] for each in await proxy.tenants.list()] == ids
+        # those who are put at the same moment come in any order, each of them once
+        assert sorted(each["id"] for each in await proxy.of_tenant("t0000").accounts.list()) == ids
 
 
 async def test_how_reporting_goes_is_shown_in_pages(admin: httpx.AsyncClient) -> None:

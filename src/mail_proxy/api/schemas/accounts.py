@@ -95,9 +95,13 @@ class AccountAnswer(Answer, AccountOut):
 
 
 class AccountsAnswer(Answer):
-    """A tenant's accounts."""
+    """A tenant's accounts: all, or a page."""
 
     accounts: list[AccountOut] = Field(description="The accounts, oldest first.")
+    next_cursor: str | None = Field(
+        description="Give it as `cursor` for the next page. Null: the end, and where no page was asked for.",
+        examples=["AAAAAAAAAAAAAAAAAAAD1Q"],
+    )
 
 
 class TestAnswer(BaseModel):

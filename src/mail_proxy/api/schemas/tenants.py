@@ -90,9 +90,13 @@ class TenantAnswer(Answer, TenantOut):
 
 
 class TenantsAnswer(Answer):
-    """All tenants."""
+    """Tenants: all, or a page."""
 
     tenants: list[TenantOut] = Field(description="The tenants, by id.")
+    next_cursor: str | None = Field(
+        description="Give it as `cursor` for the next page. Null: the end, and where no page was asked for.",
+        examples=["acme"],
+    )
 
 
 class TenantPut(Put):
