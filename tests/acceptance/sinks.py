@@ -16,7 +16,7 @@ from typing import cast
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from tests.support.loop_turns import a_few_turns
+from tests.support.loop_turns import a_few_turns, stop_listening
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +151,7 @@ async def running_sink(at: socket.socket | None = None) -> AsyncIterator[Sink]:
     try:
         yield sink
     finally:
-        listener.close()
-        await a_few_turns()
+        await stop_listening(listener)
         for client in protocols:
             if client.transport is not None:
                 cast("asyncio.Transport", client.transport).abort()

@@ -321,7 +321,7 @@ async def test_a_port_that_is_taken_is_passed_over_for_this_run(machine: Machine
     port = free_port()
     await machine.run("start", "acme", "--background", "--port", str(port))
     await machine.run("stop", "acme")
-    server = await asyncio.start_server(lambda _r, _w: None, "127.0.0.1", port)
+    server = await asyncio.start_server(lambda _, client: client.transport.abort(), "127.0.0.1", port)
     async with server:
         said = await machine.run("start", "acme", "--background")
         assert said.code == 0, said

@@ -33,6 +33,7 @@ from mail_proxy.outbound.guard import Trusted
 from mail_proxy.outbound.transfers import TransferClient
 from mail_proxy.ports.file_storage import FileStorage, StorageFailed, Storages
 from tests.support.cloud_servers import BUCKET, HAS_NANIO, CloudServers, free_port
+from tests.support.loop_turns import stop_listening
 from tests.support.sources import Held
 from tests.support.storages import MemoryStorages
 
@@ -379,7 +380,7 @@ async def answering(answer: bytes | None) -> AsyncIterator[int]:
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
-        server.close()
+        await stop_listening(server)
         for task in filter(None, serving):
             task.cancel()
         await asyncio.gather(*filter(None, serving), return_exceptions=True)

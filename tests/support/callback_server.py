@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from typing_extensions import Self, assert_never
 
-from tests.support.loop_turns import a_few_turns
+from tests.support.loop_turns import a_few_turns, stop_listening
 
 _LONGEST_REQUEST = 64 * 1024 * 1024
 
@@ -122,8 +122,7 @@ class CallbackServer:
     async def stop(self) -> None:
         """Stop listening, and end what is under way."""
         if self._server is not None:
-            self._server.close()
-        await a_few_turns()
+            await stop_listening(self._server)
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-from tests.support.loop_turns import a_few_turns
+from tests.support.loop_turns import a_few_turns, stop_listening
 
 # The real one
 
@@ -150,8 +150,7 @@ async def real_server(
     try:
         yield server
     finally:
-        listener.close()
-        await a_few_turns()
+        await stop_listening(listener)
         stop()
         await listener.wait_closed()
         await a_few_turns()
@@ -308,7 +307,7 @@ async def scripted_server(*scripts: Script, tls: ssl.SSLContext | None = None) -
     try:
         yield server
     finally:
-        listener.close()
+        await stop_listening(listener)
         for peer in server.peers:
             abort(peer.transport)
         for task in server.tasks:

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import cast
 
+from tests.support.loop_turns import stop_listening
+
 
 class _End(asyncio.Protocol):
     """One of the two ends of a forwarded connection."""
@@ -114,6 +116,6 @@ async def running_proxy(target: int) -> AsyncIterator[TcpProxy]:
     try:
         yield proxy
     finally:
-        listener.close()
+        await stop_listening(listener)
         await proxy.ended()
         await listener.wait_closed()

@@ -153,6 +153,7 @@ class SmtpCatcher:
         self._host = host
         self._server: asyncio.Server | None = None
         self._sessions: set[_CatcherSession] = set()
+        self.closed = False
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
@@ -161,6 +162,7 @@ class SmtpCatcher:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.closed = True
         if self._server is not None:
             self._server.close()
         closing = [session.close() for session in self._sessions]
@@ -190,6 +192,9 @@ class _CatcherSession(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._sessions.add(self)
+        if self._catcher.closed:  # it was being accepted when the catcher went
+            self._transport.abort()
+            return
         self._transport.write(b"220 catcher ESMTP\r\n")
 
     @override

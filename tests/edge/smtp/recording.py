@@ -17,6 +17,7 @@ from mail_proxy.domain.attempt import Envelope as Outgoing
 from mail_proxy.domain.compose import Wire
 from mail_proxy.smtp.pool import SmtpTransport
 from tests.edge.smtp.making import Dots, account
+from tests.support.loop_turns import stop_listening
 from tests.support.smtp_servers import abort
 
 T = TypeVar("T")
@@ -144,7 +145,7 @@ def recorded_line() -> Iterator[Line]:
 
     async def stop() -> None:
         await transport.close()
-        server.close()
+        await stop_listening(server)
         for each in protocols:
             if each.transport is not None:
                 abort(cast("asyncio.Transport", each.transport))
