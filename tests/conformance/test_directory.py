@@ -195,6 +195,51 @@ async def test_a_tenant_with_many_messages_is_deleted_in_chunks(store: Store) ->
     assert await rows(store, select(recipients.c.n)) == []
 
 
+async def test_what_others_have_set_of_a_tenant_meanwhile_stays(store: Store) -> None:
+    bearer = ClientAuth(ClientAuthMethod.BEARER, Secret("t0ken"))
+    await store.directory.put_tenant(Tenant("acme", name="Acme", client_auth=bearer), "hash")
+    before = await store.directory.tenant("acme")
+    assert before is not None
+    other = ClientAuth(ClientAuthMethod.BEARER, Secret("another"))
+    await store.directory.put_tenant(replace(before, active=False, client_auth=other), None, before)
+    await store.directory.set_api_key("acme", "new hash", NOW + 2)
+    await store.directory.put_tenant(replace(before, name="ACME"), None, before)
+    after = await store.directory.tenant("acme")
+    assert after is not None
+    assert (after.name, after.active, after.client_auth, after.api_key_expires_at) == ("ACME", False, other, NOW + 2)
+
+
+async def test_a_secret_that_is_given_anew_stays_whatever_else_is_changed_meanwhile(store: Store) -> None:
+    bearer = ClientAuth(ClientAuthMethod.BEARER, Secret("t0ken"))
+    await store.directory.put_tenant(Tenant("acme", client_auth=bearer), None)
+    with store.database.engine.begin() as connection:
+        connection.execute(update(tenants).values(client_auth="sealed[elsewhere]x"))
+    await store.directory.put_tenant(Tenant("acme", unreadable=frozenset({TenantSecret.CLIENT_AUTH})), None)
+    before = await store.directory.tenant("acme")
+    assert before is not None
+    assert before.unreadable == {TenantSecret.CLIENT_AUTH}
+    await store.directory.put_tenant(replace(before, client_auth=bearer, unreadable=frozenset()), None, before)
+    await store.directory.put_tenant(replace(before, name="ACME"), None, before)
+    after = await store.directory.tenant("acme")
+    assert after is not None
+    assert (after.name, after.client_auth, after.unreadable) == ("ACME", bearer, frozenset())
+    # to do without is to give it anew, too
+    await store.directory.put_tenant(replace(before, unreadable=frozenset()), None, before)
+    after = await store.directory.tenant("acme")
+    assert after is not None
+    assert (after.client_auth, after.unreadable) == (ClientAuth(), frozenset())
+
+
+async def test_a_tenant_that_was_removed_is_not_made_anew_by_a_change_of_it(store: Store) -> None:
+    await store.directory.put_tenant(Tenant("acme"), "hash")
+    before = await store.directory.tenant("acme")
+    assert before is not None
+    await store.directory.delete_tenant("acme", force=True)
+    with pytest.raises(Stale):
+        await store.directory.put_tenant(replace(before, name="ACME"), None, before)
+    assert await store.directory.tenant("acme") is None
+
+
 # -- keys ----------------------------------------------------------------------------------------------------------
 
 
