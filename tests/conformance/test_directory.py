@@ -730,6 +730,23 @@ async def test_changes_handed_over_together_are_all_made(store: Store) -> None:
     assert store.directory.version > before
 
 
+async def test_a_change_whose_caller_is_gone_is_seen_by_all_who_look_and_so_is_the_next_one(store: Store) -> None:
+    account = await with_account(store)
+
+    async def set_and_leave(ttl: float) -> None:
+        change = asyncio.create_task(store.directory.put_account(replace(account, ttl=ttl)))
+        await asyncio.sleep(0)  # it is handed over
+        change.cancel()
+        await enqueue(store, a_message(f"M{ttl}", account))  # and committed before this, or with it
+
+    for ttl in (7.0, 8.0, 9.0):
+        await set_and_leave(ttl)
+        await asyncio.gather(store.directory.refresh(), store.directory.refresh())
+        found = await store.directory.account(account.pk)
+        assert found is not None
+        assert found.ttl == ttl
+
+
 async def test_accounts_on_hold_are_found_over_all_tenants(store: Store) -> None:
     held = [await with_account(store, tenant_id) for tenant_id in ("acme", "other")]
     await with_account(store, "acme", "free")
