@@ -17,7 +17,7 @@ from mail_proxy.administration.requests import AccountIn, TenantChanges
 from mail_proxy.administration.scheduling import activated, suspended
 from mail_proxy.administration.tenants import Tenants
 from mail_proxy.domain.account import Account, AuthMethod, Hold, OnUncertain, TlsMode
-from mail_proxy.domain.errors import Conflict, Invalid
+from mail_proxy.domain.errors import Conflict, Invalid, NotFound
 from mail_proxy.domain.large_file import LargeFileConfig, StorageKind, StoragePlace
 from mail_proxy.domain.message import MessageState
 from mail_proxy.domain.oauth import OAuth
@@ -461,6 +461,31 @@ async def test_what_is_being_sent_is_waited_for_before_an_account_goes_by_force_
     details = await store.archive.message("acme", "M1")
     assert details is not None
     assert details.state is MessageState.CANCELLED
+
+
+async def test_an_account_made_anew_stays_while_the_one_before_it_is_being_removed_twice(store: Store) -> None:
+    account = await with_account(store)
+    await enqueue(store, a_message("M1", account))
+    claimed = await claim(store, account, 1)
+
+    class RemovedByAnother(SetClock):
+        async def sleep(self, seconds: float) -> None:
+            await super().sleep(seconds)
+            if len(self.slept) == 1:
+                await settle_all(store, claimed, ACCEPTED)
+                assert await store.directory.delete_account("acme", "main", force=True)
+                await with_account(store)
+
+    clock = RemovedByAnother()
+    changes = Accounts(store.directory, store.directory, lambda _: None, lambda _: None, clock)
+    await changes.delete("acme", "main", force=True)
+    assert len(clock.slept) == 1
+    anew = await store.directory.account_named("acme", "main")
+    assert anew is not None
+    assert anew.pk != account.pk
+    await changes.delete("acme", "main", force=True)
+    with pytest.raises(NotFound):
+        await changes.delete("acme", "main", force=True)
 
 
 async def test_an_account_in_the_middle_of_a_delivery_is_not_deleted_even_by_force(store: Store) -> None:

@@ -123,10 +123,11 @@ class Registry(Protocol):
         """
         ...
 
-    async def delete_account(self, tenant_id: str, account_id: str, *, force: bool) -> bool:
+    async def delete_account(self, tenant_id: str, account_id: str, *, force: bool, pk: int | None = None) -> bool:
         """Remove an account; False if unknown. Raises `Conflict` while messages wait for it, unless `force`.
 
-        With `force` its waiting messages are cancelled and reported.
+        With `force` its waiting messages are cancelled and reported. With `pk` another one that has come into its place
+        is left alone, as if unknown.
         """
         ...
 

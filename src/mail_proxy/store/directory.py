@@ -228,11 +228,11 @@ class StoreDirectory(DirectoryReading):
 
         return await self._change(change, account_pk=account_pk)
 
-    async def delete_account(self, tenant_id: str, account_id: str, *, force: bool) -> bool:
+    async def delete_account(self, tenant_id: str, account_id: str, *, force: bool, pk: int | None = None) -> bool:
         """See `Registry.delete_account`."""
         await self.refresh()
         account = await self.account_named(tenant_id, account_id)
-        if account is None:
+        if account is None or pk not in (None, account.pk):
             return False
         now = self._clock.now()
         if force:
