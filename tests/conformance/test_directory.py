@@ -17,7 +17,7 @@ from mail_proxy.administration.requests import AccountIn, TenantChanges
 from mail_proxy.administration.scheduling import activated, suspended
 from mail_proxy.administration.tenants import Tenants
 from mail_proxy.domain.account import Account, AuthMethod, Hold, OnUncertain, TlsMode
-from mail_proxy.domain.errors import Conflict, Invalid
+from mail_proxy.domain.errors import Conflict, Invalid, NotFound
 from mail_proxy.domain.large_file import LargeFileConfig, StorageKind, StoragePlace
 from mail_proxy.domain.message import MessageState
 from mail_proxy.domain.oauth import OAuth
@@ -193,6 +193,51 @@ async def test_a_tenant_with_many_messages_is_deleted_in_chunks(store: Store) ->
     assert await store.directory.delete_tenant("acme", force=True)
     assert await store.queue.count_pending() == 0
     assert await rows(store, select(recipients.c.n)) == []
+
+
+async def test_what_others_have_set_of_a_tenant_meanwhile_stays(store: Store) -> None:
+    bearer = ClientAuth(ClientAuthMethod.BEARER, Secret("t0ken"))
+    await store.directory.put_tenant(Tenant("acme", name="Acme", client_auth=bearer), "hash")
+    before = await store.directory.tenant("acme")
+    assert before is not None
+    other = ClientAuth(ClientAuthMethod.BEARER, Secret("another"))
+    await store.directory.put_tenant(replace(before, active=False, client_auth=other), None, before)
+    await store.directory.set_api_key("acme", "new hash", NOW + 2)
+    await store.directory.put_tenant(replace(before, name="ACME"), None, before)
+    after = await store.directory.tenant("acme")
+    assert after is not None
+    assert (after.name, after.active, after.client_auth, after.api_key_expires_at) == ("ACME", False, other, NOW + 2)
+
+
+async def test_a_secret_that_is_given_anew_stays_whatever_else_is_changed_meanwhile(store: Store) -> None:
+    bearer = ClientAuth(ClientAuthMethod.BEARER, Secret("t0ken"))
+    await store.directory.put_tenant(Tenant("acme", client_auth=bearer), None)
+    with store.database.engine.begin() as connection:
+        connection.execute(update(tenants).values(client_auth="sealed[elsewhere]x"))
+    await store.directory.put_tenant(Tenant("acme", unreadable=frozenset({TenantSecret.CLIENT_AUTH})), None)
+    before = await store.directory.tenant("acme")
+    assert before is not None
+    assert before.unreadable == {TenantSecret.CLIENT_AUTH}
+    await store.directory.put_tenant(replace(before, client_auth=bearer, unreadable=frozenset()), None, before)
+    await store.directory.put_tenant(replace(before, name="ACME"), None, before)
+    after = await store.directory.tenant("acme")
+    assert after is not None
+    assert (after.name, after.client_auth, after.unreadable) == ("ACME", bearer, frozenset())
+    # to do without is to give it anew, too
+    await store.directory.put_tenant(replace(before, unreadable=frozenset()), None, before)
+    after = await store.directory.tenant("acme")
+    assert after is not None
+    assert (after.client_auth, after.unreadable) == (ClientAuth(), frozenset())
+
+
+async def test_a_tenant_that_was_removed_is_not_made_anew_by_a_change_of_it(store: Store) -> None:
+    await store.directory.put_tenant(Tenant("acme"), "hash")
+    before = await store.directory.tenant("acme")
+    assert before is not None
+    await store.directory.delete_tenant("acme", force=True)
+    with pytest.raises(Stale):
+        await store.directory.put_tenant(replace(before, name="ACME"), None, before)
+    assert await store.directory.tenant("acme") is None
 
 
 # -- keys ----------------------------------------------------------------------------------------------------------
@@ -416,6 +461,31 @@ async def test_what_is_being_sent_is_waited_for_before_an_account_goes_by_force_
     details = await store.archive.message("acme", "M1")
     assert details is not None
     assert details.state is MessageState.CANCELLED
+
+
+async def test_an_account_made_anew_stays_while_the_one_before_it_is_being_removed_twice(store: Store) -> None:
+    account = await with_account(store)
+    await enqueue(store, a_message("M1", account))
+    claimed = await claim(store, account, 1)
+
+    class RemovedByAnother(SetClock):
+        async def sleep(self, seconds: float) -> None:
+            await super().sleep(seconds)
+            if len(self.slept) == 1:
+                await settle_all(store, claimed, ACCEPTED)
+                assert await store.directory.delete_account("acme", "main", force=True)
+                await with_account(store)
+
+    clock = RemovedByAnother()
+    changes = Accounts(store.directory, store.directory, lambda _: None, lambda _: None, clock)
+    await changes.delete("acme", "main", force=True)
+    assert len(clock.slept) == 1
+    anew = await store.directory.account_named("acme", "main")
+    assert anew is not None
+    assert anew.pk != account.pk
+    await changes.delete("acme", "main", force=True)
+    with pytest.raises(NotFound):
+        await changes.delete("acme", "main", force=True)
 
 
 async def test_an_account_in_the_middle_of_a_delivery_is_not_deleted_even_by_force(store: Store) -> None:
@@ -683,6 +753,23 @@ async def test_changes_handed_over_together_are_all_made(store: Store) -> None:
     assert {account.id for account in listed} == {f"a{n}" for n in range(20)}
     assert [account.is_default for account in listed].count(True) == 1
     assert store.directory.version > before
+
+
+async def test_a_change_whose_caller_is_gone_is_seen_by_all_who_look_and_so_is_the_next_one(store: Store) -> None:
+    account = await with_account(store)
+
+    async def set_and_leave(ttl: float) -> None:
+        change = asyncio.create_task(store.directory.put_account(replace(account, ttl=ttl)))
+        await asyncio.sleep(0)  # it is handed over
+        change.cancel()
+        await enqueue(store, a_message(f"M{ttl}", account))  # and committed before this, or with it
+
+    for ttl in (7.0, 8.0, 9.0):
+        await set_and_leave(ttl)
+        await asyncio.gather(store.directory.refresh(), store.directory.refresh())
+        found = await store.directory.account(account.pk)
+        assert found is not None
+        assert found.ttl == ttl
 
 
 async def test_accounts_on_hold_are_found_over_all_tenants(store: Store) -> None:

@@ -9,12 +9,13 @@ import stat
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mail_proxy.attachments.storages import OpenStorages
-from mail_proxy.domain.large_file import StoragePlace, storage_place
+from mail_proxy.domain.large_file import StorageKind, StoragePlace, storage_place
 from mail_proxy.outbound.guard import Trusted
 from mail_proxy.outbound.transfers import TransferClient
 from mail_proxy.ports.file_storage import FileStorage, StorageFailed, StoredRange
@@ -200,6 +201,22 @@ async def test_only_what_is_below_the_roots_is_used(
     none = OpenStorages([], transfers, {}).problem(place(root))
     assert none is not None
     assert "GMP_STORAGE_ROOTS" in none.problem
+
+
+async def test_a_folder_needs_no_credentials_that_could_be_lost(
+    root: Path, transfers: TransferClient, tmp_path: Path
+) -> None:
+    storages = OpenStorages([root], transfers, {}, 20)
+    lost = replace(place(root / "mail"), unreadable=True)
+    assert storages.problem(lost) is None
+    await (await storages.at(place(root / "mail"))).put(KEY, Held(b"data"), "text/plain")
+    await (await storages.at(lost)).delete(KEY)
+    assert files(root) == []
+    with pytest.raises(StorageFailed, match="GMP_STORAGE_ROOTS"):
+        await storages.at(replace(place(tmp_path), unreadable=True))
+    elsewhere = StoragePlace(StorageKind.S3, "s3://bucket", unreadable=True)
+    with pytest.raises(StorageFailed, match="cannot be opened with any key"):
+        await storages.at(elsewhere)
 
 
 # -- disks that fail ---------------------------------------------------------------------------------------------------

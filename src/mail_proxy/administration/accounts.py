@@ -94,19 +94,22 @@ class Accounts:
         """Remove an account; raises `NotFound`, and `Conflict` while messages wait for it, unless `force`.
 
         With `force` those that are being sent are waited for, but not for long: then `Conflict` is raised all the same.
+        Where it is removed by somebody else meanwhile, one that is made in its place stays.
         """
+        pk = (await self.get(tenant_id, account_id)).pk
         deadline, pause = self._clock.monotonic() + (PATIENCE if force else 0.0), FIRST_PAUSE
+        waited = False
         while True:
-            await self._directory.refresh()
             try:
-                found = await self._registry.delete_account(tenant_id, account_id, force=force)
+                found = await self._registry.delete_account(tenant_id, account_id, force=force, pk=pk)
             except Conflict:
                 if self._clock.monotonic() + pause > deadline:
                     raise
                 await self._clock.sleep(pause)
                 pause = min(2 * pause, 1.0)
+                waited = True
                 continue
-            if not found:
+            if not found and not waited:
                 raise _unknown(account_id)
             return
 

@@ -9,13 +9,17 @@ from typing import Any
 from mail_proxy.administration.large_files import FIELD, LargeFileRules, check_config, read_config
 from mail_proxy.administration.requests import ClientAuthIn, TenantChanges, TenantIn
 from mail_proxy.domain.account import OnUncertain
-from mail_proxy.domain.errors import Invalid, NotFound, Problem
+from mail_proxy.domain.errors import Invalid, NotFound, Problem, StoreUnavailable
 from mail_proxy.domain.rate_limit import Limits
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.signing import Signing
 from mail_proxy.domain.tenant import ClientAuth, ClientAuthMethod, Tenant, TenantSecret
 from mail_proxy.ports.clock import Clock
 from mail_proxy.ports.directory import Directory, Registry
+from mail_proxy.ports.queue import Stale
+
+MAX_TRIES = 8
+"""How often a tenant is set anew because it was removed in the same moment."""
 
 
 class Tenants:
@@ -64,17 +68,28 @@ class Tenants:
 
     async def put(self, wanted: TenantIn) -> str | None:
         """Create a tenant and return its key, which nothing can show again; or change it and return None."""
-        now = self._clock.now()
-        tenant = self._changed(await self._find(wanted.id) or Tenant(wanted.id, created_ts=now), wanted, now)
-        key = self._new_token()
-        # Whether it is new is decided there: somebody else may make it meanwhile, or nobody was told an earlier key.
-        is_new = await self._registry.put_tenant(tenant, self._digest(key))
-        return key if is_new else None
+        for _ in range(MAX_TRIES):
+            now = self._clock.now()
+            existing = await self._find(wanted.id)
+            tenant = self._changed(existing or Tenant(wanted.id, created_ts=now), wanted, now)
+            key = self._new_token()
+            try:
+                # Whether it is new is decided there: somebody else may make it meanwhile, or nobody was told an
+                # earlier key.
+                is_new = await self._registry.put_tenant(tenant, self._digest(key), existing)
+            except Stale:
+                continue
+            return key if is_new else None
+        raise StoreUnavailable("the tenant is being removed by others all the time")
 
     async def update(self, tenant_id: str, changes: TenantChanges) -> None:
         """Change a tenant; raises `NotFound`."""
-        tenant = self._changed(await self.get(tenant_id), changes, self._clock.now())
-        await self._registry.put_tenant(tenant, None)
+        existing = await self.get(tenant_id)
+        tenant = self._changed(existing, changes, self._clock.now())
+        try:
+            await self._registry.put_tenant(tenant, None, existing)
+        except Stale:
+            raise _unknown(tenant_id) from None
 
     async def delete(self, tenant_id: str, *, force: bool) -> None:
         """Remove a tenant and all its data.

@@ -21,7 +21,14 @@ _METADATA = "metadata."
 
 
 def _cursor(text: str) -> str:
-    place_at(text)
+    if not place_at(text).created_ts:
+        raise ValueError("is a cursor of other lists")
+    return text
+
+
+def _cursor_of_accounts(text: str) -> str:
+    if place_at(text).created_ts:
+        raise ValueError("is a cursor of other lists")
     return text
 
 
@@ -95,7 +102,7 @@ class AccountsQuery(TenantQuery):
         description="Accounts a page, at most. Left out: 100 with a `cursor`, and all of them without.",
         examples=[100],
     )
-    cursor: Annotated[str, Field(pattern=CURSOR), AfterValidator(_cursor)] | None = Field(
+    cursor: Annotated[str, Field(pattern=CURSOR), AfterValidator(_cursor_of_accounts)] | None = Field(
         None, description="`next_cursor` of the page before.", examples=["AAAAAAAAAAAAAAAAAAAD1Q"]
     )
 

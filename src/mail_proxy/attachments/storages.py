@@ -66,10 +66,10 @@ class OpenStorages(Storages):
         return Problem("storage_url", missing)
 
     def _refused(self, place: StoragePlace) -> Problem | None:
+        if place.kind is StorageKind.FILE:  # which has no credentials
+            return self._folder_problem(place)
         if place.unreadable:
             return Problem("credentials", "its credentials cannot be opened with any key; give them anew")
-        if place.kind is StorageKind.FILE:
-            return self._folder_problem(place)
         extra, module = EXTRAS[place.kind]
         if _is_there(module):
             return None

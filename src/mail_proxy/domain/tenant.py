@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from mail_proxy.domain.account import OnUncertain
@@ -119,3 +119,31 @@ class Tenant:
         if not self.client_base_url:
             return None
         return self.client_base_url.rstrip("/") + "/" + self.client_attachment_path.lstrip("/")
+
+
+_SET = (
+    "name",
+    "client_base_url",
+    "client_sync_path",
+    "client_attachment_path",
+    "client_auth",
+    "active",
+    "on_uncertain",
+    "limits",
+    "api_key_expires_at",
+    "large_files",
+)
+"""What operators set of a tenant as a whole. Its key, signing secrets and suspensions are changed by themselves."""
+_IN_SECRETS = {"client_auth": TenantSecret.CLIENT_AUTH, "large_files": TenantSecret.LARGE_FILES}
+
+
+def with_changes(stored: Tenant, before: Tenant, after: Tenant) -> Tenant:
+    """Return a tenant as it is now with what was changed from `before` to `after`; all else stays as it is."""
+    given = before.unreadable - after.unreadable
+    changed = {
+        name: getattr(after, name)
+        for name in _SET
+        if getattr(after, name) != getattr(before, name) or _IN_SECRETS.get(name) in given
+    }
+    lost = stored.unreadable - {_IN_SECRETS[name] for name in changed if name in _IN_SECRETS}
+    return replace(stored, **changed, unreadable=lost)

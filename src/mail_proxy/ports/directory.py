@@ -66,8 +66,12 @@ class KeyedTenant:
 class Registry(Protocol):
     """Changes to tenants, accounts and suspensions. Each call is one transaction and raises `version`."""
 
-    async def put_tenant(self, tenant: Tenant, api_key_hash: str | None) -> bool:
-        """Create (True) or update (False) a tenant; `api_key_hash` is stored only on creation."""
+    async def put_tenant(self, tenant: Tenant, api_key_hash: str | None, based_on: Tenant | None = None) -> bool:
+        """Create (True) or update (False) a tenant; `api_key_hash` is stored only on creation.
+
+        `based_on` is what the caller made it from: only what differs from that is set, so that what others have set
+        meanwhile stays. Raises `Stale` where it was removed meanwhile. Without it everything is set.
+        """
         ...
 
     async def tenants(self) -> Sequence[Tenant]:
@@ -119,10 +123,11 @@ class Registry(Protocol):
         """
         ...
 
-    async def delete_account(self, tenant_id: str, account_id: str, *, force: bool) -> bool:
+    async def delete_account(self, tenant_id: str, account_id: str, *, force: bool, pk: int | None = None) -> bool:
         """Remove an account; False if unknown. Raises `Conflict` while messages wait for it, unless `force`.
 
-        With `force` its waiting messages are cancelled and reported.
+        With `force` its waiting messages are cancelled and reported. With `pk` another one that has come into its place
+        is left alone, as if unknown.
         """
         ...
 

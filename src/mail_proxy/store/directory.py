@@ -13,7 +13,7 @@ from mail_proxy.domain.instance import InstanceSettings
 from mail_proxy.domain.oauth import OAuth
 from mail_proxy.domain.secret import Secret
 from mail_proxy.domain.signing import Signing
-from mail_proxy.domain.tenant import Suspension, Tenant
+from mail_proxy.domain.tenant import Suspension, Tenant, with_changes
 from mail_proxy.ports.clock import Clock
 from mail_proxy.ports.queue import Stale
 from mail_proxy.ports.secrets import Cipher
@@ -79,12 +79,11 @@ class StoreDirectory(DirectoryReading):
         self._known.see(changes)
         return result
 
-    async def put_tenant(self, tenant: Tenant, api_key_hash: str | None) -> bool:
+    async def put_tenant(self, tenant: Tenant, api_key_hash: str | None, based_on: Tenant | None = None) -> bool:
         """See `Registry.put_tenant`.
 
         A tenant that was made by an earlier call which failed all the same counts as new: nobody was told its key.
         """
-        sealed = self._rows.tenant_values(tenant)
         untold = frozenset(self._untold_keys.get(tenant.id, ()))
         first = {
             "id": tenant.id,
@@ -94,9 +93,17 @@ class StoreDirectory(DirectoryReading):
         }
 
         def change(transaction: Transaction) -> bool:
-            connection = transaction.connection
-            values = sealed_as_the_database_is(connection, self._cipher, tenants, sealed, tenant.id)
-            mine = tenants.c.id == tenant.id
+            connection, mine = transaction.connection, tenants.c.id == tenant.id
+            key_of_the_database(connection, self._cipher)
+            put = tenant
+            if based_on is not None:
+                stored = self._load_tenants(connection, mine)
+                if not stored:
+                    raise Stale
+                put = with_changes(stored[0], based_on, tenant)
+            values = sealed_as_the_database_is(
+                connection, self._cipher, tenants, self._rows.tenant_values(put), tenant.id
+            )
             # what a limit has said is looked at anew
             looked_at = update(accounts).where(accounts.c.tenant_id == tenant.id, accounts.c.limited_until.is_not(None))
             connection.execute(looked_at.values(limited_until=None, limited_reason=None))
@@ -113,6 +120,8 @@ class StoreDirectory(DirectoryReading):
 
         try:
             is_new = await self._change(change, tenant_id=tenant.id)
+        except Stale:  # then nothing was written
+            raise
         except BaseException:
             if api_key_hash is not None:
                 self._untold_keys.setdefault(tenant.id, set()).add(api_key_hash)
@@ -219,11 +228,11 @@ class StoreDirectory(DirectoryReading):
 
         return await self._change(change, account_pk=account_pk)
 
-    async def delete_account(self, tenant_id: str, account_id: str, *, force: bool) -> bool:
+    async def delete_account(self, tenant_id: str, account_id: str, *, force: bool, pk: int | None = None) -> bool:
         """See `Registry.delete_account`."""
         await self.refresh()
         account = await self.account_named(tenant_id, account_id)
-        if account is None:
+        if account is None or pk not in (None, account.pk):
             return False
         now = self._clock.now()
         if force:

@@ -38,6 +38,8 @@ class DirectoryReading:
         self._known = Known()
         self._lost_secrets = LostSecrets(clock)
         self._unheard = 0
+        self._looked_after = 0
+        """How many of the changes that were not heard of a look has come after."""
 
     @property
     def version(self) -> int:
@@ -51,9 +53,9 @@ class DirectoryReading:
     async def refresh(self) -> int:
         """See `Directory.refresh`."""
         unheard = self._unheard
-        if self._database.dialect != "sqlite" or unheard:
+        if self._database.dialect != "sqlite" or unheard > self._looked_after:
             await self._look()
-            self._unheard -= unheard
+            self._looked_after = max(self._looked_after, unheard)
         return self._known.version
 
     async def _look(self) -> None:

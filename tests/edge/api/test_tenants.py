@@ -220,3 +220,31 @@ async def test_how_reporting_goes_is_shown_in_pages(admin: httpx.AsyncClient) ->
     for query, field in (("cursor=a%20b", "cursor"), ("limit=1001", "limit"), ("tenant_id=a", "tenant_id")):
         answer = await admin.get(f"/tenants/sync-status?{query}")
         assert (answer.status_code, answer.json()["detail"][0]["field"]) == (422, field)
+
+
+async def test_changes_of_a_tenant_at_the_same_time_all_count(admin: httpx.AsyncClient) -> None:
+    await admin.post("/tenant", json={"id": "acme"})
+    changes: dict[str, Any] = {
+        "name": "ACME",
+        "active": False,
+        "client_base_url": "https://acme.example",
+        "on_uncertain": "fail",
+        "rate_limits": {"hourly": 5},
+    }
+    answers = await asyncio.gather(*(admin.put("/tenant/acme", json={each: changes[each]}) for each in changes))
+    assert {each.status_code for each in answers} == {200}
+    shown = await tenant(admin)
+    assert {each: shown[each] for each in changes} == {**changes, "rate_limits": shown["rate_limits"]}
+    assert shown["rate_limits"]["hourly"] == 5
+
+
+async def test_a_tenant_that_is_changed_while_it_is_removed_is_gone_all_the_same(admin: httpx.AsyncClient) -> None:
+    for _ in range(5):
+        await admin.post("/tenant", json={"id": "acme"})
+        removed, *changed = await asyncio.gather(
+            admin.delete("/tenant/acme?force=true"),
+            *(admin.put("/tenant/acme", json={"name": f"n{n}"}) for n in range(5)),
+        )
+        assert removed.status_code == 200
+        assert {each.status_code for each in changed} <= {200, 404}
+        assert (await admin.get("/tenant/acme")).status_code == 404
