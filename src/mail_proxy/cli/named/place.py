@@ -145,7 +145,7 @@ def _sentence(error: ClientError, reached: Reached) -> str:
     chosen = reached.place.instance
     match error:
         case NoAnswer():
-            return f"{error}. Look at mail-proxy status {chosen.name}, and into {chosen.log}"
+            return f"{_ended(str(error))} Look at mail-proxy status {chosen.name}, and into {chosen.log}"
         case Unauthorized():
             return (
                 f"{chosen.name} does not take the api_token in {chosen.config}: it was started with another one. "
@@ -196,3 +196,8 @@ FIELDS = {
     "batch_code": "batch",
 }
 """Options of commands that are named otherwise than the fields that they are for."""
+
+
+def _ended(words: str) -> str:
+    """Return words as a sentence with its end."""
+    return words if words.endswith((".", "?")) else f"{words}."
