@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from random import Random
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import event, func, select, update
 
 from mail_proxy.domain.account import Account
 from mail_proxy.domain.attempt import Answer, Attempt, HostFailed, Stage
@@ -25,7 +25,7 @@ from mail_proxy.ports.archive import MessageFilter
 from mail_proxy.store.queue import StoreQueue
 from mail_proxy.store.schema import usage
 from mail_proxy.store.store import Store
-from mail_proxy.store.usage import UsageSettings
+from mail_proxy.store.usage import Usage, UsageSettings
 from tests.support.stores import SetClock, a_message, enqueue, with_account
 
 NOW = 1_800_000_001.0
@@ -240,6 +240,33 @@ async def test_what_was_used_is_known_after_a_restart_and_old_records_go(limited
     assert not (
         await StoreQueue(limited.store.database, "next", settings).claim([Demand(account.pk, 1)], "n", NOW)
     ).claimed
+
+
+async def test_what_is_settled_while_records_are_put_right_is_counted(limited: Limited) -> None:
+    """As another instance does it between what this one has read and what it writes."""
+    engine = limited.store.database.engine
+    if limited.store.database.dialect == "sqlite":
+        return  # which has one writer
+    account = await with_account(limited.store, limits=Limits(per_minute=5))
+    await limited.fill(account, 3)
+    await limited.send(*(await limited.claim(account, 1)).claimed)
+    with engine.begin() as connection:
+        connection.execute(update(usage).values(until=usage.c.until + 10_000_000))
+    others = Usage("postgresql", UsageSettings(Windows(3600.0, 7200.0, 14400.0)))
+    settled: list[bool] = []
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def settle_first(_1: object, _2: object, statement: str, *_: object) -> None:
+        if statement.startswith("DELETE FROM usage") and not settled:
+            settled.append(True)
+            with engine.begin() as connection:
+                others.spend(connection, {(account.tenant_id, account.pk): 1})
+
+    await limited.claim(account, 1)
+    event.remove(engine, "before_cursor_execute", settle_first)
+    assert settled
+    of_a_minute = select(func.sum(usage.c.used)).where(usage.c.scope == f"account/{account.pk}/minute")
+    assert await limited.store.database.read(lambda c: c.execute(of_a_minute).scalar_one()) == 2
 
 
 async def test_a_clock_that_was_set_back_holds_nothing_up_for_longer_than_a_window(limited: Limited) -> None:

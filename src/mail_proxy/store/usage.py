@@ -7,7 +7,6 @@ hands, whoever crashes.
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -194,6 +193,11 @@ class Usage:
         self.forget = delete(usage).where(
             among(dialect, usage.c.scope, "scopes"), usage.c.until <= bindparam("now", type_=Double)
         )
+        self.take_back = (
+            delete(usage)
+            .where(among(dialect, usage.c.scope, "scopes"), usage.c.until > bindparam("latest", type_=Double))
+            .returning(usage.c.scope, usage.c.used)
+        )
         self.tell_account = (
             update(accounts)
             .where(accounts.c.pk == bindparam("account", type_=BigInteger))
@@ -234,19 +238,31 @@ class Usage:
         return held
 
     def _put_right(self, connection: Connection, counted: list[list[Any]], now: float) -> list[list[Any]]:
-        """Let records from before the clock was set back count for a window from now, not until it has caught up."""
-        latest = {name: counts_until(now, seconds) for name, seconds in self._lengths.items()}
-        ahead = [(scope, until) for scope, until, _ in counted if until > latest[_window_of(scope)]]
+        """Let records from before the clock was set back count for a window from now, not until it has caught up.
+
+        Others may count meanwhile: what they have settled since `now` is no such record, and what is moved is what is
+        taken away in the same statement.
+        """
+        if not self._ahead(counted, now):
+            return counted
+        now = self._now(connection)
+        ahead = self._ahead(counted, now)
         if not ahead:  # G14
             return counted
+        right = [[scope, until, used] for scope, until, used in counted if (scope, until) not in ahead]
         moved: Counter[tuple[str, float]] = Counter()
-        for scope, until, used in counted:
-            moved[scope, min(until, latest[_window_of(scope)])] += used
-        scopes = {scope for scope, _ in ahead}
-        connection.execute(self.forget, {"scopes": pack(sorted(scopes)), "now": math.inf})
-        rows = sorted((scope, until, used) for (scope, until), used in moved.items() if scope in scopes)
-        connection.execute(self.add, {"rows": pack(rows)})
-        return [[scope, until, used] for (scope, until), used in moved.items()]
+        for name, seconds in self._lengths.items():
+            latest = counts_until(now, seconds)
+            scopes = pack(sorted({scope for scope, _ in ahead if _window_of(scope) == name}))
+            for scope, used in connection.execute(self.take_back, {"scopes": scopes, "latest": latest}):
+                moved[scope, latest] += used
+        connection.execute(self.add, {"rows": pack(sorted((*place, used) for place, used in moved.items()))})
+        return right + [[*place, used] for place, used in moved.items()]
+
+    def _ahead(self, counted: list[list[Any]], now: float) -> set[tuple[str, float]]:
+        """Return the records that count for longer than one of now would."""
+        latest = {name: counts_until(now, seconds) for name, seconds in self._lengths.items()}
+        return {(scope, until) for scope, until, _ in counted if until > latest[_window_of(scope)]}
 
     def say(self, connection: Connection, account: LimitedAccount, until: float, reason: str) -> None:
         """Write on the account until when its limit holds, so that its messages need not be rewritten."""
