@@ -252,6 +252,50 @@ async def test_a_second_account_without_a_default_is_told_where_it_is_made_and_w
     assert deleted.out == "1 is cancelled or gone.\n"
 
 
+async def test_what_refuses_a_deletion_names_options_and_what_it_leaves_behind(
+    machine: Machine, tmp_path: Path
+) -> None:
+    await done(machine, "tenants", "add", "acme")
+    for name in ("main", "second", "third"):
+        await done(machine, "acme", "accounts", "add", name, "--host", "127.0.0.1", "--port", "1")
+    await done(machine, "acme", "accounts", "update", "main", "--default")
+    await done(machine, "acme", "send", str(tmp_path / "letter.eml"), "--id", "L1", "--at", "+1h")
+    piped = await machine.run("box", "acme", "accounts", "delete", "main")
+    assert piped.err.endswith("nobody can be asked; it also cancels the messages that wait for it\n"), piped
+    piped = await machine.run("box", "tenants", "delete", "acme")
+    assert piped.err.endswith("nobody can be asked; it also removes what is unfinished or unreported\n"), piped
+
+    def refused(*words: str) -> str:
+        with Terminal(machine, "box", *words) as terminal:
+            terminal.answer("[y/N]: ", "y")
+            assert terminal.end() == 1
+            return terminal.shown
+
+    account = await asyncio.to_thread(refused, "acme", "accounts", "delete", "main")
+    assert "messages wait for account 'main'; let them go out, or delete it with --force" in account
+    tenant = await asyncio.to_thread(refused, "tenants", "delete", "acme")
+    assert "has 1 message that is not finished, and 0 events that were not reported: wait for them, or" in tenant
+    assert "delete it with --force." in tenant
+    deleted = await done(machine, "acme", "accounts", "delete", "main", "--force")
+    assert deleted.err.startswith("None of the 2 accounts of acme is the default: "), deleted
+    assert (await done(machine, "acme", "accounts", "delete", "third", "--force")).err == ""
+
+
+async def test_who_did_not_get_a_message_is_told_and_how_it_is_sent_once_more(machine: Machine, tmp_path: Path) -> None:
+    async with running_sink() as sink:
+        sink.rcpt = lambda address: "550 5.1.1 no such user here" if address.startswith("no@") else None
+        await done(machine, "tenants", "add", "acme")
+        await done(machine, "acme", "accounts", "add", "main", "--host", "127.0.0.1", "--port", str(sink.port))
+        to = ("--to", "no@example.org", "--to", "yes@example.org")
+        await machine.run("box", "acme", "send", str(tmp_path / "letter.eml"), "--id", "L 1", *to, "--wait")
+        said = await done(machine, "acme", "messages", "explain", "L 1")
+    sentence, last, missed = said.out.splitlines()
+    assert sentence.endswith(", but not to 1 of its recipients (550 5.1.1 no such user here).")
+    assert last.startswith("  Last word, after 1 attempt: 250 ")
+    assert missed == "  no@example.org failed: 550 5.1.1 no such user here"
+    assert said.err == "To send it once more to whoever does not have it: mail-proxy box acme messages retry 'L 1'\n"
+
+
 async def test_whoever_waits_is_told_once_what_holds_the_message(machine: Machine, tmp_path: Path) -> None:
     async with running_sink() as sink:
         await done(machine, "tenants", "add", "acme")

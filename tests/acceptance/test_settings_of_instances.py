@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tarfile
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -133,3 +134,36 @@ async def test_a_message_that_waits_is_replaced_and_a_backup_only_by_force(machi
     assert (refused.code, "Say --force where nobody can be asked" in refused.err) == (1, True), refused
     assert file.read_text() == "of yesterday"
     assert (await machine.run("box", "backup", "--force", str(file))).code == 0
+
+
+async def test_where_the_key_is_or_that_it_is_lost_is_told(machine: Machine, tmp_path: Path) -> None:
+    assert (await machine.run("start", "box", "--background")).code == 0
+    assert (await machine.run("box", "tenants", "add", "acme")).code == 0
+    folder, file = machine.home / "box", tmp_path / "box.tar"
+    backup = ("box", "backup", str(file), "--force")
+    whole = await machine.run(*backup)
+    assert (whole.code, whole.err.count("\n")) == (0, 1), whole
+    key = folder / "encryption.key"
+    kept = key.read_text()
+    key.unlink()
+    missing = f"{key} is missing: put the file back from your copy"
+    how = "give the key: mail-proxy box config set ENCRYPTION_KEY=-. "
+    for runs in (True, False):
+        if not runs:
+            assert (await machine.run("stop", "box")).code == 0
+        without = await machine.run(*backup)
+        assert (without.code, "the encryption key is not in it, as" in without.err) == (1, True), without
+        assert missing in without.err
+        assert how in without.err
+        with tarfile.open(file) as archive:
+            assert archive.getnames() == ["mail_service.db", "config.toml"]
+        refused = await machine.run("restart", "box")
+        assert (refused.code, missing in refused.err, how in refused.err) == (2, True, True), refused
+        assert "docs/operations.md says what to do" in refused.err
+
+    assert (await machine.run("box", "config", "set", "ENCRYPTION_KEY=-", stdin=kept)).code == 0
+    given = await machine.run(*backup)
+    assert (given.code, "is in it, in config.toml, which a restore does not put back" in given.err) == (0, True), given
+    taken_out = await machine.run("box", "config", "set", "ENCRYPTION_KEY=")
+    assert (taken_out.code, missing in taken_out.err) == (1, True), taken_out
+    assert (await machine.run("start", "box", "--background")).code == 0

@@ -9,9 +9,10 @@ from mail_proxy.domain.account import Hold
 from mail_proxy.domain.backlog import MANY
 from mail_proxy.domain.explanation import Ahead, Standing
 from mail_proxy.domain.message import MessageState
+from mail_proxy.domain.recipient import RecipientKind
 from mail_proxy.domain.tenant import Tenant
 from mail_proxy.store.store import Store
-from tests.conformance.steps import ACCEPTED, LATER, NOW, attempt, claim
+from tests.conformance.steps import ACCEPTED, LATER, NOW, REFUSED, attempt, claim
 from tests.support.backlog import fill
 from tests.support.stores import a_message, enqueue, with_account
 
@@ -73,3 +74,14 @@ async def test_attempts_and_ends_are_seen(store: Store) -> None:
     assert (later.state, later.attempts, later.last_told_ts) == (MessageState.SCHEDULED, 1, NOW + 2)
     assert (later.reply, later.ahead) == ("450 4.2.0 greylisted", None)
     assert (sent.state, sent.finished_ts) == (MessageState.SENT, NOW + 2)
+
+
+async def test_whom_a_sent_message_did_not_reach_is_seen(store: Store) -> None:
+    account = await with_account(store)
+    people = tuple((f"{name}@example.net", RecipientKind.TO) for name in ("a", "b", "c"))
+    await enqueue(store, a_message("M1", account, recipients=people), a_message("M2", account))
+    await attempt(store, account, ACCEPTED, REFUSED, REFUSED, limit=1)
+    await attempt(store, account, ACCEPTED)
+    some, everybody = await standing(store, "M1"), await standing(store, "M2")
+    assert (some.state, some.missed, some.missed_reply) == (MessageState.SENT, 2, "550 5.1.1 no such user")
+    assert (everybody.state, everybody.missed, everybody.missed_reply) == (MessageState.SENT, 0, None)

@@ -146,6 +146,14 @@ def test_a_finished_message_says_how_it_ended(state: MessageState, sentence: str
     assert explain(ended, Here(OUTAGE), NOW).sentence == sentence
 
 
+def test_of_a_message_that_did_not_reach_everybody_it_is_said_whom_it_missed() -> None:
+    ended = replace(READY, state=MessageState.SENT, finished_ts=NOW, reply="250 ok", ahead=None)
+    assert explain(replace(ended, missed=1, missed_reply="550 no such user."), Here(), NOW).sentence == (
+        "It was sent on 2027-01-15 08:00:00 UTC, but not to 1 of its recipients (550 no such user)."
+    )
+    assert explain(replace(ended, missed=2), Here(), NOW).sentence.endswith(", but not to 2 of its recipients.")
+
+
 @pytest.mark.parametrize(("attempts", "tried"), [(1, "after 1 attempt "), (20, "after 20 attempts ")])
 def test_it_is_said_after_how_many_attempts_a_message_was_given_up(attempts: int, tried: str) -> None:
     failed = replace(READY, state=MessageState.FAILED, attempts=attempts, finished_ts=NOW, reply="450 busy", ahead=None)

@@ -45,10 +45,14 @@ def ask(questions: Sequence[Question], check: Check, given: Mapping[str, object]
     return answers
 
 
-def confirm(question: str, *, default: bool = False) -> None:
-    """Go on only if somebody says yes. Raises `click.Abort`, or `InstanceError` where nobody can be asked."""
+def confirm(question: str, *, default: bool = False, force_also: str = "") -> None:
+    """Go on only if somebody says yes. Raises `click.Abort`, or `InstanceError` where nobody can be asked.
+
+    `force_also`: what `--force` does besides not asking.
+    """
     if not somebody_is_there():
-        raise InstanceError(f"{question} Say --force where nobody can be asked")
+        besides = f"; it also {force_also}" if force_also else ""
+        raise InstanceError(f"{question} Say --force where nobody can be asked{besides}")
     click.confirm(question, default=default, abort=True)
 
 

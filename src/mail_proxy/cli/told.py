@@ -14,6 +14,7 @@ from mail_proxy.cli.instances import InstanceError
 
 P = ParamSpec("P")
 _PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@|[?&]\w*password=[^&]", re.IGNORECASE)
+_SET_THE_KEY = "set ENCRYPTION_KEY to the key"
 _VARIABLE = re.compile(r"\bGMP_(?!HOME\b)(?=[A-Z])")
 
 
@@ -65,6 +66,8 @@ def for_instance(name: str, sentence: str) -> str:
     said = as_in_file(sentence).replace("mail-proxy NAME", f"mail-proxy {name}")
     if "config set" in said:
         return said
+    if _SET_THE_KEY in said:
+        return said.replace(_SET_THE_KEY, f"give the key: mail-proxy {name} config set ENCRYPTION_KEY=-")
     if "ENCRYPTION_KEY" in said:
         return f"{said.removesuffix('.')}; a setting gives it: mail-proxy {name} config set ENCRYPTION_KEY=-"
     if said.startswith("the database cannot be used"):

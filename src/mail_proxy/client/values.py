@@ -65,6 +65,7 @@ class Message(TypedDict):
     reported_ts: float | None
     metadata: dict[str, Any] | None
     message: dict[str, Any]
+    body_removed_ts: float | None
     recipients: list[Recipient]
 
 

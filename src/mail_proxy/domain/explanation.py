@@ -78,6 +78,10 @@ class Standing:
     ahead: Ahead | None
     """None for a message that is not ready."""
     body_removed: bool = False
+    missed: int = 0
+    """How many recipients are finished and do not have it."""
+    missed_reply: str | None = None
+    """What was said of the first of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +138,7 @@ def _finished(standing: Standing) -> Obstacle:
     at = "" if standing.finished_ts is None else f" on {_time(standing.finished_ts)}"
     match standing.state:
         case MessageState.SENT:
-            text = f"it was sent{at}"
+            text = f"it was sent{at}{_missed(standing)}"
         case MessageState.CANCELLED:
             text = f"it was cancelled{at}"
         case MessageState.EXPIRED:
@@ -147,6 +151,13 @@ def _finished(standing: Standing) -> Obstacle:
 def _tried(attempts: int) -> str:
     """Say after how many attempts it was given up; nothing where it came to none."""
     return f" after {attempts} attempt{'' if attempts == 1 else 's'}" if attempts else ""
+
+
+def _missed(standing: Standing) -> str:
+    """Say that a message which was sent has not reached everybody."""
+    if not standing.missed:
+        return ""
+    return f", but not to {standing.missed} of its recipients{_said(standing.missed_reply)}"
 
 
 def _bare(standing: Standing) -> str:

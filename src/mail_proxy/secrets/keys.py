@@ -64,7 +64,8 @@ def obtain_key(configured: Secret | None, folder: Path | None, *, first_start: b
     if not path.exists():
         if not first_start:
             raise KeyRefused(
-                f"The database is there but {path} is missing: put the file back, or set GMP_ENCRYPTION_KEY to the key."
+                f"The database is there but {path} is missing: put the file back from your copy or a backup, or set "
+                "GMP_ENCRYPTION_KEY to the key. If it is lost: docs/operations.md says what to do."
             )
         _create(path)
     return _read(path)

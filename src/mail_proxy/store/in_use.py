@@ -23,15 +23,16 @@ def refuse_while_untold(transaction: Transaction, tenant_id: str) -> None:
     ).scalar_one()
     if unfinished or unreported:
         raise Conflict(
-            f"Tenant '{tenant_id}' has {_up_to_many(unfinished)} messages that are not finished, and "
-            f"{_up_to_many(unreported)} events that were not reported: wait for them (where there is nobody to report "
-            "to, cleanup-messages removes them), or delete it with force=true.",
+            f"Tenant '{tenant_id}' has {_up_to_many(unfinished, 'message that is', 'messages that are')} not finished, "
+            f"and {_up_to_many(unreported, 'event that was', 'events that were')} not reported: wait for them (where "
+            "there is nobody to report to, cleanup-messages removes them), or delete it with force=true.",
             code="tenant_in_use",
         )
 
 
-def _up_to_many(count: int) -> str:
-    return f"{MANY} or more" if count >= MANY else str(count)
+def _up_to_many(count: int, one: str, several: str) -> str:
+    number = f"{MANY} or more" if count >= MANY else str(count)
+    return f"{number} {one if count == 1 else several}"
 
 
 def refuse_while_in_use(connection: Connection, account: Account) -> None:

@@ -22,9 +22,10 @@ from mail_proxy.domain.account import Hold
 from mail_proxy.domain.backlog import MANY
 from mail_proxy.domain.explanation import Ahead, Standing
 from mail_proxy.domain.message import MessageState
+from mail_proxy.domain.recipient import RecipientState
 from mail_proxy.domain.report import EventType
 from mail_proxy.store.claim import SCHEDULER_ACTIVE
-from mail_proxy.store.schema import accounts, events, messages, settings, suspended_batches, tenants
+from mail_proxy.store.schema import accounts, events, messages, recipients, settings, suspended_batches, tenants
 
 _NOT_THROUGH = [EventType.DEFERRED.value, EventType.UNCERTAIN.value]
 
@@ -36,6 +37,10 @@ def _of(column: ColumnElement[Any], *conditions: ColumnElement[bool]) -> ColumnE
 
 _of_account = accounts.c.pk == messages.c.account_pk
 _of_tenant = tenants.c.id == messages.c.tenant_id
+_missed = (
+    recipients.c.message_pk == messages.c.pk,  # where the state is NULL it is the message's
+    recipients.c.state.not_in([RecipientState.WAITING.value, RecipientState.SENT.value]),
+)
 _STANDING: Select[Any] = select(
     messages,
     _of(accounts.c.hold_reason, _of_account),
@@ -54,6 +59,13 @@ _STANDING: Select[Any] = select(
     .where(events.c.message_pk == messages.c.pk, events.c.type.in_(_NOT_THROUGH))
     .scalar_subquery()
     .label("last_told_ts"),
+    select(func.count()).select_from(recipients).where(*_missed).scalar_subquery().label("missed"),
+    select(recipients.c.reply)
+    .where(*_missed)
+    .order_by(recipients.c.n)
+    .limit(1)
+    .scalar_subquery()
+    .label("missed_reply"),
 ).where(messages.c.tenant_id == bindparam("tenant", type_=Text), messages.c.id == bindparam("id", type_=Text))
 
 _ready = select(messages.c.pk).where(
@@ -108,6 +120,8 @@ def look(connection: Connection, tenant_id: str, message_id: str) -> Standing | 
         scheduler_active=row.scheduler != "false",
         ahead=_ahead(connection, row) if state is MessageState.READY else None,
         body_removed=bool(row.body_removed),
+        missed=row.missed,
+        missed_reply=row.missed_reply,
     )
 
 

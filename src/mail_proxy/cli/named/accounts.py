@@ -163,15 +163,18 @@ def test(reached: Reached, account_id: str, *, as_json: bool) -> int:
 
 @accounts.command(short_help="Remove an account.", epilog=examples("mail-proxy myserver acme accounts delete main"))
 @ID
-@click.option("--force", is_flag=True, help="Without asking; its waiting messages are cancelled.")
+@click.option("--force", is_flag=True, help="Without asking; messages that wait for it are cancelled.")
 @speaks
 def delete(reached: Reached, account_id: str, *, force: bool) -> None:
     """Remove an account. Refused while messages wait for it."""
-    _of(reached, account_id)
+    gone = _of(reached, account_id)
     if not force:
-        confirm(f"Remove the account {account_id} of {reached.tenant_id}?")
+        cancels = "cancels the messages that wait for it"
+        confirm(f"Remove the account {account_id} of {reached.tenant_id}?", force_also=cancels)
     reached.proxy.accounts.delete(account_id, force=force)
     click.echo(f"{account_id} is removed.")
+    if gone["is_default"]:
+        _tell_of_default(reached)
 
 
 def form(reached: Reached, fields: Mapping[str, object] | None = None) -> str:

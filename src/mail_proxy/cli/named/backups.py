@@ -15,6 +15,7 @@ import click
 from mail_proxy.cli.asking import confirm
 from mail_proxy.cli.files import written_whole
 from mail_proxy.cli.instances import Instance, InstanceError
+from mail_proxy.cli.named.configuring import key_is_given
 from mail_proxy.cli.named.place import Place, current_place
 from mail_proxy.cli.options import examples
 from mail_proxy.cli.told import told
@@ -44,14 +45,14 @@ def backup(*, file: str, force: bool) -> None:
     with tempfile.TemporaryDirectory(dir=chosen.folder, prefix=".backup-") as folder:
         copy = Path(folder) / DATABASE
         _copied(database, copy)
+        key_is_in_it = (chosen.folder / KEY).is_file()
         with written_whole(file) as out, tarfile.open(fileobj=out, mode="w") as archive:
             for path, name in ((copy, DATABASE), (chosen.folder / KEY, KEY), (chosen.config, CONFIG)):
                 if path.is_file():
                     archive.add(path, name, filter=_nobodys)
     if file != "-":
         click.echo(f"{file} has {chosen.name} as it is now ({Path(file).stat().st_size / 1e6:.1f} MB).", err=True)
-    if not (chosen.folder / KEY).is_file():
-        click.echo("The encryption key is not in it, as it is given by a setting: keep it elsewhere.", err=True)
+    _tell_of_key(place, key_is_in_it=key_is_in_it)
 
 
 @click.command(
@@ -87,6 +88,25 @@ def restore(*, file: str, force: bool) -> None:
         f"mail-proxy {chosen.name} config set SCHEDULER_ACTIVE=false",
         err=True,
     )
+
+
+def _tell_of_key(place: Place, *, key_is_in_it: bool) -> None:
+    """Say where the encryption key is that a backup needs. Raises `InstanceError` where it is nowhere."""
+    chosen = place.instance
+    if str(chosen.settings().get("encryption_key", "")).strip():
+        click.echo(
+            "The encryption key is in it, in config.toml, which a restore does not put back: another instance needs "
+            "it afterwards, by mail-proxy NAME config set ENCRYPTION_KEY=-",
+            err=True,
+        )
+    elif not key_is_in_it and key_is_given(place):
+        click.echo("The encryption key is not in it, as it is given by a setting: keep it elsewhere.", err=True)
+    elif not key_is_in_it:
+        raise InstanceError(
+            f"the encryption key is not in it, as {chosen.folder / KEY} is missing: put the file back from your copy, "
+            f"or give the key: mail-proxy {chosen.name} config set ENCRYPTION_KEY=-. What runs has it still, and does "
+            "not start again without it. If it is lost: docs/operations.md says what to do"
+        )
 
 
 def _sqlite(place: Place) -> Path:

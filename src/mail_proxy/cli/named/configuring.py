@@ -106,6 +106,16 @@ def _settings(place: Place) -> Sequence[Mapping[str, Any]]:
     return _settings_in_file(place.instance)
 
 
+def key_is_given(place: Place) -> bool:
+    """Say whether a setting gives the encryption key: of what runs, the start may have been told it."""
+    if place.instance.running() is None:
+        found = _settings_in_file(place.instance)
+    else:
+        with reach(place) as reached:
+            found = reached.proxy.settings()["settings"]
+    return any(each["name"] == "encryption_key" and each["is_set"] for each in found)
+
+
 def _settings_in_file(chosen: Instance) -> Sequence[Mapping[str, Any]]:
     """Return every setting as a start would have it, or, where they are not enough for one, those in the file."""
     from mail_proxy.runtime.settings import Settings, SettingsError  # noqa: PLC0415 - takes a while
@@ -187,6 +197,8 @@ def _refuse_another_key(chosen: Instance, values: Mapping[str, str]) -> None:
     problem = problem_with_key(
         settings, key, parts if "ENCRYPTION_KEYS_OLD" in values else settings.encryption_keys_old
     )
+    if problem is not None and key is None:
+        raise InstanceError(for_instance(chosen.name, problem))
     if problem is not None:
         raise InstanceError(
             f"the database of {chosen.name} was made with another encryption key, and would not open. To change the "

@@ -53,7 +53,8 @@ def info(reached: Reached, *, as_json: bool) -> None:
 def stats(reached: Reached, *, form: Form) -> None:
     """Show each tenant in numbers: accounts, messages that are not finished, events that are not reported, failures.
 
-    Messages are exact below 10 000.
+    Messages are exact below 10 000, events are counted up to 1000: also those of a tenant without an endpoint, to which
+    nothing is reported.
     """
     columns = (
         Column("tenant"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import islice
@@ -42,6 +43,8 @@ SKIPPED = {
     "body_removed": ("has no body any more", "have no body any more"),
 }
 """Why messages are not sent once more, of one and of several."""
+FINISHED = "finished"
+MISSED = ("failed", "expired")
 OLDER_WORDS = ("pending", "deferred", "error")
 
 
@@ -155,13 +158,29 @@ def explain(reached: Reached, message_id: str, *, as_json: bool) -> None:
         return
     click.echo(printable(in_local_time(why["sentence"])))
     for each in why["holds"]:
+        if each["reason"] == FINISHED:  # the sentence says it
+            continue
         until = "" if each["until"] is None else f", until {shown_time(each['until'])} at the earliest"
         since = "" if each["since"] is None else f", since {shown_time(each['since'])}"
         click.echo(f"  {each['reason']}: {printable(in_local_time(each['text']))}{since}{until}")
     if why["last_reply"]:
-        click.echo(f"  Last word, after {why['attempts']} attempts: {printable(why['last_reply'])}")
+        attempts = f"{why['attempts']} attempt{'' if why['attempts'] == 1 else 's'}"
+        click.echo(f"  Last word, after {attempts}: {printable(why['last_reply'])}")
+    if any(each["reason"] == FINISHED for each in why["holds"]):
+        _tell_who_missed_it(reached, message_id)
     if not reached.runs:
         click.echo(f"{reached.name} does not run: nothing is sent until it is started.", err=True)
+
+
+def _tell_who_missed_it(reached: Reached, message_id: str) -> None:
+    """Name the recipients who do not have a finished message, and say what can be done about it."""
+    with _known(reached, message_id):
+        message = reached.proxy.messages.get(message_id)
+    missed = [each for each in message["recipients"] if each["state"] in MISSED]
+    tell_recipients(missed)
+    if missed and message["body_removed_ts"] is None:
+        once_more = f"{reached.place} messages retry {shlex.quote(message_id)}"
+        click.echo(f"To send it once more to whoever does not have it: {once_more}", err=True)
 
 
 @messages.command(
@@ -263,3 +282,10 @@ def _parts(report: Mapping[str, Any]) -> Iterator[str]:
     refused = [each["address"] for each in report.get("recipients") or () if each["state"] in {"failed", "expired"}]
     if refused:
         yield f"not to {', '.join(refused)}"
+
+
+def tell_recipients(recipients: Sequence[Mapping[str, Any]]) -> None:
+    """Say of recipients what became of them, a line each."""
+    for each in recipients:
+        words = " ".join(str(part) for part in (each["code"], each["enhanced_code"], each["text"]) if part)
+        click.echo(f"  {printable(each['address'])} {each['state']}: {printable(words) or 'no reason was given'}")

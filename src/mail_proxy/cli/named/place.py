@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 DATABASE = "mail_service.db"
+_AS_REQUESTED = re.compile(r" \([^()]*cleanup-messages[^()]*\)")
+"""What a refusal says of a request that no command makes."""
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - an address to ask at, in the place of all
 
 
@@ -140,7 +143,7 @@ def reachable(address: str) -> str:
 
 def _sentence(error: ClientError, reached: Reached) -> str:
     """Say what went wrong, and what to do."""
-    from mail_proxy.client import Invalid, NoAnswer, NotFound, Unauthorized  # noqa: PLC0415
+    from mail_proxy.client import Conflict, Invalid, NoAnswer, NotFound, Unauthorized  # noqa: PLC0415
 
     chosen = reached.place.instance
     match error:
@@ -155,6 +158,8 @@ def _sentence(error: ClientError, reached: Reached) -> str:
             return hint
         case Invalid() if error.problems:
             return "; ".join(f"{shown_field(each.field)}: {each.problem}" for each in error.problems)
+        case Conflict(code="tenant_in_use" | "account_in_use"):
+            return _AS_REQUESTED.sub("", str(error)).replace("force=true", "--force")
         case _:
             return str(error)
 

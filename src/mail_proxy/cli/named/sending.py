@@ -16,7 +16,7 @@ import click
 
 from mail_proxy.cli.instances import InstanceError
 from mail_proxy.cli.named.accounts import default_of
-from mail_proxy.cli.named.messages import about
+from mail_proxy.cli.named.messages import about, tell_recipients
 from mail_proxy.cli.named.place import Reached, shown_field, speaks
 from mail_proxy.cli.named.tree import AccountId
 from mail_proxy.cli.options import AS_JSON, examples
@@ -227,10 +227,7 @@ def _tell_end(message: Mapping[str, Any], *, as_json: bool) -> int:
     state = click.style(message["state"], fg=COLOURS.get(message["state"]))
     reason = f": {printable(message['error'])}" if message["error"] else ""
     click.echo(f"{printable(message['id'])} is {state} after {seconds:.1f} s{reason}")
-    for each in message["recipients"]:
-        if each["state"] != "sent":
-            words = " ".join(str(part) for part in (each["code"], each["enhanced_code"], each["text"]) if part)
-            click.echo(f"  {printable(each['address'])} {each['state']}: {printable(words) or 'no reason was given'}")
+    tell_recipients([each for each in message["recipients"] if each["state"] != "sent"])
     return 0 if reached_all else 1
 
 

@@ -164,7 +164,8 @@ def delete(reached: Reached, tenant_id: str, *, force: bool) -> None:
     """Remove a tenant with its accounts, messages and history. Refused while messages are unfinished or unreported."""
     of(reached, tenant_id)
     if not force:
-        confirm(f"Remove {tenant_id} with its accounts, messages and history?")
+        removes = "removes what is unfinished or unreported"
+        confirm(f"Remove {tenant_id} with its accounts, messages and history?", force_also=removes)
     reached.proxy.tenants.delete(tenant_id, force=force)
     click.echo(f"{tenant_id} is removed.")
 
