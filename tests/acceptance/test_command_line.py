@@ -51,6 +51,7 @@ async def done(machine: Machine, *arguments: str, stdin: str | None = None) -> S
     return said
 
 
+@pytest.mark.timeout(400)  # dozens of commands, each a process
 @pytest.mark.parametrize("runs", [True, False], ids=["running", "stopped"])
 async def test_tenants_accounts_and_messages_come_to_the_same_either_way(
     machine: Machine, tmp_path: Path, *, runs: bool
