@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mail_proxy.delivery.journal import FlightJournal
+from mail_proxy.delivery.journal import FlightJournal, JournalUnwritable
 from mail_proxy.domain.account import Account, OnUncertain
 from mail_proxy.domain.attempt import Answer, Attempt, Stage
 from mail_proxy.domain.claim import Demand
@@ -194,3 +194,19 @@ async def test_without_a_journal_only_what_was_really_begun_fails(bench: Bench, 
         assert [(await bench.details(f"M{n}")).state for n in range(2)] == [MessageState.FAILED] * 2
         assert [(await bench.details(f"M{n}")).state for n in range(2, 6)] == [MessageState.READY] * 4
     assert await told(bench, "M0") == ["queued", "uncertain", "failed"]
+
+
+def test_who_sends_nothing_takes_no_journal_away_and_writes_nothing_into_it(tmp_path: Path) -> None:
+    """As a command beside an instance that starts meanwhile: both have the same folder."""  # G3
+    path = tmp_path / "flight.log"
+    aside = FlightJournal(path, "command", "boot", sends=False)
+    journal = FlightJournal(path, "instance", "boot")
+    journal.begin()
+    journal.dot(1, "token")
+    written = path.read_bytes()
+    for write in (aside.begin, lambda: aside.dot(2, "other"), lambda: aside.took_up(2, "other")):
+        with pytest.raises(JournalUnwritable):
+            write()
+    aside.close()
+    assert path.read_bytes() == written
+    journal.close()

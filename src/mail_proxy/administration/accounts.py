@@ -109,9 +109,9 @@ class Accounts:
                 pause = min(2 * pause, 1.0)
                 waited = True
                 continue
-            if not found and not waited:
-                raise _unknown(account_id)
-            return
+            if found or waited:  # by somebody else meanwhile
+                return
+            raise _unknown(account_id)
 
     async def on_hold(self) -> Sequence[Account]:
         """Return the accounts of all tenants that are not used for now."""

@@ -56,6 +56,11 @@ def has_password(url: str) -> bool:
     return _PASSWORD.search(url) is not None
 
 
+def ended(words: str) -> str:
+    """Return words as a sentence with its end."""
+    return words if words.endswith((".", "?", "!")) else f"{words}."
+
+
 def as_in_file(sentence: str) -> str:
     """Return a sentence with the names of settings as they stand in a file."""
     return _VARIABLE.sub("", sentence)

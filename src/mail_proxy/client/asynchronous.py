@@ -137,6 +137,17 @@ class AsyncMailProxyClient:
             await asyncio.sleep(pause)
             attempt += 1
 
+    async def listed(self, route: str, name: str, query: Mapping[str, Any]) -> AsyncIterator[Any]:
+        """Go through what a list has under a name, page by page as they are taken."""
+        cursor: str | None = None
+        while True:
+            answer = await self.ask(Call("GET", route, {**query, "cursor": cursor}))
+            for each in answer[name]:
+                yield each
+            cursor = answer["next_cursor"]
+            if cursor is None:
+                return
+
     async def lines(self, call: Call) -> AsyncIterator[bytes]:
         """Go through the lines of an answer as they come. Raises `NoAnswer` where it is cut off before its end."""
         try:
@@ -197,7 +208,7 @@ class AsyncMessages:
             raise Rejected(receipt, named)
         return receipt
 
-    async def list(
+    def list(
         self,
         *,
         state: State | None = None,
@@ -211,23 +222,10 @@ class AsyncMessages:
 
         `others`: `recipient`, `sender`, `subject`, `created_from`, `created_to`, as `GET /messages` takes them.
         """
-        cursor: str | None = None
-        while True:
-            query = self._proxy.query(
-                state=state,
-                status=status,
-                account_id=account_id,
-                batch_code=batch_code,
-                limit=page,
-                cursor=cursor,
-                **others,
-            )
-            answer = await self._proxy.ask(Call("GET", "/messages", query))
-            for each in answer["messages"]:
-                yield cast("Message", each)
-            cursor = answer["next_cursor"]
-            if cursor is None:
-                return
+        query = self._proxy.query(
+            state=state, status=status, account_id=account_id, batch_code=batch_code, limit=page, **others
+        )
+        return self._proxy.listed("/messages", "messages", query)
 
     def pending(self) -> AsyncIterator[Message]:
         """Go through those that wait."""
@@ -318,17 +316,9 @@ class AsyncAccounts:
         """Return all accounts, oldest first."""
         return [each async for each in self.each()]
 
-    async def each(self, *, page: int = 1000) -> AsyncIterator[Account]:
+    def each(self, *, page: int = 1000) -> AsyncIterator[Account]:
         """Go through all accounts, oldest first, so many a request."""
-        cursor: str | None = None
-        while True:
-            query = self._proxy.query(limit=page, cursor=cursor)
-            answer = await self._proxy.ask(Call("GET", "/accounts", query))
-            for each in answer["accounts"]:
-                yield cast("Account", each)
-            cursor = answer["next_cursor"]
-            if cursor is None:
-                return
+        return self._proxy.listed("/accounts", "accounts", self._proxy.query(limit=page))
 
     async def get(self, account_id: str) -> Account:
         """Return one account; raises `NotFound`."""
@@ -364,16 +354,9 @@ class AsyncTenants:
         """Return all tenants, by id."""
         return [each async for each in self.each()]
 
-    async def each(self, *, page: int = 1000) -> AsyncIterator[Tenant]:
+    def each(self, *, page: int = 1000) -> AsyncIterator[Tenant]:
         """Go through all tenants, by id, so many a request."""
-        cursor: str | None = None
-        while True:
-            answer = await self._proxy.ask(Call("GET", "/tenants", {"limit": page, "cursor": cursor}))
-            for each in answer["tenants"]:
-                yield cast("Tenant", each)
-            cursor = answer["next_cursor"]
-            if cursor is None:
-                return
+        return self._proxy.listed("/tenants", "tenants", {"limit": page})
 
     async def get(self, tenant_id: str) -> Tenant:
         """Return one tenant; raises `NotFound`."""
@@ -397,16 +380,9 @@ class AsyncTenants:
         call = Call("POST", path("/tenant/{id}/api-key", id=tenant_id), repeats=False)
         return str((await self._proxy.ask(call))["api_key"])
 
-    async def reporting(self) -> AsyncIterator[SyncStatus]:
+    def reporting(self) -> AsyncIterator[SyncStatus]:
         """Go through how reporting to each tenant goes, by id."""
-        cursor: str | None = None
-        while True:
-            page = await self._proxy.ask(Call("GET", "/tenants/sync-status", {"limit": 1000, "cursor": cursor}))
-            for each in page["tenants"]:
-                yield cast("SyncStatus", each)
-            cursor = page["next_cursor"]
-            if cursor is None:
-                return
+        return self._proxy.listed("/tenants/sync-status", "tenants", {"limit": 1000})
 
     async def revoke_key(self, tenant_id: str) -> None:
         """End a tenant's token."""
@@ -424,17 +400,9 @@ class AsyncCommandLog:
     def __init__(self, proxy: AsyncMailProxyClient) -> None:
         self._proxy = proxy
 
-    async def list(self, *, page: int = 100, **filters: object) -> AsyncIterator[Command]:
+    def list(self, *, page: int = 100, **filters: object) -> AsyncIterator[Command]:
         """Go through entries, newest first. `filters`: `tenant_id`, `since`, `until`, `method`, `route`."""
-        cursor: str | None = None
-        while True:
-            query = {**filters, "limit": page, "cursor": cursor}
-            answer = await self._proxy.ask(Call("GET", "/command-log", query))
-            for each in answer["entries"]:
-                yield cast("Command", each)
-            cursor = answer["next_cursor"]
-            if cursor is None:
-                return
+        return self._proxy.listed("/command-log", "entries", {**filters, "limit": page})
 
     async def export(self, **filters: object) -> AsyncIterator[bytes]:
         """Go through entries, oldest first, each as a line of JSON. Without `NoAnswer` these are all."""

@@ -137,6 +137,17 @@ class MailProxyClient:
             time.sleep(pause)
             attempt += 1
 
+    def listed(self, route: str, name: str, query: Mapping[str, Any]) -> Iterator[Any]:
+        """Go through what a list has under a name, page by page as they are taken."""
+        cursor: str | None = None
+        while True:
+            answer = self.ask(Call("GET", route, {**query, "cursor": cursor}))
+            for each in answer[name]:
+                yield each
+            cursor = answer["next_cursor"]
+            if cursor is None:
+                return
+
     def lines(self, call: Call) -> Iterator[bytes]:
         """Go through the lines of an answer as they come. Raises `NoAnswer` where it is cut off before its end."""
         try:
@@ -211,23 +222,10 @@ class Messages:
 
         `others`: `recipient`, `sender`, `subject`, `created_from`, `created_to`, as `GET /messages` takes them.
         """
-        cursor: str | None = None
-        while True:
-            query = self._proxy.query(
-                state=state,
-                status=status,
-                account_id=account_id,
-                batch_code=batch_code,
-                limit=page,
-                cursor=cursor,
-                **others,
-            )
-            answer = self._proxy.ask(Call("GET", "/messages", query))
-            for each in answer["messages"]:
-                yield cast("Message", each)
-            cursor = answer["next_cursor"]
-            if cursor is None:
-                return
+        query = self._proxy.query(
+            state=state, status=status, account_id=account_id, batch_code=batch_code, limit=page, **others
+        )
+        return self._proxy.listed("/messages", "messages", query)
 
     def pending(self) -> Iterator[Message]:
         """Go through those that wait."""
@@ -316,15 +314,7 @@ class Accounts:
 
     def each(self, *, page: int = 1000) -> Iterator[Account]:
         """Go through all accounts, oldest first, so many a request."""
-        cursor: str | None = None
-        while True:
-            query = self._proxy.query(limit=page, cursor=cursor)
-            answer = self._proxy.ask(Call("GET", "/accounts", query))
-            for each in answer["accounts"]:
-                yield cast("Account", each)
-            cursor = answer["next_cursor"]
-            if cursor is None:
-                return
+        return self._proxy.listed("/accounts", "accounts", self._proxy.query(limit=page))
 
     def get(self, account_id: str) -> Account:
         """Return one account; raises `NotFound`."""
@@ -362,14 +352,7 @@ class Tenants:
 
     def each(self, *, page: int = 1000) -> Iterator[Tenant]:
         """Go through all tenants, by id, so many a request."""
-        cursor: str | None = None
-        while True:
-            answer = self._proxy.ask(Call("GET", "/tenants", {"limit": page, "cursor": cursor}))
-            for each in answer["tenants"]:
-                yield cast("Tenant", each)
-            cursor = answer["next_cursor"]
-            if cursor is None:
-                return
+        return self._proxy.listed("/tenants", "tenants", {"limit": page})
 
     def get(self, tenant_id: str) -> Tenant:
         """Return one tenant; raises `NotFound`."""
@@ -395,14 +378,7 @@ class Tenants:
 
     def reporting(self) -> Iterator[SyncStatus]:
         """Go through how reporting to each tenant goes, by id."""
-        cursor: str | None = None
-        while True:
-            page = self._proxy.ask(Call("GET", "/tenants/sync-status", {"limit": 1000, "cursor": cursor}))
-            for each in page["tenants"]:
-                yield cast("SyncStatus", each)
-            cursor = page["next_cursor"]
-            if cursor is None:
-                return
+        return self._proxy.listed("/tenants/sync-status", "tenants", {"limit": 1000})
 
     def revoke_key(self, tenant_id: str) -> None:
         """End a tenant's token."""
@@ -422,15 +398,7 @@ class CommandLog:
 
     def list(self, *, page: int = 100, **filters: object) -> Iterator[Command]:
         """Go through entries, newest first. `filters`: `tenant_id`, `since`, `until`, `method`, `route`."""
-        cursor: str | None = None
-        while True:
-            query = {**filters, "limit": page, "cursor": cursor}
-            answer = self._proxy.ask(Call("GET", "/command-log", query))
-            for each in answer["entries"]:
-                yield cast("Command", each)
-            cursor = answer["next_cursor"]
-            if cursor is None:
-                return
+        return self._proxy.listed("/command-log", "entries", {**filters, "limit": page})
 
     def export(self, **filters: object) -> Iterator[bytes]:
         """Go through entries, oldest first, each as a line of JSON. Without `NoAnswer` these are all."""

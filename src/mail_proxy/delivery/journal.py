@@ -87,7 +87,7 @@ class FlightJournal:
     ) -> None:
         """Lock the file; what it holds stays until `begin`. Raises `JournalLocked` or `JournalUnwritable`.
 
-        Who sends nothing leaves it to others.
+        Who sends nothing (`sends`) leaves it to others, and can write nothing into it.
         """
         self.path = path
         self._head = json.dumps({"boot": boot, "instance": instance_id}).encode() + b"\n"
@@ -95,7 +95,7 @@ class FlightJournal:
         self._cut_above = cut_above
         self._in_flight: dict[tuple[int, str], bytes] = {}
         """The last record of each message that was begun and that the database does not know the outcome of."""
-        self._file = _opened(path, os.O_CREAT)
+        self._file = _opened(path, os.O_RDWR | os.O_CREAT if sends else os.O_RDONLY | os.O_CREAT)
         try:
             if sends:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -106,6 +106,7 @@ class FlightJournal:
             ) from None
         self._size = 0
         self._torn = False
+        self._locked = sends
 
     def read(self) -> Flights:
         """Return what the last run wrote. A torn last line is what the crash left, and is passed over."""
@@ -120,9 +121,11 @@ class FlightJournal:
 
         The new file takes the old one's place in one step, so that a crash finds one or the other.
         """
+        if not self._locked:
+            raise JournalUnwritable(f"{self.path} is somebody else's: who does not send does not write there")
         content = b"".join((self._head, *self._in_flight.values()))
         anew = self.path.with_name(self.path.name + ".new")
-        file = _opened(anew, os.O_CREAT | os.O_TRUNC)
+        file = _opened(anew, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _write_all(file, content)
@@ -203,7 +206,7 @@ def _write_all(file: int, content: bytes) -> None:
 def _opened(path: Path, flags: int) -> int:
     """Open a regular file for this user only; a link or a device in its place is refused."""
     try:
-        file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
+        file = os.open(path, os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
     except OSError as error:
         raise JournalUnwritable(f"{path}: {error.strerror}") from error
     if not stat.S_ISREG(os.fstat(file).st_mode):

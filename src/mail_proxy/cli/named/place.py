@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import click
 
 from mail_proxy.cli.instances import Instance, InstanceError, InUse
-from mail_proxy.cli.told import told
+from mail_proxy.cli.told import ended, told
 from mail_proxy.runtime import environment
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def _sentence(error: ClientError, reached: Reached) -> str:
     chosen = reached.place.instance
     match error:
         case NoAnswer():
-            return f"{_ended(str(error))} Look at mail-proxy status {chosen.name}, and into {chosen.log}"
+            return f"{ended(str(error))} Look at mail-proxy status {chosen.name}, and into {chosen.log}"
         case Unauthorized():
             return (
                 f"{chosen.name} does not take the api_token in {chosen.config}: it was started with another one. "
@@ -201,8 +201,3 @@ FIELDS = {
     "batch_code": "batch",
 }
 """Options of commands that are named otherwise than the fields that they are for."""
-
-
-def _ended(words: str) -> str:
-    """Return words as a sentence with its end."""
-    return words if words.endswith((".", "?")) else f"{words}."

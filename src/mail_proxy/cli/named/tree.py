@@ -20,7 +20,7 @@ from typing_extensions import override
 from mail_proxy.cli.instances import InstanceError, every, existing, instance
 from mail_proxy.cli.named.completion import account_ids, tenant_ids
 from mail_proxy.cli.named.place import Place
-from mail_proxy.cli.told import complain
+from mail_proxy.cli.told import complain, ended
 from mail_proxy.domain.tenant import id_problem
 from mail_proxy.runtime import environment
 
@@ -233,9 +233,8 @@ _ASKS_FOR_HELP: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
 
 
 def _complain_of_usage(error: click.UsageError, reached: str) -> None:
-    sentence = error.format_message()
     path = reached if error.ctx is None else error.ctx.command_path
-    complain(f"{sentence}{'' if sentence.endswith(('.', '?', '!')) else '.'} See {path} --help")
+    complain(f"{ended(error.format_message())} See {path} --help")
 
 
 def _near(word: str, known: Iterable[str]) -> str:
