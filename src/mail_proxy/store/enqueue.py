@@ -36,6 +36,7 @@ from mail_proxy.domain.message import Existing, FoundBy, MessageState, NewMessag
 from mail_proxy.domain.report import EventType
 from mail_proxy.ports.queue import Taken
 from mail_proxy.ports.secrets import Cipher
+from mail_proxy.store.errors import Crossed
 from mail_proxy.store.hints import Hint
 from mail_proxy.store.operation import Transaction
 from mail_proxy.store.prepared import Prepared
@@ -238,22 +239,22 @@ class Enqueue:
         """Insert the first of each id that is free; answer the row that stands under each id now.
 
         It is locked where it is to be replaced. Whoever only repeats a message waits for nothing.
+
+        Raises `Crossed` where another transaction has removed what was in the way of the insert: a second insert would
+        wait for whoever has the id by now, with those of the first in hand.
         """
         connection, nonce = transaction.connection, uuid4().hex
-        rows: dict[Key, _Row] = {}
-        missing = wanted
-        while missing:  # once more where another transaction has removed what was in the way of the insert
-            narrow = pack(_narrow(of_key[0]) for of_key in missing.values())
-            self.insert_messages.run(connection, {"rows": narrow, "nonce": nonce})
-            found = self._find(connection, missing, nonce)
-            replaced = {key: row.pk for key, row in found.items() if row.replaced_by(missing[key])}
-            if replaced and self.lock is not None:
-                self.lock.run(connection, {"pks": pack(replaced.values())})
-                now = self._find(connection, replaced, nonce)  # what it has become until it was locked
-                held = {key: row for key, row in now.items() if row.pk == replaced[key]}
-                found = {key: row for key, row in found.items() if key not in replaced} | held
-            rows |= found
-            missing = {key: of_key for key, of_key in missing.items() if key not in rows}
+        narrow = pack(_narrow(of_key[0]) for of_key in wanted.values())
+        self.insert_messages.run(connection, {"rows": narrow, "nonce": nonce})
+        rows = self._find(connection, wanted, nonce)
+        replaced = {key: row.pk for key, row in rows.items() if row.replaced_by(wanted[key])}
+        if replaced and self.lock is not None:
+            self.lock.run(connection, {"pks": pack(replaced.values())})
+            now = self._find(connection, replaced, nonce)  # what it has become until it was locked
+            held = {key: row for key, row in now.items() if row.pk == replaced[key]}
+            rows = {key: row for key, row in rows.items() if key not in replaced} | held
+        if len(rows) < len(wanted):
+            raise Crossed("messages of the same ids are removed and submitted all the time")
         self._insert_wide(transaction, [(rows[key].pk, of_key[0]) for key, of_key in wanted.items() if rows[key].new])
         return rows
 

@@ -51,12 +51,21 @@ class FsyncFailed(StoreBroken):
     """The disk refused to make written data durable: what the file holds is unknown. Ends the process."""  # G12
 
 
+class Crossed(StoreUnavailable):
+    """A transaction found, when it held some rows, that it has to wait for others out of their order.
+
+    Whoever waits like that may be waited for: it is run again from its start, with nothing in its hands.
+    """
+
+
 class SchemaTooNew(Exception):
     """The database was written by a later version of this software."""
 
 
 def can_run_again(error: BaseException) -> bool:
-    """True when the transaction was undone by the database for a reason that passes (deadlock, serialisation)."""
+    """True when the transaction was undone for a reason that passes (deadlock, serialisation, rows out of order)."""
+    if isinstance(error, Crossed):
+        return True
     return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _RUN_AGAIN
 
 

@@ -6,10 +6,11 @@ import asyncio
 from random import Random
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
 
 from mail_proxy.store.store import Store
 from tests.conformance.steps import ACCEPTED, NOW, REFUSED, claim, settle_all
+from tests.support.instance import eventually
 from tests.support.stores import a_message, enqueue, open_test_store, with_account
 
 MESSAGES, ROUNDS, AT_ONCE = 40, 10, 60
@@ -70,6 +71,39 @@ async def test_new_messages_in_opposite_orders_wait_for_one_another(postgresql_s
     await asyncio.sleep(1.1)  # else they do so once a second
     await store.queue.beat(NOW)
     assert await store.database.read(deadlocks) == before
+
+
+async def test_what_was_removed_meanwhile_is_inserted_with_nothing_in_hand(postgresql_store: Store) -> None:
+    """Whoever has submitted it anew by then may wait for what the first insert holds."""
+    engine, account = postgresql_store.database.engine, await with_account(postgresql_store)
+    await enqueue(postgresql_store, a_message("M1", account))
+    done: list[str] = []
+    inserting: list[object] = []
+
+    def note(connection: object, _2: object, statement: str, *_: object) -> None:
+        if statement.startswith("INSERT INTO messages"):
+            inserting.append(connection)
+            done.append("insert")
+
+    def note_end(connection: object) -> None:
+        if connection in inserting:
+            done.append("rollback")
+
+    with engine.connect() as another:
+        another.exec_driver_sql("DELETE FROM messages")
+        event.listen(engine, "before_cursor_execute", note)
+        event.listen(engine, "rollback", note_end)
+        new = (a_message("M1", account, digest="another"), a_message("M2", account))
+        submitting = asyncio.create_task(enqueue(postgresql_store, *new))
+        await eventually(lambda: done and _somebody_waits(postgresql_store), "it waits for the row")
+        another.commit()
+    assert await submitting == ["queued", "queued"]
+    assert done == ["insert", "rollback", "insert"]
+
+
+def _somebody_waits(store: Store) -> bool:
+    with store.database.engine.connect() as connection:
+        return bool(connection.exec_driver_sql("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)").scalar())
 
 
 async def test_messages_go_out_in_the_order_in_which_they_came(store: Store) -> None:
